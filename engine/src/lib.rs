@@ -1,0 +1,7 @@
+//! Containers as people know them: a record with a name, an image and a bundle, over the image store
+//! (`berth-images`) and the sandbox (`berth-runtime`).
+//!
+//! Start reading at [`options`] (what a person can ask for) and [`record`] (what is kept of it).
+
+pub mod options;
+pub mod record;

@@ -1,0 +1,211 @@
+//! What a person can ask of a container: the flags of `berth run` and `berth create`, parsed and checked in form.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use berth_runtime::monitor::RestartPolicy;
+use serde::{Deserialize, Serialize};
+
+/// The flags of `berth run`. `None` and empty mean that the flag was not given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// The image reference.
+    pub image: String,
+    /// Arguments after the image; empty: the image's `Cmd`.
+    pub command: Vec<String>,
+    /// `--entrypoint`; an empty string clears the image's.
+    pub entrypoint: Option<String>,
+    /// `--name`
+    pub name: Option<String>,
+    /// `--hostname`
+    pub hostname: Option<String>,
+    /// `-t`
+    pub tty: bool,
+    /// `-i`
+    pub interactive: bool,
+    /// `--rm`
+    pub remove: bool,
+    /// `-e`, `--env-file`: `KEY=VALUE`, in order; a bare `KEY` has already been taken from the caller's environment.
+    pub env: Vec<String>,
+    /// `-v`, `--mount`, `--tmpfs`
+    pub mounts: Vec<Mount>,
+    /// `-w`
+    pub workdir: Option<String>,
+    /// `-u`: `name|uid[:group|gid]`
+    pub user: Option<String>,
+    /// `--group-add`
+    pub group_add: Vec<String>,
+    /// `--read-only`
+    pub read_only: bool,
+    /// `--cap-add`, names with or without `CAP_`, or `ALL`
+    pub cap_add: Vec<String>,
+    /// `--cap-drop`
+    pub cap_drop: Vec<String>,
+    /// `--privileged`
+    pub privileged: bool,
+    /// `--security-opt no-new-privileges[=false]`; berth's default is on.
+    pub no_new_privileges: Option<bool>,
+    /// `--security-opt seccomp=…`
+    pub seccomp: Seccomp,
+    /// `--device HOST[:CONTAINER[:rwm]]`
+    pub devices: Vec<Device>,
+    /// `--ulimit NAME=SOFT[:HARD]`
+    pub ulimits: Vec<Ulimit>,
+    /// `--sysctl KEY=VALUE`
+    pub sysctls: BTreeMap<String, String>,
+    /// `--shm-size`, bytes
+    pub shm_size: Option<u64>,
+    /// Limits that `berth update` can change later.
+    pub limits: Limits,
+    /// `--network`
+    pub network: Network,
+    /// `--pid host`
+    pub pid_host: bool,
+    /// `--ipc host`
+    pub ipc_host: bool,
+    /// `--uts host`
+    pub uts_host: bool,
+    /// `--cgroupns host`
+    pub cgroup_host: bool,
+    /// `--userns`: container root is this unprivileged host id range `(first host id, count)`.
+    pub userns: Option<(u32, u32)>,
+    /// `--init`
+    pub init: bool,
+    /// `--stop-signal`, a name or number
+    pub stop_signal: Option<String>,
+    /// `--stop-timeout`
+    pub stop_timeout: Option<Duration>,
+    /// `--restart`
+    pub restart: RestartPolicy,
+    /// `--label`
+    pub labels: BTreeMap<String, String>,
+    /// `--annotation`
+    pub annotations: BTreeMap<String, String>,
+    /// `--cidfile`
+    pub cidfile: Option<PathBuf>,
+    /// `--pull`
+    pub pull: Pull,
+    /// `--add-host NAME:ADDRESS`
+    pub add_hosts: Vec<(String, String)>,
+    /// `--oom-score-adj`
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Resource limits.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `--memory`, bytes
+    pub memory: Option<u64>,
+    /// `--memory-swap`, memory plus swap in bytes; -1: unlimited swap
+    pub memory_swap: Option<i64>,
+    /// `--memory-reservation`, bytes
+    pub memory_reservation: Option<u64>,
+    /// `--cpus`, cores
+    pub cpus: Option<f64>,
+    /// `--cpu-shares`, relative weight, 1024 by default
+    pub cpu_shares: Option<u64>,
+    /// `--cpuset-cpus`, for example `0-2,4`
+    pub cpuset_cpus: Option<String>,
+    /// `--pids-limit`; -1: unlimited
+    pub pids: Option<i64>,
+    /// `--blkio-weight`, 10 to 1000
+    pub blkio_weight: Option<u16>,
+}
+
+/// One `-v`, `--mount` or `--tmpfs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where in the container, absolute.
+    pub target: String,
+    /// What is mounted there.
+    pub source: MountSource,
+    /// `ro`
+    pub read_only: bool,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "type")]
+pub enum MountSource {
+    /// A path of the host.
+    Bind {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// `-v` makes a missing directory; `--mount` refuses.
+        create: bool,
+        /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`
+        propagation: Option<String>,
+    },
+    /// A named volume, or an anonymous one that goes with a `--rm` container.
+    Volume {
+        /// `None`: anonymous
+        name: Option<String>,
+        /// `nocopy`: do not fill an empty volume from the image
+        no_copy: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Mount options such as `size=64m`, `mode=1777`.
+        options: Vec<String>,
+    },
+}
+
+/// `--device`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Device node on the host.
+    pub host: PathBuf,
+    /// Path in the container.
+    pub container: PathBuf,
+    /// Some of `r`, `w`, `m`.
+    pub permissions: String,
+}
+
+/// `--ulimit`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// As in `ulimit`, without `RLIMIT_`: `nofile`, `nproc`, …
+    pub name: String,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// `--security-opt seccomp=…`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// berth's default profile.
+    #[default]
+    Default,
+    /// No filter.
+    Unconfined,
+    /// A profile in docker's JSON format.
+    File(PathBuf),
+}
+
+/// `--network`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Own network namespace with a loopback interface only.
+    #[default]
+    None,
+    /// The host's network namespace.
+    Host,
+}
+
+/// `--pull`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// Before every run.
+    Always,
+    /// Where the image is not here.
+    #[default]
+    Missing,
+    /// Never.
+    Never,
+}

@@ -1,0 +1,13 @@
+//! Annotations in `config.json` by which a bundle asks for what the OCI runtime specification has no field for.
+//! Every other OCI runtime ignores them.
+
+/// The user as the person gave it (`name`, `uid`, `name:group`, `uid:gid`), looked up in the image's own
+/// `/etc/passwd` and `/etc/group` *inside* the sandbox. It overrides `process.user`, and sets `HOME` unless the
+/// environment already has it.
+pub const USER: &str = "org.berth.user";
+
+/// `true`: a small init is the sandbox's process 1; it reaps orphans and forwards signals to the command.
+pub const INIT: &str = "org.berth.init";
+
+/// The isolation of the sandbox: `container`.
+pub const ISOLATION: &str = "org.berth.isolation";
