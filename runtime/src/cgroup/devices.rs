@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::hierarchies::Controller;
 use super::resources::unsupported;
-use super::{CgroupManager, Error, Result, device_program, write};
+use super::{CgroupManager, Error, Result, device_program, file::write_each, write};
 
 /// Rights on a device, as bits.
 pub(super) const MKNOD: u8 = 1;
@@ -109,11 +109,7 @@ pub(super) fn apply(cgroup: &CgroupManager, rules: &[LinuxDeviceCgroup]) -> Resu
             ("deny", "allow")
         };
         write(&dir.join(format!("devices.{reset}")), "a")?;
-        let exceptions = dir.join(format!("devices.{except}"));
-        return policy
-            .exceptions
-            .iter()
-            .try_for_each(|rule| write(&exceptions, &rule.to_string()));
+        return write_each(&dir.join(format!("devices.{except}")), &policy.exceptions);
     }
     match &cgroup.hierarchies.v2 {
         Some(v2) => device_program::attach(&v2.point.join(&cgroup.path), &all),

@@ -18,6 +18,25 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
     })
 }
 
+/// Writes each of `values` in a `write(2)` of its own; opening the file is what takes time.
+pub(super) fn write_each(path: &Path, values: &[impl ToString]) -> Result<()> {
+    let failed = |value, source| Error::Write {
+        path: path.to_owned(),
+        value,
+        source,
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|source| failed(String::new(), source))?;
+    for value in values {
+        let value = value.to_string();
+        file.write_all(value.as_bytes())
+            .map_err(|source| failed(value, source))?;
+    }
+    Ok(())
+}
+
 /// As [`write`], with the plain error.
 pub(super) fn try_write(path: &Path, value: &str) -> io::Result<()> {
     let written = OpenOptions::new()

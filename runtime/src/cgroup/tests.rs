@@ -257,7 +257,7 @@ fn more_memory_than_allowed_ends_the_process() {
 }
 
 #[test]
-fn cpu_limits_are_written_and_usage_is_counted() {
+fn cpu_limits_are_written_in_an_order_the_kernel_takes() {
     let group = Group::new("cpu");
     let limits = json!({"cpu": {"shares": 512, "quota": 50_000, "period": 200_000, "cpus": "0", "mems": "0"}});
     group.apply(&resources(limits), false).unwrap();
@@ -282,8 +282,16 @@ fn cpu_limits_are_written_and_usage_is_counted() {
         .unwrap_err();
     assert!(refused.to_string().contains("cpu.cfs_"), "{refused}");
     child.delete().unwrap();
+}
+
+#[test]
+fn a_cpu_quota_throttles() {
+    let group = Group::new("throttle");
     group
-        .update(&resources(json!({"cpu": {"quota": 10_000}})))
+        .apply(
+            &resources(json!({"cpu": {"quota": 10_000, "period": 100_000}})),
+            false,
+        )
         .unwrap();
     let spin = || {
         let start = Instant::now();
