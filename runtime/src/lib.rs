@@ -5,3 +5,4 @@
 
 pub mod annotations;
 pub mod monitor;
+pub mod seccomp;
