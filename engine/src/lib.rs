@@ -10,6 +10,7 @@ pub mod create;
 mod document;
 pub mod error;
 pub mod events;
+pub mod exec;
 pub mod inspect;
 pub mod launch;
 pub mod lifecycle;
