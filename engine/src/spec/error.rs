@@ -10,13 +10,15 @@ pub enum Error {
     #[error("the image names no command: give one after the image, for example 'sh'")]
     NoCommand,
     /// The working directory is not absolute.
-    #[error("working directory '{path}' is not absolute: give the path from '/', for example --workdir /srv")]
+    #[error(
+        "working directory '{path}' is not absolute: give the path from '/', for example --workdir /srv"
+    )]
     WorkingDir {
         /// As it was given.
         path: String,
     },
     /// No such capability.
-    #[error("no capability is called '{name}'{}", near(.near))]
+    #[error("no capability is called '{name}'{}", suggestion(.near))]
     UnknownCapability {
         /// As it was given.
         name: String,
@@ -75,7 +77,9 @@ pub enum Error {
         target: String,
     },
     /// A path in the container that nothing can be mounted on.
-    #[error("nothing can be mounted on '{target}': give an absolute path other than '/', for example /data")]
+    #[error(
+        "nothing can be mounted on '{target}': give an absolute path other than '/', for example /data"
+    )]
     MountTarget {
         /// As it was given.
         target: String,
@@ -112,7 +116,7 @@ pub enum Error {
     },
 }
 
-fn near(names: &[String]) -> String {
+fn suggestion(names: &[String]) -> String {
     if names.is_empty() {
         String::from(": see capabilities(7) for the names, for example NET_ADMIN")
     } else {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
 use crate::options::Options;
 use crate::volumes::{ResolvedMount, ResolvedSource};
@@ -20,8 +20,16 @@ pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
     mounts.extend(kernel(inputs.options));
     mounts.extend(etc(inputs.dir));
     let wanted = sorted(inputs.mounts)?;
-    mounts.retain(|mount| wanted.iter().all(|(target, _)| target != mount.destination()));
-    mounts.extend(wanted.into_iter().map(|(target, mount)| user(target, mount)));
+    mounts.retain(|mount| {
+        wanted
+            .iter()
+            .all(|(target, _)| target != mount.destination())
+    });
+    mounts.extend(
+        wanted
+            .into_iter()
+            .map(|(target, mount)| user(target, mount)),
+    );
     Ok(mounts)
 }
 
@@ -29,7 +37,10 @@ pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
 pub(super) fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<String> {
     let asked = |kinds: [&str; 2]| {
         mounts.iter().any(|mount| match &mount.source {
-            ResolvedSource::Path { propagation: Some(asked), .. } => kinds.contains(&asked.as_str()),
+            ResolvedSource::Path {
+                propagation: Some(asked),
+                ..
+            } => kinds.contains(&asked.as_str()),
             _ => false,
         })
     };
@@ -44,7 +55,11 @@ pub(super) fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<String> {
 
 /// The image's layers with the container's own on top, mounted over `root.path`.
 fn layers(inputs: &Inputs) -> Mount {
-    let mut options: Vec<String> = inputs.lower_dirs.iter().map(|layer| format!("lowerdir+={}", layer.display())).collect();
+    let mut options: Vec<String> = inputs
+        .lower_dirs
+        .iter()
+        .map(|layer| format!("lowerdir+={}", layer.display()))
+        .collect();
     options.push(format!("upperdir={}", inputs.dir.join("upper").display()));
     options.push(format!("workdir={}", inputs.dir.join("work").display()));
     if inputs.volatile {
@@ -56,14 +71,22 @@ fn layers(inputs: &Inputs) -> Mount {
     let mut mount = mount("/", "overlay", "overlay", options);
     if let Some((first, count)) = inputs.options.userns {
         let mapping = vec![id_mapping(first, count)];
-        mount.set_uid_mappings(Some(mapping.clone())).set_gid_mappings(Some(mapping));
+        mount
+            .set_uid_mappings(Some(mapping.clone()))
+            .set_gid_mappings(Some(mapping));
     }
     mount
 }
 
 /// `/proc`, `/dev` and `/sys` with what is below them.
 fn kernel(options: &Options) -> Vec<Mount> {
-    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    let mut pts = vec![
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+    ];
     if options.userns.is_none_or(|(_, count)| count > TTY_GROUP) {
         pts.push("gid=5");
     }
@@ -79,15 +102,33 @@ fn kernel(options: &Options) -> Vec<Mount> {
     }
     let mut mounts = vec![
         mount("/proc", "proc", "proc", closed),
-        mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            ["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount("/dev/pts", "devpts", "devpts", pts),
     ];
     if options.ipc_host {
-        mounts.push(mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]));
-        mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]));
+        mounts.push(mount(
+            "/dev/shm",
+            "bind",
+            "/dev/shm",
+            ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
+        ));
+        mounts.push(mount(
+            "/dev/mqueue",
+            "bind",
+            "/dev/mqueue",
+            ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
+        ));
     } else {
         let size = format!("size={}", options.shm_size.unwrap_or(SHM_SIZE));
-        let shm = closed.into_iter().map(str::to_owned).chain([String::from("mode=1777"), size]);
+        let shm = closed
+            .into_iter()
+            .map(str::to_owned)
+            .chain([String::from("mode=1777"), size]);
         mounts.push(mount("/dev/shm", "tmpfs", "shm", shm));
         mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", closed));
     }
@@ -100,7 +141,14 @@ fn kernel(options: &Options) -> Vec<Mount> {
 fn etc(dir: &Path) -> Vec<Mount> {
     ["resolv.conf", "hostname", "hosts"]
         .into_iter()
-        .map(|name| mount(&format!("/etc/{name}"), "bind", dir.join(name), ["rbind", "rprivate", "rw"]))
+        .map(|name| {
+            mount(
+                &format!("/etc/{name}"),
+                "bind",
+                dir.join(name),
+                ["rbind", "rprivate", "rw"],
+            )
+        })
         .collect()
 }
 
@@ -115,7 +163,10 @@ fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
         ResolvedSource::Tmpfs { options } => {
             let mut all: Vec<String> = Vec::new();
             for (closed, open) in [("nosuid", "suid"), ("noexec", "exec"), ("nodev", "dev")] {
-                if !options.iter().any(|option| option == open || option == closed) {
+                if !options
+                    .iter()
+                    .any(|option| option == open || option == closed)
+                {
                     all.push(closed.to_owned());
                 }
             }
@@ -137,14 +188,18 @@ fn sorted(mounts: &[ResolvedMount]) -> Result<Vec<(PathBuf, &ResolvedMount)>, Er
     // Paths compare by their parts, so a parent comes before its children, and equal targets lie side by side.
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(Error::DuplicateMount { target: pair[0].0.display().to_string() });
+        return Err(Error::DuplicateMount {
+            target: pair[0].0.display().to_string(),
+        });
     }
     Ok(sorted)
 }
 
 /// A path in the container without `.`, `..` and doubled `/`. Refuses relative paths and the root itself.
 pub fn clean_target(target: &str) -> Result<PathBuf, Error> {
-    let refused = || Error::MountTarget { target: target.to_owned() };
+    let refused = || Error::MountTarget {
+        target: target.to_owned(),
+    };
     if !target.starts_with('/') || target.contains('\0') {
         return Err(refused());
     }
@@ -158,13 +213,20 @@ pub fn clean_target(target: &str) -> Result<PathBuf, Error> {
             name => clean.push(name),
         }
     }
-    if clean == Path::new("/") { Err(refused()) } else { Ok(clean) }
+    if clean == Path::new("/") {
+        Err(refused())
+    } else {
+        Ok(clean)
+    }
 }
 
 pub(super) fn id_mapping(first: u32, count: u32) -> LinuxIdMapping {
-    let mut mapping = LinuxIdMapping::default();
-    mapping.set_container_id(0).set_host_id(first).set_size(count);
-    mapping
+    LinuxIdMappingBuilder::default()
+        .container_id(0u32)
+        .host_id(first)
+        .size(count)
+        .build()
+        .expect("the builder requires nothing")
 }
 
 fn mount<S: Into<String>>(

@@ -16,12 +16,21 @@ use rustix::mount::{
 /// Opens the layers, topmost first, as one directory.
 pub(super) fn open_merged(layers: &[PathBuf]) -> io::Result<OwnedFd> {
     match layers {
-        [] => Err(io::Error::new(io::ErrorKind::InvalidInput, "the image has no layers")),
+        [] => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the image has no layers",
+        )),
         // Overlayfs wants an upper directory or two lower ones.
-        [only] => Ok(open(only, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),
+        [only] => Ok(open(
+            only,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?),
         layers => match overlay(layers) {
             // Before Linux 6.5 there is no 'lowerdir+'.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => overlay_by_descriptors(layers),
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                overlay_by_descriptors(layers)
+            }
             result => result,
         },
     }
@@ -37,8 +46,14 @@ fn overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
 
 /// All layers in one value, which may have 255 bytes: by the numbers of their descriptors, about a dozen layers.
 fn overlay_by_descriptors(layers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let open = layers.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
-    let names: Vec<String> = open.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
+    let open = layers
+        .iter()
+        .map(File::open)
+        .collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<String> = open
+        .iter()
+        .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))
+        .collect();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "lowerdir", names.join(":"))?;
     finish(&context)

@@ -60,17 +60,24 @@ pub struct Volume {
 pub fn check_name(name: &str) -> Result<(), Error> {
     let bytes = name.as_bytes();
     let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
-    if (2..=255).contains(&bytes.len()) && bytes[0].is_ascii_alphanumeric() && bytes.iter().all(inner) {
+    if (2..=255).contains(&bytes.len())
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes.iter().all(inner)
+    {
         Ok(())
     } else {
-        Err(Error::Name { name: name.chars().take(300).collect() })
+        Err(Error::Name {
+            name: name.chars().take(300).collect(),
+        })
     }
 }
 
 impl Store {
     /// The volumes of a data root; nothing is made before the first volume.
     pub fn new(data_root: &Path) -> Self {
-        Self { root: data_root.join("volumes") }
+        Self {
+            root: data_root.join("volumes"),
+        }
     }
 
     /// The volume's directory, for a monitor to remove with its container.
@@ -79,7 +86,11 @@ impl Store {
     }
 
     /// Makes a volume; one that is there already is left as it is. `None`: under a random name.
-    pub fn create(&self, name: Option<&str>, labels: BTreeMap<String, String>) -> Result<Volume, Error> {
+    pub fn create(
+        &self,
+        name: Option<&str>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Volume, Error> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => random_name()?,
@@ -91,7 +102,9 @@ impl Store {
     /// One volume.
     pub fn get(&self, name: &str) -> Result<Volume, Error> {
         check_name(name)?;
-        self.read(name)?.ok_or_else(|| Error::NotFound { name: name.to_owned() })
+        self.read(name)?.ok_or_else(|| Error::NotFound {
+            name: name.to_owned(),
+        })
     }
 
     /// All volumes by name.
@@ -110,29 +123,45 @@ impl Store {
     pub fn remove(&self, name: &str, users: impl FnOnce(&str) -> Vec<String>) -> Result<(), Error> {
         check_name(name)?;
         let path = self.path(name);
-        let Some(dir) = open_dir(&path)? else { return Err(Error::NotFound { name: name.to_owned() }) };
+        let Some(dir) = open_dir(&path)? else {
+            return Err(Error::NotFound {
+                name: name.to_owned(),
+            });
+        };
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Error::InUse { name: name.to_owned(), users: vec![String::from("a container that is being made")] });
+                return Err(Error::InUse {
+                    name: name.to_owned(),
+                    users: vec![String::from("a container that is being made")],
+                });
             }
             Err(error) => return Err(Error::io("lock", &path)(error)),
         }
         let users = users(name);
         if !users.is_empty() {
-            return Err(Error::InUse { name: name.to_owned(), users });
+            return Err(Error::InUse {
+                name: name.to_owned(),
+                users,
+            });
         }
         let _working = self.lock(FlockOperation::LockShared)?;
         let old = self.root.join(format!("{OLD}{}", random_name()?));
         match fs::rename(&path, &old) {
             Ok(()) => fs::remove_dir_all(&old).map_err(Error::io("remove", &old)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { name: name.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound {
+                name: name.to_owned(),
+            }),
             Err(error) => Err(Error::io("remove", &path)(error)),
         }
     }
 
     /// Removes the volumes that no container has: anonymous ones, and with `all` named ones too. Returns what went.
-    pub fn prune(&self, all: bool, users: impl Fn(&str) -> Vec<String>) -> Result<Vec<Volume>, Error> {
+    pub fn prune(
+        &self,
+        all: bool,
+        users: impl Fn(&str) -> Vec<String>,
+    ) -> Result<Vec<Volume>, Error> {
         self.sweep()?;
         let mut gone = Vec::new();
         for volume in self.list()? {
@@ -162,7 +191,11 @@ impl Store {
 
     /// Removes what killed commands left behind, unless some command is at work on volumes.
     pub fn sweep(&self) -> Result<(), Error> {
-        let debris: Vec<String> = self.entries()?.into_iter().filter(|name| is_debris(&self.root, name)).collect();
+        let debris: Vec<String> = self
+            .entries()?
+            .into_iter()
+            .filter(|name| is_debris(&self.root, name))
+            .collect();
         if debris.is_empty() {
             return Ok(());
         }
@@ -170,7 +203,9 @@ impl Store {
             Ok(_alone) => debris.iter().try_for_each(|name| {
                 let path = self.root.join(name);
                 match fs::remove_dir_all(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(Error::io("remove", &path)(error))
+                    }
                     _ => Ok(()),
                 }
             }),
@@ -180,7 +215,12 @@ impl Store {
     }
 
     /// Makes a volume under a hidden name and renames it; one that is there already is left as it is.
-    fn make(&self, name: &str, labels: BTreeMap<String, String>, container: Option<String>) -> Result<(), Error> {
+    fn make(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+        container: Option<String>,
+    ) -> Result<(), Error> {
         check_name(name)?;
         fs::create_dir_all(&self.root).map_err(Error::io("make", &self.root))?;
         let _working = self.lock(FlockOperation::LockShared)?;
@@ -200,7 +240,9 @@ impl Store {
         write_meta(&new, &volume)?;
         match renameat_with(CWD, &new, CWD, self.path(name), RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::EXIST) => fs::remove_dir_all(&new).map_err(Error::io("remove", &new)),
+            Err(rustix::io::Errno::EXIST) => {
+                fs::remove_dir_all(&new).map_err(Error::io("remove", &new))
+            }
             Err(error) => Err(Error::io("make", &self.path(name))(error)),
         }
     }
@@ -210,11 +252,22 @@ impl Store {
         let failed = |source: io::Error| Error::io("read", &path)(source);
         let mut text = String::new();
         match File::open(&path) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(None);
+            }
             Err(error) => return Err(failed(error)),
-            Ok(file) => file.take(MAX_META).read_to_string(&mut text).map_err(failed)?,
+            Ok(file) => file
+                .take(MAX_META)
+                .read_to_string(&mut text)
+                .map_err(failed)?,
         };
-        let mut volume: Volume = serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
+        let mut volume: Volume =
+            serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
         name.clone_into(&mut volume.name);
         volume.mountpoint = self.path(name).join(DATA);
         Ok(Some(volume))
@@ -226,7 +279,11 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(failed(error)),
             Ok(entries) => entries
-                .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).map_err(failed))
+                .map(|entry| {
+                    entry
+                        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                        .map_err(failed)
+                })
                 .collect(),
         }
     }
@@ -242,7 +299,9 @@ impl Store {
 /// Hidden directories, and anonymous volumes whose removal was cut short after their `volume.json` had gone.
 fn is_debris(root: &Path, name: &str) -> bool {
     let anonymous = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    name.starts_with(NEW) || name.starts_with(OLD) || (anonymous && !root.join(name).join(META).exists())
+    name.starts_with(NEW)
+        || name.starts_with(OLD)
+        || (anonymous && !root.join(name).join(META).exists())
 }
 
 /// Writes `volume.json` by rename.
@@ -251,7 +310,9 @@ fn write_meta(dir: &Path, volume: &Volume) -> Result<(), Error> {
     let failed = |error: io::Error| Error::io("write", &temporary)(error);
     let text = serde_json::to_vec_pretty(volume).map_err(|error| failed(error.into()))?;
     let mut file = File::create(&temporary).map_err(failed)?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(&text)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     fs::rename(&temporary, dir.join(META)).map_err(failed)
 }
 
@@ -278,6 +339,8 @@ fn is_current(dir: &File, path: &Path) -> Result<bool, Error> {
 fn random_name() -> Result<String, Error> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 32];
-    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::io("read", path))?;
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(Error::io("read", path))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -71,22 +71,43 @@ impl Store {
         // By name: two commands that want the same volumes lock them in the same order.
         let mut volumes: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
         for mount in &options.mounts {
-            if let MountSource::Volume { name: Some(name), no_copy } = &mount.source {
+            if let MountSource::Volume {
+                name: Some(name),
+                no_copy,
+            } = &mount.source
+            {
                 volumes.entry(name).or_insert((&mount.target, *no_copy));
             }
         }
         let mut locks = Vec::with_capacity(volumes.len());
         for (name, (target, no_copy)) in volumes {
-            let owner = anonymous.iter().any(|own| own == name).then(|| id.to_owned());
+            let owner = anonymous
+                .iter()
+                .any(|own| own == name)
+                .then(|| id.to_owned());
             let layers = if no_copy { &[] } else { lower_dirs };
             locks.push(self.acquire(name, owner, &clean_target(target)?, layers)?);
         }
-        let mounts = options.mounts.iter().map(|mount| self.locate(mount)).collect::<Result<_, _>>()?;
-        Ok(Resolved { mounts, anonymous, locks })
+        let mounts = options
+            .mounts
+            .iter()
+            .map(|mount| self.locate(mount))
+            .collect::<Result<_, _>>()?;
+        Ok(Resolved {
+            mounts,
+            anonymous,
+            locks,
+        })
     }
 
     /// Makes the volume if need be, fills it if it is new, and returns it locked against removal.
-    fn acquire(&self, name: &str, owner: Option<String>, target: &Path, layers: &[PathBuf]) -> Result<File, Error> {
+    fn acquire(
+        &self,
+        name: &str,
+        owner: Option<String>,
+        target: &Path,
+        layers: &[PathBuf],
+    ) -> Result<File, Error> {
         let path = self.path(name);
         loop {
             let Some(dir) = open_dir(&path)? else {
@@ -123,8 +144,14 @@ impl Store {
                 path: self.path(name.as_deref().unwrap_or_default()).join(DATA),
                 propagation: None,
             },
-            MountSource::Tmpfs { options } => ResolvedSource::Tmpfs { options: options.clone() },
-            MountSource::Bind { path, create, propagation } => {
+            MountSource::Tmpfs { options } => ResolvedSource::Tmpfs {
+                options: options.clone(),
+            },
+            MountSource::Bind {
+                path,
+                create,
+                propagation,
+            } => {
                 match fs::metadata(path) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound && *create => {
@@ -135,26 +162,52 @@ impl Store {
                     }
                     Err(error) => return Err(Error::io("look up", path)(error)),
                 }
-                ResolvedSource::Path { path: path.clone(), propagation: propagation.clone() }
+                ResolvedSource::Path {
+                    path: path.clone(),
+                    propagation: propagation.clone(),
+                }
             }
         };
-        Ok(ResolvedMount { target: mount.target.clone(), source, read_only: mount.read_only })
+        Ok(ResolvedMount {
+            target: mount.target.clone(),
+            source,
+            read_only: mount.read_only,
+        })
     }
 }
 
 /// Adds an anonymous volume for each `VOLUME` of the image that the person has mounted nothing on.
 fn add_image_volumes(options: &mut Options, image: &ImageConfiguration) -> Result<(), Error> {
-    let declared = image.config().as_ref().and_then(|config| config.volumes().clone()).unwrap_or_default();
-    let mut targets = declared.iter().map(|target| clean_target(target)).collect::<Result<Vec<_>, _>>()?;
+    let declared = image
+        .config()
+        .as_ref()
+        .and_then(|config| config.volumes().clone())
+        .unwrap_or_default();
+    let mut targets = declared
+        .iter()
+        .map(|target| clean_target(target))
+        .collect::<Result<Vec<_>, _>>()?;
     targets.sort();
     targets.dedup();
-    let mut taken = options.mounts.iter().map(|mount| clean_target(&mount.target)).collect::<Result<Vec<_>, _>>()?;
+    let mut taken = options
+        .mounts
+        .iter()
+        .map(|mount| clean_target(&mount.target))
+        .collect::<Result<Vec<_>, _>>()?;
     taken.sort();
-    options.mounts.extend(targets.into_iter().filter(|target| taken.binary_search(target).is_err()).map(|target| Mount {
-        target: target.to_string_lossy().into_owned(),
-        source: MountSource::Volume { name: None, no_copy: false },
-        read_only: false,
-    }));
+    options.mounts.extend(
+        targets
+            .into_iter()
+            .filter(|target| taken.binary_search(target).is_err())
+            .map(|target| Mount {
+                target: target.to_string_lossy().into_owned(),
+                source: MountSource::Volume {
+                    name: None,
+                    no_copy: false,
+                },
+                read_only: false,
+            }),
+    );
     Ok(())
 }
 
@@ -162,7 +215,10 @@ fn add_image_volumes(options: &mut Options, image: &ImageConfiguration) -> Resul
 fn name_volumes(mounts: &mut [Mount]) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for mount in mounts {
-        if let MountSource::Volume { name: name @ None, .. } = &mut mount.source {
+        if let MountSource::Volume {
+            name: name @ None, ..
+        } = &mut mount.source
+        {
             let new = random_name()?;
             *name = Some(new.clone());
             names.push(new);
@@ -176,7 +232,9 @@ fn fill(volume: &Path, name: &str, target: &Path, layers: &[PathBuf]) -> Result<
     let data = volume.join(DATA);
     let filling = volume.join(FILLING);
     match fs::remove_dir_all(&filling) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &filling)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io("remove", &filling)(error));
+        }
         _ => {}
     }
     // A person may have put files there before the first container came.
