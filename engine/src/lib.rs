@@ -6,6 +6,7 @@
 //! cleaned up after).
 
 pub mod container;
+pub mod cp;
 pub mod create;
 mod document;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod logs;
 pub mod monitor;
 pub mod names;
 pub mod options;
+mod overlay;
 pub mod paths;
 pub mod ps;
 pub mod record;
