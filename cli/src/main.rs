@@ -1,2 +1,3 @@
 //! placeholder
+mod flags;
 fn main() {}
