@@ -626,7 +626,7 @@ fn bad_values_name_flag_value_and_what_to_give() {
         ("--volume", vec!["", "data", "a:b"], "for example"),
         ("--mount", vec!["", "type=bind"], "for example"),
         ("--tmpfs", vec!["", "run"], "for example"),
-        ("--memory", vec!["1m", ""], "6m"),
+        ("--memory", vec!["1m", "5999k"], "6m"),
     ];
     for (flag, values, part) in cases {
         for value in values {
