@@ -21,6 +21,16 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Its `volume.json` says nothing sensible.
+    #[error("the record of volume '{name}', '{}', is broken: {source}; save what you need of the volume and remove it with 'berth volume rm {name}'", path.display())]
+    Broken {
+        /// Its name.
+        name: String,
+        /// Its `volume.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// A container has it.
     #[error("volume '{name}' is in use by {}: remove that first", .users.join(", "))]
     InUse {

@@ -109,14 +109,25 @@ impl Store {
 
     /// All volumes by name.
     pub fn list(&self) -> Result<Vec<Volume>, Error> {
-        let mut volumes = Vec::new();
-        for name in self.entries()? {
-            if check_name(&name).is_ok() {
-                volumes.extend(self.read(&name)?);
-            }
-        }
-        volumes.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(volumes)
+        self.read_all().into_iter().collect()
+    }
+
+    /// All volumes by name, but those whose record cannot be read.
+    fn readable(&self) -> Vec<Volume> {
+        self.read_all().into_iter().filter_map(Result::ok).collect()
+    }
+
+    fn read_all(&self) -> Vec<Result<Volume, Error>> {
+        let mut names = match self.entries() {
+            Ok(names) => names,
+            Err(error) => return vec![Err(error)],
+        };
+        names.retain(|name| check_name(name).is_ok());
+        names.sort();
+        names
+            .iter()
+            .filter_map(|name| self.read(name).transpose())
+            .collect()
     }
 
     /// Removes a volume with its contents. `users` tells which containers have it.
@@ -164,7 +175,7 @@ impl Store {
     ) -> Result<Vec<Volume>, Error> {
         self.sweep()?;
         let mut gone = Vec::new();
-        for volume in self.list()? {
+        for volume in self.readable() {
             if all || volume.container.is_some() {
                 match self.remove(&volume.name, &users) {
                     Ok(()) => gone.push(volume),
@@ -178,7 +189,7 @@ impl Store {
 
     /// Removes the anonymous volumes of a container that is gone, or was never finished.
     pub fn remove_of_container(&self, id: &str) -> Result<(), Error> {
-        for volume in self.list()? {
+        for volume in self.readable() {
             if volume.container.as_deref() == Some(id) {
                 match self.remove(&volume.name, |_| Vec::new()) {
                     Ok(()) | Err(Error::NotFound { .. }) => {}
@@ -266,8 +277,11 @@ impl Store {
                 .read_to_string(&mut text)
                 .map_err(failed)?,
         };
-        let mut volume: Volume =
-            serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
+        let mut volume: Volume = serde_json::from_str(&text).map_err(|source| Error::Broken {
+            name: name.to_owned(),
+            path: path.clone(),
+            source,
+        })?;
         name.clone_into(&mut volume.name);
         volume.mountpoint = self.path(name).join(DATA);
         Ok(Some(volume))
