@@ -73,6 +73,20 @@ impl Sampler {
         Ok(Self { containers: containers.collect(), host_memory: crate::info::host_memory()? })
     }
 
+    /// Looks at these from now on; those that were looked at already are compared with the last look.
+    pub fn watch(&mut self, containers: Vec<Container>) {
+        let mut before = std::mem::take(&mut self.containers);
+        let entries = containers.into_iter().map(|container| {
+            let known = before.iter().position(|(known, _)| known.id() == container.id());
+            let sample = match known {
+                Some(known) => before.swap_remove(known).1,
+                None => Sample::take(&container),
+            };
+            (container, sample)
+        });
+        self.containers = entries.collect();
+    }
+
     /// Takes the next look after `interval` and compares it with the last; those that do not run use nothing.
     pub fn next(&mut self, interval: Duration) -> Vec<Usage> {
         thread::sleep(interval);

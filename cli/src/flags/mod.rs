@@ -24,6 +24,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use isolation::{Namespace, SecurityOpt, UserNamespace};
 pub use limits::LimitFlags;
 use process::PullPolicy;
+pub use process::restart;
 
 /// `berth run`
 #[derive(Debug, Args)]
