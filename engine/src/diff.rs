@@ -78,6 +78,15 @@ fn compare(upper: &Path, layers: &[PathBuf], mounts: BTreeSet<PathBuf>) -> Resul
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Something in a directory of the upper layer.
+struct Entry<'a> {
+    name: &'a OsStr,
+    path: &'a Path,
+    stat: Stat,
+    /// What the image has there.
+    below: Option<Stat>,
+}
+
 struct Walk {
     layers: Vec<OwnedFd>,
     mounts: BTreeSet<PathBuf>,
@@ -108,7 +117,8 @@ impl Walk {
                     self.report(&child, Kind::Deleted);
                 }
             } else {
-                self.entry(upper, &name, &child, &stat, below.filter(|_| !opaque).as_ref(), hidden || opaque, depth)?;
+                let entry = Entry { name: &name, path: &child, stat, below: below.filter(|_| !opaque) };
+                self.entry(upper, &entry, hidden || opaque, depth)?;
             }
             present.insert(name);
         }
@@ -123,16 +133,8 @@ impl Walk {
     }
 
     /// Reports one entry of the upper layer.
-    fn entry(
-        &mut self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-        stat: &Stat,
-        below: Option<&Stat>,
-        hidden: bool,
-        depth: usize,
-    ) -> Result<()> {
+    fn entry(&mut self, parent: &OwnedFd, entry: &Entry, hidden: bool, depth: usize) -> Result<()> {
+        let Entry { name, path, stat, below } = entry;
         let attempt = || format!("open /{} of the container", path.display());
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let was_dir = below.is_some_and(|below| FileType::from_raw_mode(below.st_mode) == FileType::Directory);
@@ -143,7 +145,7 @@ impl Walk {
             }
             return Ok(());
         }
-        let open = match openat(parent, name, DIRECTORY, Mode::empty()) {
+        let open = match openat(parent, *name, DIRECTORY, Mode::empty()) {
             // Replaced since it was listed.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             other => other.attempt(attempt)?,

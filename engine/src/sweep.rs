@@ -33,7 +33,7 @@ pub fn sweep(roots: &Roots) -> Vec<Error> {
         // has lost its lock too.
         return sweep_data(roots);
     }
-    let ids = match names::directory_ids(roots.live()) {
+    let ids = match names::directory_ids(&roots.live()) {
         Ok(ids) => ids,
         Err(error) => return vec![error],
     };
@@ -119,8 +119,8 @@ pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
 fn correct_status(roots: &Roots, id: &str) -> Result<()> {
     let status = match read_status(roots, id) {
         Ok(status) if matches!(status.phase, Phase::Created | Phase::Exited) => return Ok(()),
-        Ok(status) => lost(status),
-        Err(Error::Damaged { .. }) => lost(Status::default()),
+        Ok(status) => lost(&status),
+        Err(Error::Damaged { .. }) => lost(&Status::default()),
         Err(error) => return Err(error),
     };
     document::write(&roots.container(id).join("status.json"), &status)
