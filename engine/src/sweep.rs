@@ -14,10 +14,11 @@
 use std::fs;
 use std::io;
 
+use berth_runtime::cgroup::CgroupManager;
 use berth_runtime::monitor::{Phase, Status};
 use berth_runtime::sandbox::Sandbox;
 
-use crate::container::{lost, read_status, short};
+use crate::container::{lost, read_status};
 use crate::document;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
@@ -25,6 +26,7 @@ use crate::names;
 use crate::paths::Roots;
 use crate::record::Record;
 use crate::remove;
+use crate::spec;
 
 /// Cleans up after crashed commands and monitors; returns what could not be cleaned.
 pub fn sweep(roots: &Roots) -> Vec<Error> {
@@ -107,11 +109,12 @@ pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
     match Sandbox::load(&roots.sandboxes(), id) {
         Ok(sandbox) => Ok(sandbox.delete(true)?),
         Err(berth_runtime::error::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(Error::Damaged {
-            path: dir.join("state.json"),
-            reason: error.to_string(),
-            advice: format!("end what is left of container {} by hand, then remove {}", short(id), dir.display()),
-        }),
+        Err(_) => {
+            // A damaged state: what it would say of the control group is known here too.
+            let cgroup = CgroupManager::new(&spec::cgroups_path(id)).map_err(berth_runtime::error::Error::from)?;
+            cgroup.kill_all().and_then(|()| cgroup.delete()).map_err(berth_runtime::error::Error::from)?;
+            remove_path(&dir)
+        }
     }
 }
 
@@ -318,16 +321,17 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_sandbox_is_reported_and_kept_for_the_next_sweep() {
+    fn a_sandbox_with_a_damaged_state_goes() {
         let host = Host::new();
         host.container('a', false);
+        host.status('a', Phase::Running);
         host.orphan('a');
         let sandbox = host.roots.sandboxes().join(Host::id('a'));
         fs::create_dir_all(&sandbox).unwrap();
         fs::write(sandbox.join("state.json"), "{").unwrap();
-        let errors = host.sweep();
-        assert!(errors.iter().any(|error| error.contains("state.json")), "{errors:?}");
-        assert!(host.roots.live_container(&Host::id('a')).exists());
+        assert_eq!(host.sweep(), [""; 0]);
+        assert!(!sandbox.exists());
+        assert_eq!(Container::find(&host.roots, "name-a").unwrap().status().unwrap().phase, Phase::Exited);
     }
 
     #[test]
