@@ -23,6 +23,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use isolation::{Namespace, SecurityOpt, UserNamespace};
 pub use limits::LimitFlags;
+pub use lists::{labels, pair};
 use process::PullPolicy;
 
 /// `berth run`
