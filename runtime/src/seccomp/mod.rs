@@ -20,10 +20,11 @@
 //!
 //! # Shape of a program
 //!
-//! System calls with equal actions form ranges of numbers, and a binary search finds the range: some 150
-//! instructions for the default profile, where a list of comparisons needs 1,600. This is worth its lines, because
-//! the kernel walks the program once for every system call number when it is loaded. Rules on arguments are compiled
-//! by `seccompiler`, one program per system call and action, and placed behind the search.
+//! System calls with equal actions form ranges of numbers, and a binary search finds the range: 270 instructions for
+//! the default profile, where a list of comparisons, as `seccompiler` makes it, has 1,650. The kernel walks the
+//! program once for every system call number when it is loaded, so the search loads in 0.1 ms and the list in 0.85. One
+//! program with all actions also needs no other filter stacked on it. Rules on arguments are compiled by
+//! `seccompiler`, one program per system call and action, and placed behind the search.
 
 mod compile;
 mod default_profile;
