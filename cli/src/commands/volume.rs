@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use berth_engine::container::users_of_volume;
+use berth_engine::ps;
 use berth_engine::volumes::{Store, Volume as Record, check_name};
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::{Context, each};
 use crate::flags;
@@ -68,14 +71,14 @@ impl Volume {
             Action::Create { name, label } => {
                 let volume = store.create(name.as_deref(), flags::labels::<&str>(&[], &label)?)?;
                 match context.format {
-                    Format::Json => output::json(&volume)?,
+                    Format::Json => output::json(&shown(&volume))?,
                     Format::Table => output::print(&format!("{}\n", volume.name))?,
                 }
             }
             Action::Ls { quiet } => list(&store.list()?, quiet, context.format)?,
             Action::Inspect { names } => {
                 let volumes = names.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
-                output::json(&volumes)?;
+                output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?;
             }
             Action::Rm { names, force } => return each(&names, |name| remove(context, &store, name, force)),
             Action::Prune { all } => {
@@ -87,18 +90,32 @@ impl Volume {
     }
 }
 
+/// A volume with the names that docker's JSON has.
+fn shown(volume: &Record) -> Value {
+    json!({
+        "Name": volume.name,
+        "Driver": "local",
+        "Scope": "local",
+        "Mountpoint": volume.mountpoint,
+        "CreatedAt": volume.created_at,
+        "Labels": volume.labels,
+        "Container": volume.container,
+    })
+}
+
 fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
     match format {
-        Format::Json => output::json(volumes)?,
+        Format::Json => output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?,
         Format::Table if quiet => {
             output::print(&volumes.iter().map(|volume| format!("{}\n", volume.name)).collect::<String>())?;
         }
         Format::Table => {
+            let now = Timestamp::now();
             let mut table = Table::new(&["NAME", "CREATED", "CONTAINER", "MOUNTPOINT"]);
             for volume in volumes {
                 table.row(vec![
                     volume.name.clone(),
-                    volume.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+                    format!("{} ago", ps::age(volume.created_at, now)),
                     volume.container.as_deref().unwrap_or_default().chars().take(12).collect(),
                     volume.mountpoint.display().to_string(),
                 ]);

@@ -82,7 +82,7 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = process::ulimit, help_heading = "Process")]
     ulimit: Vec<Ulimit>,
     /// Signal that 'berth stop' sends [default: the image's, or TERM]
-    #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
+    #[arg(long, value_name = "SIGNAL", value_parser = process::stop_signal, help_heading = "Process")]
     stop_signal: Option<String>,
     /// Seconds that 'berth stop' waits before it kills; -1: for ever [default: 10]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = process::stop_timeout, help_heading = "Process")]
@@ -95,7 +95,7 @@ pub struct ContainerFlags {
     oom_score_adj: Option<i32>,
 
     /// Name the container [default: a random name]
-    #[arg(long, value_name = "NAME", help_heading = "Container")]
+    #[arg(long, value_name = "NAME", value_parser = process::name, help_heading = "Container")]
     name: Option<String>,
     /// Host name of the container [default: the first 12 digits of its id]
     #[arg(short = 'h', long, value_name = "NAME", value_parser = process::hostname, help_heading = "Container")]

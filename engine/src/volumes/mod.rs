@@ -7,7 +7,6 @@
 
 mod copy;
 mod error;
-mod layers;
 mod resolve;
 #[cfg(test)]
 mod tests;
