@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use berth_images::Use;
 use berth_runtime::monitor::{Phase, Status};
 use berth_runtime::sandbox::Sandbox;
 use serde::Serialize;
@@ -170,10 +171,10 @@ pub fn users_of_volume(roots: &Roots, volume: &str) -> Result<Vec<String>> {
     Ok(users.map(|container| container.record.name).collect())
 }
 
-/// The digests of the manifests that containers were made of, each with the name of one such container.
-pub fn images_in_use(roots: &Roots) -> Result<Vec<(String, String)>> {
-    let users = Container::all_readable(roots)?.into_iter();
-    Ok(users.map(|container| (container.record.image_digest, container.record.name)).collect())
+/// What containers use of the image store: for whoever removes images.
+pub fn image_uses(roots: &Roots) -> Result<Vec<Use>> {
+    let records = Container::all_readable(roots)?.into_iter().map(|container| container.record);
+    Ok(records.map(|it| Use { user: it.name, manifest: it.image_digest, layers: it.lower_dirs }).collect())
 }
 
 /// Reads `status.json`; a container that was never started has none.

@@ -43,8 +43,7 @@ pub struct Line {
 /// Which containers a person wants to see. Conditions of one kind are alternatives; kinds go together.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Also those that do not run.
-    pub all: bool,
+    all: bool,
     names: Vec<String>,
     ids: Vec<String>,
     statuses: Vec<String>,
@@ -54,6 +53,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Those that run, or all.
+    pub fn new(all: bool) -> Self {
+        Self { all, ..Self::default() }
+    }
+
     /// Takes in one `KEY=VALUE` of `--filter`.
     pub fn add(&mut self, text: &str) -> Result<()> {
         let refuse = |what: &str| Err(Error::Invalid(format!("`{text}` is no filter for containers; {what}")));

@@ -4,10 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use berth_engine::options::Limits;
 use berth_engine::{Container, launch, lifecycle, monitor, remove};
+use berth_runtime::monitor::RestartPolicy;
 use clap::Args;
 
 use super::{Context, attach, each};
+use crate::flags::{self, LimitFlags};
 use crate::output;
 
 /// Start containers
@@ -203,5 +206,27 @@ impl Rename {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         lifecycle::rename(&Container::find(&context.roots, &self.container)?, &self.name)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Change the limits and the restart policy of containers
+#[derive(Debug, Args)]
+pub struct Update {
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// Start again after the end: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY", value_parser = flags::restart)]
+    restart: Option<RestartPolicy>,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER", help_heading = None)]
+    containers: Vec<String>,
+}
+
+impl Update {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let limits = Limits::from(self.limits);
+        each(&self.containers, |reference| {
+            lifecycle::update(&Container::find(&context.roots, reference)?, &limits, self.restart)
+        })
     }
 }

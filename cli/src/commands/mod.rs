@@ -17,11 +17,13 @@ mod stats;
 mod system;
 mod top;
 
+use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use berth_engine::{Roots, sweep};
+use berth_images::{UNPACK_COMMAND, unpack_worker_main};
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure;
@@ -77,6 +79,8 @@ enum Command {
     Info(info::Info),
     Version(info::Version),
     Container(container::Container),
+    #[command(skip)]
+    ContainerPrune(container::Prune),
     System(system::System),
     Completion(completion::Completion),
 }
@@ -99,6 +103,10 @@ impl Context {
 
 /// Reads the command line and does what it says.
 pub fn run() -> Result<ExitCode> {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|command| command == UNPACK_COMMAND) {
+        return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
+    }
     let berth = match Berth::try_parse() {
         Ok(berth) => berth,
         Err(error) => {
@@ -142,6 +150,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Diff(command) => command.run(context),
         Command::Info(command) => command.run(context),
         Command::Version(command) => command.run(context),
+        Command::ContainerPrune(command) => command.run(context),
         Command::Container(command) => dispatch(command.into(), context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),

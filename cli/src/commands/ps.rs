@@ -38,7 +38,7 @@ pub struct Ps {
 impl Ps {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let last = if self.latest { Some(1) } else { self.last };
-        let mut filter = ps::Filter { all: self.all || last.is_some(), ..ps::Filter::default() };
+        let mut filter = ps::Filter::new(self.all || last.is_some());
         self.filter.iter().try_for_each(|text| filter.add(text))?;
         let (mut lines, errors) = ps::list(&context.roots, &filter)?;
         lines.truncate(last.unwrap_or(usize::MAX));

@@ -25,6 +25,7 @@ use isolation::{Namespace, SecurityOpt, UserNamespace};
 pub use limits::LimitFlags;
 pub use lists::{labels, pair};
 use process::PullPolicy;
+pub use process::restart;
 
 /// `berth run`
 #[derive(Debug, Args)]
