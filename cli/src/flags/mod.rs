@@ -121,7 +121,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "missing",
-        value_name = "WHEN",
+        value_name = "always|missing|never",
+        hide_possible_values = true,
         help_heading = "Container"
     )]
     pull: PullPolicy,
@@ -177,7 +178,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     pid: Namespace,
@@ -186,7 +188,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     ipc: Namespace,
@@ -195,7 +198,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     uts: Namespace,
@@ -204,29 +208,27 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     cgroupns: Namespace,
     /// User ids: host, or a range of the host's as FIRST:COUNT
     #[arg(long, value_name = "IDS", default_value = "host", value_parser = isolation::user_namespace, help_heading = "Isolation")]
     userns: UserNamespace,
-    /// What the image runs in
+    /// What the image runs in: container
     #[arg(
         long,
         value_enum,
         default_value = "container",
         value_name = "KIND",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     isolation: IsolationKind,
 
-    /// The image, and the command to run in place of the image's own
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        value_name = "IMAGE [COMMAND]..."
-    )]
+    /// The image, and after it the command to run in place of the image's own
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE", help_heading = None)]
     image_and_command: Vec<String>,
 }
 
