@@ -29,11 +29,12 @@ pub(crate) fn writable(layers: &[PathBuf], upper: &Path, work: &Path) -> io::Res
 
 fn mount(layers: &[&PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    match layers.iter().try_for_each(|layer| fsconfig_set_string(&context, "lowerdir+", *layer)) {
+    // Older kernels look the layers up only when the mount is created: until then these must stay open.
+    let _open = match layers.iter().try_for_each(|layer| fsconfig_set_string(&context, "lowerdir+", *layer)) {
         // Before Linux 6.5 there is no `lowerdir+`.
         Err(Errno::INVAL) => set_all_layers(&context, layers)?,
-        other => other?,
-    }
+        other => other.map(|()| Vec::new())?,
+    };
     let mut attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     if let Some((upper, work)) = upper {
@@ -48,8 +49,9 @@ fn mount(layers: &[&PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Owned
 }
 
 /// All layers in one value, which may have 255 bytes: by the numbers of their descriptors, about a dozen layers.
-fn set_all_layers(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<()> {
+fn set_all_layers(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<Vec<File>> {
     let open = layers.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
     let names: Vec<String> = open.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
-    Ok(fsconfig_set_string(context, "lowerdir", names.join(":"))?)
+    fsconfig_set_string(context, "lowerdir", names.join(":"))?;
+    Ok(open)
 }

@@ -76,7 +76,7 @@ pub fn system(roots: &Roots, store: &Store, filter: &Filter, all: bool, volumes:
     let errors = sweep::sweep_data(roots);
     let mut pruned = Pruned { containers: containers(roots, filter)?, ..Pruned::default() };
     if volumes {
-        let users = |volume: &str| container::users_of_volume(roots, volume).unwrap_or_else(|error| vec![error.to_string()]);
+        let users = |volume: &str| container::users_of_volume(roots, volume);
         let gone = volumes::Store::new(roots.data()).prune(false, users)?;
         pruned.volumes = gone.into_iter().map(|volume| volume.name).collect();
     }

@@ -16,6 +16,7 @@ mod run;
 mod stats;
 mod system;
 mod top;
+mod volume;
 
 use std::env;
 use std::path::PathBuf;
@@ -81,6 +82,7 @@ enum Command {
     Container(container::Container),
     #[command(skip)]
     ContainerPrune(container::Prune),
+    Volume(volume::Volume),
     System(system::System),
     Completion(completion::Completion),
 }
@@ -152,6 +154,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Version(_) => info::Version::run(context),
         Command::ContainerPrune(command) => command.run(context),
         Command::Container(command) => dispatch(command.into(), context),
+        Command::Volume(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
     }

@@ -15,6 +15,7 @@ use crate::{output, pull};
 
 /// Run a command in a new container
 #[derive(Debug, Args)]
+#[command(override_usage = "berth run [OPTIONS] IMAGE [COMMAND]...")]
 pub struct Run {
     #[command(flatten)]
     flags: RunFlags,
@@ -42,6 +43,7 @@ impl Run {
 
 /// Make a container without starting it
 #[derive(Debug, Args)]
+#[command(override_usage = "berth create [OPTIONS] IMAGE [COMMAND]...")]
 pub struct Create {
     #[command(flatten)]
     flags: ContainerFlags,

@@ -53,7 +53,7 @@ pub fn env(
 }
 
 /// Labels: the files' lines, then the flags; a bare `KEY` has an empty value.
-pub fn labels(files: &[impl AsRef<Path>], flags: &[String]) -> Result<BTreeMap<String, String>> {
+pub fn labels<P: AsRef<Path>>(files: &[P], flags: &[String]) -> Result<BTreeMap<String, String>> {
     let mut pairs = Vec::new();
     for file in files {
         pairs.extend(lines(file.as_ref(), "--label-file")?);

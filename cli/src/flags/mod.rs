@@ -23,6 +23,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use isolation::{Namespace, SecurityOpt, UserNamespace};
 pub use limits::LimitFlags;
+pub use lists::{labels, pair};
 use process::PullPolicy;
 pub use process::restart;
 
@@ -82,7 +83,7 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = process::ulimit, help_heading = "Process")]
     ulimit: Vec<Ulimit>,
     /// Signal that 'berth stop' sends [default: the image's, or TERM]
-    #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
+    #[arg(long, value_name = "SIGNAL", value_parser = process::stop_signal, help_heading = "Process")]
     stop_signal: Option<String>,
     /// Seconds that 'berth stop' waits before it kills; -1: for ever [default: 10]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = process::stop_timeout, help_heading = "Process")]
@@ -95,7 +96,7 @@ pub struct ContainerFlags {
     oom_score_adj: Option<i32>,
 
     /// Name the container [default: a random name]
-    #[arg(long, value_name = "NAME", help_heading = "Container")]
+    #[arg(long, value_name = "NAME", value_parser = process::name, help_heading = "Container")]
     name: Option<String>,
     /// Host name of the container [default: the first 12 digits of its id]
     #[arg(short = 'h', long, value_name = "NAME", value_parser = process::hostname, help_heading = "Container")]
@@ -120,7 +121,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "missing",
-        value_name = "WHEN",
+        value_name = "always|missing|never",
+        hide_possible_values = true,
         help_heading = "Container"
     )]
     pull: PullPolicy,
@@ -176,7 +178,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     pid: Namespace,
@@ -185,7 +188,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     ipc: Namespace,
@@ -194,7 +198,8 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     uts: Namespace,
@@ -203,29 +208,27 @@ pub struct ContainerFlags {
         long,
         value_enum,
         default_value = "private",
-        value_name = "WHOSE",
+        value_name = "host|private",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     cgroupns: Namespace,
     /// User ids: host, or a range of the host's as FIRST:COUNT
     #[arg(long, value_name = "IDS", default_value = "host", value_parser = isolation::user_namespace, help_heading = "Isolation")]
     userns: UserNamespace,
-    /// What the image runs in
+    /// What the image runs in: container
     #[arg(
         long,
         value_enum,
         default_value = "container",
         value_name = "KIND",
+        hide_possible_values = true,
         help_heading = "Isolation"
     )]
     isolation: IsolationKind,
 
-    /// The image, and the command to run in place of the image's own
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        value_name = "IMAGE [COMMAND]..."
-    )]
+    /// The image, and after it the command to run in place of the image's own
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE", help_heading = None)]
     image_and_command: Vec<String>,
 }
 

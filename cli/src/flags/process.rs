@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use berth_engine::options::{Pull, Ulimit};
-use berth_engine::spec;
+use berth_engine::{names, signal, spec};
 use berth_runtime::monitor::RestartPolicy;
 use clap::ValueEnum;
 
@@ -79,6 +79,16 @@ impl From<PullPolicy> for Pull {
             PullPolicy::Never => Self::Never,
         }
     }
+}
+
+/// `--name`
+pub fn name(text: &str) -> Result<String, String> {
+    names::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// `--stop-signal`
+pub fn stop_signal(text: &str) -> Result<String, String> {
+    signal::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// `--stop-timeout`, seconds; -1 waits for ever.

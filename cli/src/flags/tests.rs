@@ -512,6 +512,12 @@ fn what_follows_the_image_is_left_alone() {
 #[test]
 fn bad_values_name_flag_value_and_what_to_give() {
     let long = "x".repeat(5000);
+    for (flag, values) in [("--name", ["", "-a", "a b"]), ("--stop-signal", ["", "NOSUCH", "99"])] {
+        for value in values {
+            let error = parse(&[&format!("{flag}={value}"), "busybox"]).unwrap_err();
+            assert!(error.contains(flag) && error.contains(value), "{flag}={value}: {error}");
+        }
+    }
     let cases: Vec<(&str, Vec<&str>, &str)> = vec![
         (
             "--hostname",

@@ -63,9 +63,12 @@ pub fn hosts(options: &Options, hostname: &str, base: &str) -> String {
         Network::Host => format!("{base}\n"),
         Network::None => format!("{LOCAL_HOSTS}127.0.1.1\t{hostname}\n"),
     };
-    for (name, address) in &options.add_hosts {
-        hosts.push_str(&format!("{address}\t{name}\n"));
-    }
+    hosts.extend(options.add_hosts.iter().map(|(name, address)| {
+        format!(
+            "{address}	{name}
+"
+        )
+    }));
     hosts
 }
 

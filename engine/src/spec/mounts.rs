@@ -65,9 +65,7 @@ fn layers(inputs: &Inputs) -> Mount {
     if inputs.volatile {
         options.push(String::from("volatile"));
     }
-    if inputs.options.read_only {
-        options.push(String::from("ro"));
-    }
+    // Not read-only here: mount points may have to be made in it first; `root.readonly` closes it afterwards.
     let mut mount = mount("/", "overlay", "overlay", options);
     if let Some((first, count)) = inputs.options.userns {
         let mapping = vec![id_mapping(first, count)];
@@ -143,7 +141,7 @@ fn etc(dir: &Path) -> Vec<Mount> {
         .into_iter()
         .map(|name| {
             mount(
-                &format!("/etc/{name}"),
+                format!("/etc/{name}"),
                 "bind",
                 dir.join(name),
                 ["rbind", "rprivate", "rw"],
@@ -156,7 +154,8 @@ fn etc(dir: &Path) -> Vec<Mount> {
 fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
     match &asked.source {
         ResolvedSource::Path { path, propagation } => {
-            let access = if asked.read_only { "ro" } else { "rw" };
+            // 'rro' covers what is mounted below the source too, which 'ro' leaves writable.
+            let access = if asked.read_only { "rro" } else { "rw" };
             let propagation = propagation.as_deref().unwrap_or("rprivate");
             mount(target, "bind", path, ["rbind", access, propagation])
         }

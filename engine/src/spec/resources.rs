@@ -61,16 +61,16 @@ pub fn check(limits: &Limits, cpus: usize) -> Result<(), Error> {
             _ => {}
         }
     }
-    if let Some(reservation) = limits.memory_reservation {
-        if i64::try_from(reservation).is_err()
-            || limits.memory.is_some_and(|memory| reservation > memory)
-        {
-            return refuse(
-                "--memory-reservation",
-                reservation.to_string(),
-                String::from("give at most --memory"),
-            );
-        }
+    let most = limits.memory.unwrap_or(i64::MAX.unsigned_abs());
+    if let Some(reservation) = limits
+        .memory_reservation
+        .filter(|reservation| *reservation > most)
+    {
+        return refuse(
+            "--memory-reservation",
+            reservation.to_string(),
+            String::from("give at most --memory"),
+        );
     }
     if let Some(wanted) = limits.cpus {
         let most = u32::try_from(cpus).map_or(f64::INFINITY, f64::from);

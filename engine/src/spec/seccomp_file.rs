@@ -147,10 +147,10 @@ impl Rule {
                 .caps
                 .iter()
                 .all(|capability| capabilities.contains(capability))
-            || !self
+            || self
                 .includes
                 .min_kernel()?
-                .is_none_or(|least| machine.kernel >= least)
+                .is_some_and(|least| machine.kernel < least)
             || self.excludes.names_arch(machine.arch)
             || self
                 .excludes
@@ -234,7 +234,7 @@ mod tests {
             .syscalls()
             .iter()
             .flatten()
-            .flat_map(|rule| rule.names())
+            .flat_map(oci_spec::runtime::LinuxSyscall::names)
             .map(String::as_str)
             .collect()
     }

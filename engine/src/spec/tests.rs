@@ -118,7 +118,7 @@ fn first_mount_is_the_layers_topmost_first() {
 }
 
 #[test]
-fn read_only_and_volatile_reach_the_layers() {
+fn read_only_and_volatile_reach_the_root() {
     let mut case = Case::new(Options {
         read_only: true,
         ..none()
@@ -126,7 +126,7 @@ fn read_only_and_volatile_reach_the_layers() {
     case.volatile = true;
     let spec = case.build().unwrap();
     let first = &spec.mounts().as_ref().unwrap()[0];
-    assert_eq!(mount_options(first)[4..], ["volatile", "ro"]);
+    assert_eq!(mount_options(first)[4..], ["volatile"]);
     assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
 }
 
@@ -218,7 +218,7 @@ fn the_persons_mounts_come_last_parents_first() {
     assert_eq!(targets, ["/a", "/a/b", "/a/b/c", "/a-b"]);
     assert_eq!(
         mount_options(&mount_at(&spec, "/a")),
-        ["rbind", "ro", "rprivate"]
+        ["rbind", "rro", "rprivate"]
     );
     assert_eq!(
         mount_options(&mount_at(&spec, "/a/b/c")),
@@ -612,8 +612,8 @@ fn capabilities_are_bounding_permitted_and_effective() {
 fn no_new_privileges_is_on_unless_told_otherwise() {
     let set = |no_new_privileges, privileged| {
         process(Options {
-            no_new_privileges,
             privileged,
+            no_new_privileges,
             ..none()
         })
         .no_new_privileges()

@@ -15,7 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Error, layers};
+use super::Error;
+use crate::overlay;
 
 /// Bounds the depth of directories: each open level costs two descriptors.
 const MAX_DEPTH: usize = 256;
@@ -32,7 +33,7 @@ pub(super) fn from_image(
     into: &Path,
     name: &str,
 ) -> Result<bool, Error> {
-    let image = layers::open_merged(layers)
+    let image = overlay::read_only(layers)
         .map_err(Error::io("open the layers of the image for", target))?;
     let inside = target.strip_prefix("/").unwrap_or(target);
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

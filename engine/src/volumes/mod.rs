@@ -7,7 +7,6 @@
 
 mod copy;
 mod error;
-mod layers;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -54,6 +53,14 @@ pub struct Volume {
     /// Its contents on the host.
     #[serde(default)]
     pub mountpoint: PathBuf,
+}
+
+/// What became of the wish to remove a volume.
+enum Removal {
+    Done,
+    Missing,
+    /// By these containers.
+    InUse(Vec<String>),
 }
 
 /// Checks a volume's name: docker's syntax.
@@ -131,57 +138,37 @@ impl Store {
     }
 
     /// Removes a volume with its contents. `users` tells which containers have it.
-    pub fn remove(&self, name: &str, users: impl FnOnce(&str) -> Vec<String>) -> Result<(), Error> {
-        check_name(name)?;
-        let path = self.path(name);
-        let Some(dir) = open_dir(&path)? else {
-            return Err(Error::NotFound {
+    pub fn remove<E: From<Error>>(
+        &self,
+        name: &str,
+        users: impl FnOnce(&str) -> Result<Vec<String>, E>,
+    ) -> Result<(), E> {
+        match self.remove_unused(name, users)? {
+            Removal::Done => Ok(()),
+            Removal::Missing => Err(Error::NotFound {
                 name: name.to_owned(),
-            });
-        };
-        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Error::InUse {
-                    name: name.to_owned(),
-                    users: vec![String::from("a container that is being made")],
-                });
             }
-            Err(error) => return Err(Error::io("lock", &path)(error)),
-        }
-        let users = users(name);
-        if !users.is_empty() {
-            return Err(Error::InUse {
+            .into()),
+            Removal::InUse(users) => Err(Error::InUse {
                 name: name.to_owned(),
                 users,
-            });
-        }
-        let _working = self.lock(FlockOperation::LockShared)?;
-        let old = self.root.join(format!("{OLD}{}", random_name()?));
-        match fs::rename(&path, &old) {
-            Ok(()) => fs::remove_dir_all(&old).map_err(Error::io("remove", &old)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound {
-                name: name.to_owned(),
-            }),
-            Err(error) => Err(Error::io("remove", &path)(error)),
+            }
+            .into()),
         }
     }
 
     /// Removes the volumes that no container has: anonymous ones, and with `all` named ones too. Returns what went.
-    pub fn prune(
+    pub fn prune<E: From<Error>>(
         &self,
         all: bool,
-        users: impl Fn(&str) -> Vec<String>,
-    ) -> Result<Vec<Volume>, Error> {
+        users: impl Fn(&str) -> Result<Vec<String>, E>,
+    ) -> Result<Vec<Volume>, E> {
         self.sweep()?;
         let mut gone = Vec::new();
         for volume in self.readable() {
-            if all || volume.container.is_some() {
-                match self.remove(&volume.name, &users) {
-                    Ok(()) => gone.push(volume),
-                    Err(Error::InUse { .. } | Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+            let wanted = all || volume.container.is_some();
+            if wanted && matches!(self.remove_unused(&volume.name, &users)?, Removal::Done) {
+                gone.push(volume);
             }
         }
         Ok(gone)
@@ -191,13 +178,43 @@ impl Store {
     pub fn remove_of_container(&self, id: &str) -> Result<(), Error> {
         for volume in self.readable() {
             if volume.container.as_deref() == Some(id) {
-                match self.remove(&volume.name, |_| Vec::new()) {
-                    Ok(()) | Err(Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+                self.remove_unused(&volume.name, |_| Ok::<_, Error>(Vec::new()))?;
             }
         }
         Ok(())
+    }
+
+    fn remove_unused<E: From<Error>>(
+        &self,
+        name: &str,
+        users: impl FnOnce(&str) -> Result<Vec<String>, E>,
+    ) -> Result<Removal, E> {
+        check_name(name)?;
+        let path = self.path(name);
+        let Some(dir) = open_dir(&path)? else {
+            return Ok(Removal::Missing);
+        };
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Ok(Removal::InUse(vec![String::from(
+                    "a container that is being made",
+                )]));
+            }
+            Err(error) => return Err(Error::io("lock", &path)(error).into()),
+        }
+        let users = users(name)?;
+        if !users.is_empty() {
+            return Ok(Removal::InUse(users));
+        }
+        let _working = self.lock(FlockOperation::LockShared)?;
+        let old = self.root.join(format!("{OLD}{}", random_name()?));
+        match fs::rename(&path, &old) {
+            Ok(()) => fs::remove_dir_all(&old).map_err(Error::io("remove", &old))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removal::Missing),
+            Err(error) => return Err(Error::io("remove", &path)(error).into()),
+        }
+        Ok(Removal::Done)
     }
 
     /// Removes what killed commands left behind, unless some command is at work on volumes.
@@ -230,7 +247,7 @@ impl Store {
         &self,
         name: &str,
         labels: BTreeMap<String, String>,
-        container: Option<String>,
+        container: Option<&str>,
     ) -> Result<(), Error> {
         check_name(name)?;
         fs::create_dir_all(&self.root).map_err(Error::io("make", &self.root))?;
@@ -244,7 +261,7 @@ impl Store {
             name: name.to_owned(),
             created_at: Timestamp::now(),
             labels,
-            container,
+            container: container.map(str::to_owned),
             used: false,
             mountpoint: PathBuf::new(),
         };
@@ -356,5 +373,17 @@ fn random_name() -> Result<String, Error> {
     File::open(path)
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(Error::io("read", path))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(hexadecimal)
+        .collect())
+}
+
+fn hexadecimal(digit: u8) -> char {
+    char::from(if digit < 10 {
+        b'0' + digit
+    } else {
+        b'a' + digit - 10
+    })
 }

@@ -81,10 +81,7 @@ impl Store {
         }
         let mut locks = Vec::with_capacity(volumes.len());
         for (name, (target, no_copy)) in volumes {
-            let owner = anonymous
-                .iter()
-                .any(|own| own == name)
-                .then(|| id.to_owned());
+            let owner = anonymous.iter().any(|own| own == name).then_some(id);
             let layers = if no_copy { &[] } else { lower_dirs };
             locks.push(self.acquire(name, owner, &clean_target(target)?, layers)?);
         }
@@ -104,14 +101,14 @@ impl Store {
     fn acquire(
         &self,
         name: &str,
-        owner: Option<String>,
+        owner: Option<&str>,
         target: &Path,
         layers: &[PathBuf],
     ) -> Result<File, Error> {
         let path = self.path(name);
         loop {
             let Some(dir) = open_dir(&path)? else {
-                self.make(name, BTreeMap::new(), owner.clone())?;
+                self.make(name, BTreeMap::new(), owner)?;
                 continue;
             };
             let lock = |how| flock(&dir, how).map_err(Error::io("lock", &path));
