@@ -111,10 +111,7 @@ pub fn run() -> Result<ExitCode> {
     }
     let berth = match Berth::try_parse() {
         Ok(berth) => berth,
-        Err(error) => {
-            let _ = error.print();
-            return Ok(if error.use_stderr() { ExitCode::from(failure::BERTH_FAILED) } else { ExitCode::SUCCESS });
-        }
+        Err(error) => return Ok(failure::report_usage(&error)),
     };
     let context = Context {
         roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?,
