@@ -54,9 +54,7 @@ pub fn create(roots: &Roots, store: &Store, options: Options, fetch: Fetch) -> R
         other => other?,
     };
     let id = names::new_id()?;
-    let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(lock::busy(&id, "in use by another command", "try again"));
-    };
+    let lock = Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
     let made = make(roots, store, &image, options, &id);
     drop(guard);
     match made {

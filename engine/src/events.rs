@@ -181,30 +181,19 @@ fn read_lines(
     }
 }
 
-/// Where the journal ends now: for [`exit_code`].
-pub(crate) fn end(roots: &Roots) -> u64 {
-    fs::metadata(roots.events()).map_or(0, |metadata| metadata.len())
-}
-
-/// The last exit code the journal tells of a container, looking from an earlier end on.
-pub(crate) fn exit_code(roots: &Roots, id: &str, from: u64) -> Result<Option<i32>> {
-    let path = roots.events();
-    let attempt = || format!("read {}", path.display());
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).attempt(attempt),
-    };
-    // Turned over meanwhile: look at all of it.
-    let from = if file.metadata().attempt(attempt)?.len() < from { 0 } else { from };
-    file.seek(SeekFrom::Start(from)).attempt(attempt)?;
+/// The last exit code the journal tells of a container.
+pub(crate) fn exit_code(roots: &Roots, id: &str) -> Result<Option<i32>> {
     let filter = Filter { containers: vec![id.to_owned()], actions: vec!["die".to_owned()], ..Filter::default() };
     let mut code = None;
     let mut take = |event: &Event| {
         code = event.attributes.get("exitCode").and_then(|code| code.parse().ok());
         Ok(())
     };
-    read_lines(&mut BufReader::new(file), &filter, &mut take).attempt(attempt)??;
+    for path in [older(&roots.events()), roots.events()] {
+        if let Ok(file) = File::open(&path) {
+            read_lines(&mut BufReader::new(file), &filter, &mut take).attempt(|| format!("read {}", path.display()))??;
+        }
+    }
     Ok(code)
 }
 
@@ -302,12 +291,14 @@ mod tests {
     fn the_exit_code_of_a_removed_container_is_in_the_journal() {
         let dir = tempfile::tempdir().unwrap();
         let roots = Roots::new(dir.path(), dir.path()).unwrap();
-        let mut die = event("die", "a", 30);
-        die.attributes.insert("exitCode".to_owned(), "7".to_owned());
-        append(&roots, &die).unwrap();
-        let from = end(&roots);
-        assert_eq!(exit_code(&roots, &"a".repeat(64), from).unwrap(), None, "an earlier run");
-        append(&roots, &die).unwrap();
-        assert_eq!(exit_code(&roots, &"a".repeat(64), from).unwrap(), Some(7));
+        let id = "a".repeat(64);
+        assert_eq!(exit_code(&roots, &id).unwrap(), None);
+        for code in ["1", "7"] {
+            let mut die = event("die", "a", 30);
+            die.attributes.insert("exitCode".to_owned(), code.to_owned());
+            append(&roots, &die).unwrap();
+        }
+        append(&roots, &event("destroy", "a", 31)).unwrap();
+        assert_eq!(exit_code(&roots, &id).unwrap(), Some(7), "the last run's");
     }
 }

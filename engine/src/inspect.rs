@@ -4,7 +4,7 @@ use std::path::Path;
 
 use berth_runtime::monitor::{RestartPolicy, Status};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::container::{Container, State};
 use crate::document;
@@ -169,13 +169,4 @@ fn security(options: &Options) -> Vec<String> {
         Seccomp::File(path) => all.push(format!("seccomp={}", path.display())),
     }
     all
-}
-
-/// Follows a path of names through a description, as `State.ExitCode`.
-pub fn field<'a>(description: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').filter(|name| !name.is_empty()).try_fold(description, |value, name| match value {
-        Value::Object(object) => Map::get(object, name),
-        Value::Array(list) => list.get(name.parse::<usize>().ok()?),
-        _ => None,
-    })
 }

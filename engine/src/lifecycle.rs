@@ -158,6 +158,11 @@ pub fn unpause(container: &Container) -> Result<()> {
 
 /// Stops a container where it runs, and starts it.
 pub fn restart(container: &Container, signal: Option<&str>, timeout: Option<Duration>) -> Result<()> {
+    let state = container.state(&container.status()?);
+    if container.record.options.remove && state.is_alive() {
+        let advice = "it is removed when it ends (--rm), so it cannot be restarted";
+        return Err(container.wrong_state(state, advice));
+    }
     stop(container, signal, timeout)?;
     start(container)?;
     events::append(container.roots(), &Event::of(&container.record, "restart"))

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::container::short;
 use crate::error::{Attempt as _, Error, Result};
 use crate::paths::{PRIVATE, Roots, make_dir};
 
@@ -52,15 +53,18 @@ impl Lock {
     }
 
     /// Takes the lock of a container that nobody should be looking after, waiting a little for another command (a
-    /// sweep, a removal) to be done with it. `None`: a monitor or a patient command holds it.
+    /// sweep, a removal) to be done with it. `None`: its monitor has it.
     pub fn take(roots: &Roots, id: &str) -> Result<Option<Self>> {
         let begin = Instant::now();
         loop {
             if let Some(lock) = Self::try_take(roots, id)? {
                 return Ok(Some(lock));
             }
-            if monitored(roots, id) || begin.elapsed() > PATIENCE {
+            if monitored(roots, id) {
                 return Ok(None);
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(busy(short(id), "in use by another berth command", "try again when that has ended"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }

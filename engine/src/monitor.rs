@@ -4,12 +4,13 @@ use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use berth_runtime::monitor::Status;
+use berth_runtime::monitor::{Phase, Status};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::container::{Container, read_status};
 use crate::error::{Attempt as _, Result};
+use crate::events;
 use crate::lock;
 
 /// How often a monitor that has not yet said its process id is looked at again.
@@ -92,7 +93,6 @@ fn waits_for_signals(pid: i32) -> bool {
 
 /// Waits until the container has ended for good and returns its last status.
 pub fn wait(container: &Container) -> Result<Status> {
-    let before = crate::events::end(container.roots());
     if let Some(monitor) = Monitor::of(container)? {
         monitor.wait(None)?;
     }
@@ -100,6 +100,6 @@ pub fn wait(container: &Container) -> Result<Status> {
         return container.status();
     }
     // With `--rm` nothing is left of it but what the journal says.
-    let exit_code = crate::events::exit_code(container.roots(), container.id(), before)?;
-    Ok(Status { phase: berth_runtime::monitor::Phase::Exited, exit_code, ..Status::default() })
+    let exit_code = events::exit_code(container.roots(), container.id())?;
+    Ok(Status { phase: Phase::Exited, exit_code, ..Status::default() })
 }

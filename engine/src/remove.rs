@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use berth_runtime::monitor::Status;
 
-use crate::container::{Container, short};
+use crate::container::{Container, State, short};
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
@@ -40,7 +40,7 @@ pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Res
         lifecycle::end(&container)?;
     }
     let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(lock::busy(container.name(), "in use by another command", "try again in a moment"));
+        return Err(container.wrong_state(State::Running, "somebody has started it again; stop it first"));
     };
     // With `--rm` the monitor has removed it as it ended.
     if let Some(record) = Record::read(roots, &id)? {
@@ -54,7 +54,7 @@ pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Res
 fn remove_damaged(roots: &Roots, id: String) -> Result<String> {
     sweep::delete_sandbox(roots, &id)?;
     let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(lock::busy(short(&id), "in use by another command", "try again in a moment"));
+        return Err(lock::busy(short(&id), "being looked after", "stop it first"));
     };
     remains(roots, &id)?;
     lock.retire(roots, &id)?;

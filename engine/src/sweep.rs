@@ -23,7 +23,7 @@ use crate::document;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::names;
-use crate::paths::Roots;
+use crate::paths::{PRIVATE, Roots, make_dir};
 use crate::record::Record;
 use crate::remove;
 use crate::spec;
@@ -33,7 +33,12 @@ pub fn sweep(roots: &Roots) -> Vec<Error> {
     if !roots.live().exists() {
         // The first command after a reboot: what was alive is not, and what was half made or half removed then
         // has lost its lock too.
-        return sweep_data(roots);
+        let errors = sweep_data(roots);
+        if roots.containers().exists() {
+            // Once is enough; whoever may not make it can do nothing else either.
+            let _ = make_dir(&roots.live(), PRIVATE);
+        }
+        return errors;
     }
     let ids = match names::directory_ids(&roots.live()) {
         Ok(ids) => ids,

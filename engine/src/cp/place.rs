@@ -177,7 +177,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 pub(super) fn open(container: &Container, path: &Path, access: Access) -> Result<Opened> {
     let path = absolute(path);
     let options = &container.record.options;
-    if let Some(lock) = Lock::try_take(container.roots(), container.id())? {
+    if let Some(lock) = Lock::take(container.roots(), container.id())? {
         let held = Held { container: container.clone(), lock: Some(lock) };
         let (place, path) = open_stopped(container, &path, access)?;
         return Ok(Opened { place, path, _held: Some(held) });
