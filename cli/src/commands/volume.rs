@@ -107,7 +107,7 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
     match format {
         Format::Json => output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?,
         Format::Table if quiet => {
-            output::print(&volumes.iter().map(|volume| format!("{}\n", volume.name)).collect::<String>())?;
+            output::print(&volumes.iter().map(|volume| volume.name.clone() + "\n").collect::<String>())?;
         }
         Format::Table => {
             let now = Timestamp::now();

@@ -178,7 +178,11 @@ fn directory(
         } else if (kind.is_char_device() || kind.is_block_device())
             && path != Path::new("/dev/console")
         {
-            found.extend(node(&path, &inside, permissions)?);
+            match node(&path, &inside, permissions) {
+                // Unplugged in this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => found.extend(other?),
+            }
         }
         if found.len() > MAX_DEVICES {
             return Err(io::Error::other(format!(

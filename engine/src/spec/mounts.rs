@@ -178,20 +178,27 @@ fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
     }
 }
 
-/// The person's mounts with parents before what is below them; their paths cleaned of `.`, `..` and doubled `/`.
+/// The person's mounts with parents before what is below them.
 fn sorted(mounts: &[ResolvedMount]) -> Result<Vec<(PathBuf, &ResolvedMount)>, Error> {
-    let mut sorted = Vec::with_capacity(mounts.len());
-    for mount in mounts {
-        sorted.push((clean_target(&mount.target)?, mount));
+    let targets = mounts.iter().map(|mount| mount.target.as_str());
+    let order = sorted_targets(targets)?;
+    Ok(order.into_iter().map(|(target, index)| (target, &mounts[index])).collect())
+}
+
+/// Clean targets, each with its place among `targets`, parents before what is below them. Refuses two that are equal.
+pub(super) fn sorted_targets<'a>(
+    targets: impl Iterator<Item = &'a str>,
+) -> Result<Vec<(PathBuf, usize)>, Error> {
+    let mut sorted = Vec::new();
+    for (index, target) in targets.enumerate() {
+        sorted.push((clean_target(target)?, index));
     }
     // Paths compare by their parts, so a parent comes before its children, and equal targets lie side by side.
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(Error::DuplicateMount {
-            target: pair[0].0.display().to_string(),
-        });
+    sorted.sort();
+    match sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(Error::DuplicateMount { target: pair[0].0.display().to_string() }),
+        None => Ok(sorted),
     }
-    Ok(sorted)
 }
 
 /// A path in the container without `.`, `..` and doubled `/`. Refuses relative paths and the root itself.
