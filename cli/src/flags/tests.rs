@@ -512,10 +512,16 @@ fn what_follows_the_image_is_left_alone() {
 #[test]
 fn bad_values_name_flag_value_and_what_to_give() {
     let long = "x".repeat(5000);
-    for (flag, values) in [("--name", ["", "-a", "a b"]), ("--stop-signal", ["", "NOSUCH", "99"])] {
+    for (flag, values) in [
+        ("--name", ["", "-a", "a b"]),
+        ("--stop-signal", ["", "NOSUCH", "99"]),
+    ] {
         for value in values {
             let error = parse(&[&format!("{flag}={value}"), "busybox"]).unwrap_err();
-            assert!(error.contains(flag) && error.contains(value), "{flag}={value}: {error}");
+            assert!(
+                error.contains(flag) && error.contains(value),
+                "{flag}={value}: {error}"
+            );
         }
     }
     let cases: Vec<(&str, Vec<&str>, &str)> = vec![
@@ -742,9 +748,42 @@ fn no_value_makes_a_parser_panic() {
         |text| drop(process::platform(text)),
     ];
     let pieces = [
-        "", "/", ":", "=", ",", ".", "-", "..", "0", "9", "99999999999999999999", "-1", "k", "é", "💥", "\u{0}", " ", "%",
-        "type", "bind", "tmpfs", "source", "target", "size", "mode", "ro", "rwm", "nofile", "seccomp", "on-failure", "[",
-        "]", "RTMIN+", "SIG", "/a", "1.5",
+        "",
+        "/",
+        ":",
+        "=",
+        ",",
+        ".",
+        "-",
+        "..",
+        "0",
+        "9",
+        "99999999999999999999",
+        "-1",
+        "k",
+        "é",
+        "💥",
+        "\u{0}",
+        " ",
+        "%",
+        "type",
+        "bind",
+        "tmpfs",
+        "source",
+        "target",
+        "size",
+        "mode",
+        "ro",
+        "rwm",
+        "nofile",
+        "seccomp",
+        "on-failure",
+        "[",
+        "]",
+        "RTMIN+",
+        "SIG",
+        "/a",
+        "1.5",
     ];
     // Xorshift: the same values in every run.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -759,5 +798,6 @@ fn no_value_makes_a_parser_panic() {
         parsers.iter().for_each(|parser| parser(&text));
     }
     let huge = ["/", "9", "a:", "=", "é"].map(|piece| piece.repeat(100_000));
-    huge.iter().for_each(|text| parsers.iter().for_each(|parser| parser(text)));
+    huge.iter()
+        .for_each(|text| parsers.iter().for_each(|parser| parser(text)));
 }

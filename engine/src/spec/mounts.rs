@@ -182,7 +182,10 @@ fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
 fn sorted(mounts: &[ResolvedMount]) -> Result<Vec<(PathBuf, &ResolvedMount)>, Error> {
     let targets = mounts.iter().map(|mount| mount.target.as_str());
     let order = sorted_targets(targets)?;
-    Ok(order.into_iter().map(|(target, index)| (target, &mounts[index])).collect())
+    Ok(order
+        .into_iter()
+        .map(|(target, index)| (target, &mounts[index]))
+        .collect())
 }
 
 /// Clean targets, each with its place among `targets`, parents before what is below them. Refuses two that are equal.
@@ -196,7 +199,9 @@ pub(super) fn sorted_targets<'a>(
     // Paths compare by their parts, so a parent comes before its children, and equal targets lie side by side.
     sorted.sort();
     match sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(Error::DuplicateMount { target: pair[0].0.display().to_string() }),
+        Some(pair) => Err(Error::DuplicateMount {
+            target: pair[0].0.display().to_string(),
+        }),
         None => Ok(sorted),
     }
 }
