@@ -1,5 +1,5 @@
-//! The mounts of a container, in the order in which they are made: the layers, the kernel's file systems, the three
-//! files below `/etc`, and what the person asked for.
+//! The mounts of a container, in the order in which they are made: the layers, the kernel's file systems, then what
+//! the person asked for and the three files below `/etc`, parents before what is below them.
 
 use std::path::{Path, PathBuf};
 
@@ -16,20 +16,35 @@ const SHM_SIZE: u64 = 64 << 20;
 const TTY_GROUP: u32 = 5;
 
 pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
-    let mut mounts = vec![layers(inputs)];
-    mounts.extend(kernel(inputs.options));
-    mounts.extend(etc(inputs.dir));
     let wanted = sorted(inputs.mounts)?;
-    mounts.retain(|mount| {
+    let mut mounts = vec![layers(inputs)];
+    // What a person puts at `/dev` is to be seen there as it is, without berth's own mounts below it.
+    let hidden = |mount: &Mount| {
         wanted
             .iter()
-            .all(|(target, _)| target != mount.destination())
-    });
+            .any(|(target, _)| mount.destination().starts_with(target))
+    };
     mounts.extend(
+        kernel(inputs.options)
+            .into_iter()
+            .filter(|mount| !hidden(mount)),
+    );
+    let replaced = |mount: &Mount| {
+        wanted
+            .iter()
+            .any(|(target, _)| mount.destination() == target)
+    };
+    let mut last: Vec<Mount> = etc(inputs.dir)
+        .into_iter()
+        .filter(|mount| !replaced(mount))
+        .collect();
+    last.extend(
         wanted
             .into_iter()
             .map(|(target, mount)| user(target, mount)),
     );
+    last.sort_by(|a, b| a.destination().cmp(b.destination()));
+    mounts.extend(last);
     Ok(mounts)
 }
 
