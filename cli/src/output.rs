@@ -24,7 +24,9 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
+        Self {
+            rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()],
+        }
     }
 
     /// Adds a row.
@@ -41,12 +43,20 @@ impl Table {
     pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or_default()
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or_default()
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
         for row in &self.rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let cells = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:<width$}"));
             let line = cells.collect::<Vec<_>>().join("   ");
             text.push_str(line.trim_end());
             text.push('\n');
@@ -104,7 +114,10 @@ pub fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    text.chars()
+        .take(width.saturating_sub(1))
+        .chain(['…'])
+        .collect()
 }
 
 #[cfg(test)]
@@ -116,12 +129,21 @@ mod tests {
         let mut table = Table::new(&["NAME", "STATUS"]);
         table.row(vec!["a".into(), "Up".into()]);
         table.row(vec!["längster".into(), String::new()]);
-        assert_eq!(table.render(), "NAME       STATUS\na          Up\nlängster\n");
+        assert_eq!(
+            table.render(),
+            "NAME       STATUS\na          Up\nlängster\n"
+        );
     }
 
     #[test]
     fn sizes_are_short() {
-        for (count, text) in [(0, "0B"), (999, "999B"), (1024, "1.00KiB"), (15 << 20, "15.0MiB"), (3 << 30, "3.00GiB")] {
+        for (count, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1024, "1.00KiB"),
+            (15 << 20, "15.0MiB"),
+            (3 << 30, "3.00GiB"),
+        ] {
             assert_eq!(bytes(count), text);
         }
     }

@@ -5,5 +5,8 @@ use berth_images::{Error, Store};
 
 /// Fetches an image into the store.
 pub fn fetch(_store: &Store, reference: &str, _platform: Option<&str>) -> Result<()> {
-    Err(Error::NotFound { reference: reference.to_owned() }.into())
+    Err(Error::NotFound {
+        reference: reference.to_owned(),
+    }
+    .into())
 }

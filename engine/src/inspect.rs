@@ -22,7 +22,8 @@ pub fn inspect(container: &Container) -> Result<Value> {
     let status = container.status()?;
     let state = container.state(&status);
     let dir = container.dir();
-    let spec: Value = document::read(&dir.join("config.json"), "remove the container")?.unwrap_or_default();
+    let spec: Value =
+        document::read(&dir.join("config.json"), "remove the container")?.unwrap_or_default();
     Ok(json!({
         "Id": record.id,
         "Name": record.name,
@@ -57,7 +58,8 @@ pub fn inspect(container: &Container) -> Result<Value> {
 }
 
 fn state_of(state: State, status: &Status) -> Value {
-    let time = |time: Option<Timestamp>| time.map_or_else(|| NEVER.to_owned(), |time| time.to_string());
+    let time =
+        |time: Option<Timestamp>| time.map_or_else(|| NEVER.to_owned(), |time| time.to_string());
     json!({
         "Status": state,
         "Running": matches!(state, State::Running | State::Paused),
@@ -92,7 +94,13 @@ fn mounts(container: &Container) -> Vec<Value> {
             "RW": !mount.read_only,
         })
     };
-    container.record.options.mounts.iter().map(describe).collect()
+    container
+        .record
+        .options
+        .mounts
+        .iter()
+        .map(describe)
+        .collect()
 }
 
 fn config(container: &Container, spec: &Value) -> Value {
@@ -122,7 +130,13 @@ fn host_config(options: &Options) -> Value {
         RestartPolicy::Always => ("always", 0),
         RestartPolicy::UnlessStopped => ("unless-stopped", 0),
     };
-    let host_or = |host: bool, own: &str| if host { "host".to_owned() } else { own.to_owned() };
+    let host_or = |host: bool, own: &str| {
+        if host {
+            "host".to_owned()
+        } else {
+            own.to_owned()
+        }
+    };
     json!({
         "AutoRemove": options.remove,
         "Privileged": options.privileged,

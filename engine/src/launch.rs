@@ -44,22 +44,35 @@ pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
     inherit(lock)?;
     fcntl_setfd(&writer, FdFlags::empty()).attempt(|| "hand a pipe on")?;
     let mut command = runtime.monitor(roots, id, lock);
-    command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
+    command
+        .arg("--ready-fd")
+        .arg(writer.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = command.spawn().attempt(|| format!("execute {}", runtime.path.display()))?;
+    let mut child = command
+        .spawn()
+        .attempt(|| format!("execute {}", runtime.path.display()))?;
     drop(writer);
     let mut line = Vec::new();
     let read = BufReader::new(ready.take(MAX_ANSWER)).read_until(b'\n', &mut line);
     read.attempt(|| "listen to the monitor")?;
     if line.is_empty() {
         let status = child.wait().attempt(|| "wait for the monitor")?;
-        let message = format!("the monitor ended without a word ({status}); `berth logs {}` may say more", &id[..12]);
+        let message = format!(
+            "the monitor ended without a word ({status}); `berth logs {}` may say more",
+            &id[..12]
+        );
         return Err(Error::Start { message, code: 125 });
     }
     match serde_json::from_slice(&line) {
         Ok(Answer::Started { pid }) => Ok(pid),
-        Ok(Answer::Failed { error, code }) => Err(Error::Start { message: error, code: code.unwrap_or(125) }),
-        Err(error) => Err(Error::Start { message: format!("the monitor's answer is broken: {error}"), code: 125 }),
+        Ok(Answer::Failed { error, code }) => Err(Error::Start {
+            message: error,
+            code: code.unwrap_or(125),
+        }),
+        Err(error) => Err(Error::Start {
+            message: format!("the monitor's answer is broken: {error}"),
+            code: 125,
+        }),
     }
 }
 
@@ -67,7 +80,11 @@ pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
 pub fn become_exec(roots: &Roots, arguments: &[OsString]) -> Result<Infallible> {
     let runtime = Runtime::open()?;
     let mut command = runtime.command();
-    command.arg("--root").arg(roots.sandboxes()).arg("exec").args(arguments);
+    command
+        .arg("--root")
+        .arg(roots.sandboxes())
+        .arg("exec")
+        .args(arguments);
     Err(command.exec()).attempt(|| format!("execute {}", runtime.path.display()))
 }
 
@@ -104,8 +121,13 @@ impl Runtime {
 
     fn monitor(&self, roots: &Roots, id: &str, lock: &Lock) -> Command {
         let mut command = self.command();
-        command.arg("monitor").arg("--config").arg(roots.container(id).join("monitor.json"));
-        command.arg("--lock-fd").arg(lock.as_fd().as_raw_fd().to_string());
+        command
+            .arg("monitor")
+            .arg("--config")
+            .arg(roots.container(id).join("monitor.json"));
+        command
+            .arg("--lock-fd")
+            .arg(lock.as_fd().as_raw_fd().to_string());
         command
     }
 }
@@ -117,10 +139,16 @@ fn inherit(lock: &Lock) -> Result<()> {
 
 /// A clone of the file's mount that is attached nowhere and read-only (`open_tree(2)`, `mount_setattr(2)`).
 fn read_only_clone(file: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(file, "", flags)?;
-    let attributes =
-        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: the path is an empty C string and the structure outlives the call, with its true size given.
     let result = unsafe {
         libc::syscall(
@@ -132,7 +160,11 @@ fn read_only_clone(file: &OwnedFd) -> io::Result<OwnedFd> {
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(tree)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Next to this program, else `BERTH_OCI`, else in `PATH`.
@@ -147,7 +179,9 @@ fn find() -> Result<PathBuf> {
         return Ok(given.into());
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join(BINARY)).find(|file| file.is_file());
+    let found = env::split_paths(&path)
+        .map(|dir| dir.join(BINARY))
+        .find(|file| file.is_file());
     found.ok_or_else(|| {
         Error::Invalid(format!(
             "cannot find {BINARY}; put it next to berth, into PATH, or name it in {BINARY_VARIABLE}"

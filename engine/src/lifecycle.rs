@@ -70,7 +70,9 @@ pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duratio
         return Ok(());
     }
     request_stop(container)?;
-    let Some(monitor) = Monitor::of(container)? else { return Ok(()) };
+    let Some(monitor) = Monitor::of(container)? else {
+        return Ok(());
+    };
     // Between two runs there is no sandbox; the monitor sees the request.
     if let Ok(sandbox) = container.sandbox() {
         // The signal waits for a frozen process to thaw: send first.
@@ -92,7 +94,9 @@ pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duratio
 /// Kills a container and waits for its monitor to have cleaned up.
 pub(crate) fn end(container: &Container) -> Result<()> {
     request_stop(container)?;
-    let Some(monitor) = Monitor::of(container)? else { return Ok(()) };
+    let Some(monitor) = Monitor::of(container)? else {
+        return Ok(());
+    };
     kill_all(container, &monitor)
 }
 
@@ -108,7 +112,11 @@ fn kill_all(container: &Container, monitor: &Monitor) -> Result<()> {
         return Ok(());
     }
     let advice = "a process of it is stuck in the kernel, see `berth top` and the kernel's log";
-    Err(lock::busy(container.name(), "still there after SIGKILL", advice))
+    Err(lock::busy(
+        container.name(),
+        "still there after SIGKILL",
+        advice,
+    ))
 }
 
 /// Tells the monitor that a person wants the container stopped, so no restart policy applies.
@@ -125,13 +133,20 @@ fn request_stop(container: &Container) -> Result<()> {
 pub fn kill(container: &Container, signal: &str) -> Result<()> {
     let number = signal::parse(signal)?;
     let sandbox = container.running_sandbox()?;
-    let stop_signal = container.record.options.stop_signal.as_deref().unwrap_or("TERM");
+    let stop_signal = container
+        .record
+        .options
+        .stop_signal
+        .as_deref()
+        .unwrap_or("TERM");
     if number == libc::SIGKILL || signal::parse(stop_signal).is_ok_and(|stop| stop == number) {
         request_stop(container)?;
     }
     sandbox.kill(number, false)?;
     let mut event = Event::of(&container.record, "kill");
-    event.attributes.insert("signal".to_owned(), number.to_string());
+    event
+        .attributes
+        .insert("signal".to_owned(), number.to_string());
     events::append(container.roots(), &event)
 }
 
@@ -150,14 +165,21 @@ pub fn pause(container: &Container) -> Result<()> {
 pub fn unpause(container: &Container) -> Result<()> {
     let sandbox = container.running_sandbox()?;
     if !sandbox.is_paused()? {
-        return Err(container.wrong_state(State::Running, "only a paused container can go on, and it is not paused"));
+        return Err(container.wrong_state(
+            State::Running,
+            "only a paused container can go on, and it is not paused",
+        ));
     }
     sandbox.resume()?;
     events::append(container.roots(), &Event::of(&container.record, "unpause"))
 }
 
 /// Stops a container where it runs, and starts it.
-pub fn restart(container: &Container, signal: Option<&str>, timeout: Option<Duration>) -> Result<()> {
+pub fn restart(
+    container: &Container,
+    signal: Option<&str>,
+    timeout: Option<Duration>,
+) -> Result<()> {
     let state = container.state(&container.status()?);
     if container.record.options.remove && state.is_alive() {
         let advice = "it is removed when it ends (--rm), so it cannot be restarted";
@@ -192,12 +214,19 @@ pub fn rename(container: &Container, name: &str) -> Result<()> {
 }
 
 /// Changes a container's limits, at once where it runs, and its restart policy.
-pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPolicy>) -> Result<()> {
+pub fn update(
+    container: &Container,
+    changes: &Limits,
+    restart: Option<RestartPolicy>,
+) -> Result<()> {
     let roots = container.roots();
     let limits = container.record.options.limits.updated(changes);
     spec::check_limits(&limits, spec::cpus())?;
-    if restart.is_some_and(|policy| policy != RestartPolicy::No) && container.record.options.remove {
-        return Err(Error::Invalid("a container that is removed when it ends (--rm) cannot be restarted".to_owned()));
+    if restart.is_some_and(|policy| policy != RestartPolicy::No) && container.record.options.remove
+    {
+        return Err(Error::Invalid(
+            "a container that is removed when it ends (--rm) cannot be restarted".to_owned(),
+        ));
     }
     let record = Record::change(roots, container.id(), |record| {
         let resources = spec::resources(&limits);
@@ -216,13 +245,19 @@ pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPo
 }
 
 /// Changes the limits in `config.json`, for the next start; device rules stay.
-fn change_resources(container: &Container, resources: &oci_spec::runtime::LinuxResources) -> Result<()> {
+fn change_resources(
+    container: &Container,
+    resources: &oci_spec::runtime::LinuxResources,
+) -> Result<()> {
     let path = container.dir().join("config.json");
     let advice = format!("`berth rm {}` and create it anew", container.name());
-    let mut config: oci_spec::runtime::Spec =
-        document::read(&path, &advice)?.ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
+    let mut config: oci_spec::runtime::Spec = document::read(&path, &advice)?
+        .ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
     if let Some(linux) = config.linux_mut() {
-        let devices = linux.resources().as_ref().and_then(|resources| resources.devices().clone());
+        let devices = linux
+            .resources()
+            .as_ref()
+            .and_then(|resources| resources.devices().clone());
         let mut resources = resources.clone();
         resources.set_devices(devices);
         linux.set_resources(Some(resources));
@@ -237,8 +272,8 @@ fn change_monitor(
 ) -> Result<()> {
     let path = container.dir().join("monitor.json");
     let advice = format!("`berth rm {}` and create it anew", container.name());
-    let mut config =
-        document::read(&path, &advice)?.ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
+    let mut config = document::read(&path, &advice)?
+        .ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
     change(&mut config);
     document::write(&path, &config)
 }

@@ -18,25 +18,21 @@ const MAX_NAME: usize = 128;
 /// Digits of an id.
 const ID_DIGITS: usize = 64;
 
-const ADJECTIVES: &[&str] = &[
-    "agile", "amber", "ancient", "autumn", "bold", "brave", "bright", "brisk", "calm", "clever", "copper", "coral",
-    "crimson", "curious", "daring", "deep", "eager", "early", "fair", "fast", "fearless", "fresh", "frosty", "gentle",
-    "golden", "grand", "happy", "hidden", "humble", "icy", "jolly", "keen", "kind", "lively", "lucky", "lunar",
-    "mellow", "merry", "mighty", "misty", "neat", "nimble", "noble", "patient", "plucky", "polite", "proud", "quick",
-    "quiet", "rapid", "royal", "rustic", "salty", "serene", "sharp", "shiny", "silent", "silver", "sleek", "smooth",
-    "snowy", "solar", "steady", "stormy", "sunny", "swift", "tidal", "tidy", "vivid", "warm", "wild", "windy", "wise",
-    "young", "zesty",
-];
+const ADJECTIVES: &str = "\
+    agile amber ancient autumn bold brave bright brisk calm clever copper coral crimson \
+    curious daring deep eager early fair fast fearless fresh frosty gentle golden grand happy \
+    hidden humble icy jolly keen kind lively lucky lunar mellow merry mighty misty neat nimble \
+    noble patient plucky polite proud quick quiet rapid royal rustic salty serene sharp shiny \
+    silent silver sleek smooth snowy solar steady stormy sunny swift tidal tidy vivid warm \
+    wild windy wise young zesty";
 
-const NOUNS: &[&str] = &[
-    "anchor", "barge", "bay", "beacon", "bell", "boat", "bow", "breeze", "bridge", "buoy", "cabin", "canal", "canoe",
-    "cape", "captain", "cargo", "chart", "clipper", "coast", "compass", "coral", "cove", "crane", "current", "cutter",
-    "deck", "delta", "dock", "dolphin", "ferry", "fjord", "fleet", "foam", "galley", "gull", "harbor", "heron", "hull",
-    "island", "jetty", "kayak", "keel", "kelp", "lagoon", "lantern", "ledger", "lighthouse", "marina", "mast",
-    "narwhal", "oar", "ocean", "otter", "paddle", "pelican", "pier", "pilot", "port", "quay", "raft", "reef", "rudder",
-    "sail", "schooner", "seal", "sextant", "shoal", "shore", "skiff", "sloop", "spar", "strait", "tide", "trawler",
-    "tug", "wave", "wharf", "whale", "yacht",
-];
+const NOUNS: &str = "\
+    anchor barge bay beacon bell boat bow breeze bridge buoy cabin canal canoe cape captain \
+    cargo chart clipper coast compass coral cove crane current cutter deck delta dock dolphin \
+    ferry fjord fleet foam galley gull harbor heron hull island jetty kayak keel kelp lagoon \
+    lantern ledger lighthouse marina mast narwhal oar ocean otter paddle pelican pier pilot \
+    port quay raft reef rudder sail schooner seal sextant shoal shore skiff sloop spar strait \
+    tide trawler tug wave wharf whale yacht";
 
 /// A fresh id: 64 hexadecimal digits from the kernel's random numbers.
 pub(crate) fn new_id() -> Result<String> {
@@ -61,13 +57,21 @@ fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 }
 
 fn is_hex(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Checks the form of a name: letters, digits and `_.-`, a letter or digit first.
 pub fn check(name: &str) -> Result<()> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-    let begins = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    let begins = name
+        .as_bytes()
+        .first()
+        .is_some_and(u8::is_ascii_alphanumeric);
     if plain && begins && name.len() <= MAX_NAME && !is_id(name) {
         return Ok(());
     }
@@ -84,11 +88,18 @@ pub(crate) fn claim(roots: &Roots, name: &str, id: &str) -> Result<()> {
     loop {
         match symlink(id, &path) {
             Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_dir(&roots.names(), PRIVATE)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_dir(&roots.names(), PRIVATE)?
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let Some(holder) = holder(roots, name) else { continue };
+                let Some(holder) = holder(roots, name) else {
+                    continue;
+                };
                 if exists(roots, &holder) || lock::is_held(roots, &holder) {
-                    return Err(Error::NameTaken { name: name.to_owned(), holder: short(&holder).to_owned() });
+                    return Err(Error::NameTaken {
+                        name: name.to_owned(),
+                        holder: short(&holder).to_owned(),
+                    });
                 }
                 // Left behind by a crash.
                 release(roots, name, &holder)?;
@@ -102,10 +113,14 @@ pub(crate) fn claim(roots: &Roots, name: &str, id: &str) -> Result<()> {
 pub(crate) fn claim_random(roots: &Roots, id: &str) -> Result<String> {
     for attempt in 0_u32.. {
         let [a, b, c, d] = random_bytes::<4>()?;
-        let adjective = ADJECTIVES[usize::from(u16::from_le_bytes([a, b])) % ADJECTIVES.len()];
-        let noun = NOUNS[usize::from(u16::from_le_bytes([c, d])) % NOUNS.len()];
+        let adjective = word(ADJECTIVES, u16::from_le_bytes([a, b]));
+        let noun = word(NOUNS, u16::from_le_bytes([c, d]));
         // Thousands of containers use up the words; a number then makes room.
-        let number = if attempt < 4 { String::new() } else { (usize::from(a) * attempt as usize).to_string() };
+        let number = if attempt < 4 {
+            String::new()
+        } else {
+            (usize::from(a) * attempt as usize).to_string()
+        };
         let name = format!("{adjective}_{noun}{number}");
         match claim(roots, &name, id) {
             Err(Error::NameTaken { .. }) => {}
@@ -113,6 +128,15 @@ pub(crate) fn claim_random(roots: &Roots, id: &str) -> Result<String> {
         }
     }
     unreachable!("there is always a larger number")
+}
+
+/// One of the words.
+fn word(words: &'static str, number: u16) -> &'static str {
+    let count = words.split(' ').count();
+    words
+        .split(' ')
+        .nth(usize::from(number) % count)
+        .unwrap_or(words)
 }
 
 /// Takes the name away again if it still belongs to this id.
@@ -131,15 +155,25 @@ pub(crate) fn release(roots: &Roots, name: &str, id: &str) -> Result<()> {
 
 /// The id a name points to.
 pub(crate) fn holder(roots: &Roots, name: &str) -> Option<String> {
-    let id = fs::read_link(roots.names().join(name)).ok()?.into_os_string().into_string().ok()?;
+    let id = fs::read_link(roots.names().join(name))
+        .ok()?
+        .into_os_string()
+        .into_string()
+        .ok()?;
     is_id(&id).then_some(id)
 }
 
 /// All names, each with the id it points to.
 pub(crate) fn all(roots: &Roots) -> Vec<(String, String)> {
-    let Ok(entries) = fs::read_dir(roots.names()) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| holder(roots, &name).map(|id| (name, id))).collect()
+    let Ok(entries) = fs::read_dir(roots.names()) else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter_map(|name| holder(roots, &name).map(|id| (name, id)))
+        .collect()
 }
 
 /// The ids of all container directories, whole or not.
@@ -155,8 +189,14 @@ pub(crate) fn directory_ids(dir: &Path) -> Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).attempt(attempt),
     };
-    let names = entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose());
-    let names = names.collect::<io::Result<Vec<String>>>().attempt(attempt)?;
+    let names = entries.filter_map(|entry| {
+        entry
+            .map(|entry| entry.file_name().into_string().ok())
+            .transpose()
+    });
+    let names = names
+        .collect::<io::Result<Vec<String>>>()
+        .attempt(attempt)?;
     Ok(names.into_iter().filter(|name| is_id(name)).collect())
 }
 
@@ -174,19 +214,30 @@ pub fn resolve(roots: &Roots, reference: &str) -> Result<String> {
         return Err(not_found());
     }
     if is_id(reference) {
-        return exists(roots, reference).then(|| reference.to_owned()).ok_or_else(not_found);
+        return exists(roots, reference)
+            .then(|| reference.to_owned())
+            .ok_or_else(not_found);
     }
-    let mut fits: Vec<String> =
-        ids(roots)?.into_iter().filter(|id| id.starts_with(reference) && exists(roots, id)).collect();
+    let mut fits: Vec<String> = ids(roots)?
+        .into_iter()
+        .filter(|id| id.starts_with(reference) && exists(roots, id))
+        .collect();
     fits.sort();
     match fits.as_slice() {
         [] => Err(not_found()),
         [_] => Ok(fits.remove(0)),
         _ => {
             let digits = (reference.len() + 4).max(12);
-            let candidates: Vec<&str> = fits.iter().take(5).map(|id| &id[..digits.min(id.len())]).collect();
+            let candidates: Vec<&str> = fits
+                .iter()
+                .take(5)
+                .map(|id| &id[..digits.min(id.len())])
+                .collect();
             let more = if fits.len() > 5 { ", …" } else { "" };
-            Err(Error::Ambiguous { reference: reference.to_owned(), candidates: candidates.join(", ") + more })
+            Err(Error::Ambiguous {
+                reference: reference.to_owned(),
+                candidates: candidates.join(", ") + more,
+            })
         }
     }
 }
@@ -218,7 +269,17 @@ mod tests {
         for good in ["a", "web-1", "A.b_c", "0"] {
             check(good).unwrap();
         }
-        for bad in ["", "-a", ".a", "..", "a/b", "a b", "ä", &"a".repeat(129), &"a".repeat(64)] {
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "..",
+            "a/b",
+            "a b",
+            "ä",
+            &"a".repeat(129),
+            &"a".repeat(64),
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }
@@ -229,9 +290,16 @@ mod tests {
         let (one, two) = (container(&roots, "1"), container(&roots, "2"));
         claim(&roots, "web", &one).unwrap();
         let error = claim(&roots, "web", &two).unwrap_err();
-        assert!(matches!(&error, Error::NameTaken { holder, .. } if one.starts_with(holder)), "{error}");
+        assert!(
+            matches!(&error, Error::NameTaken { holder, .. } if one.starts_with(holder)),
+            "{error}"
+        );
         release(&roots, "web", &two).unwrap();
-        assert_eq!(holder(&roots, "web"), Some(one.clone()), "only its holder gives a name up");
+        assert_eq!(
+            holder(&roots, "web"),
+            Some(one.clone()),
+            "only its holder gives a name up"
+        );
         release(&roots, "web", &one).unwrap();
         claim(&roots, "web", &two).unwrap();
     }
@@ -257,8 +325,9 @@ mod tests {
     fn random_names_are_names() {
         let (_dir, roots) = roots();
         let id = container(&roots, "1");
-        let names: std::collections::HashSet<String> =
-            (0..50).map(|_| claim_random(&roots, &id).unwrap()).collect();
+        let names: std::collections::HashSet<String> = (0..50)
+            .map(|_| claim_random(&roots, &id).unwrap())
+            .collect();
         assert_eq!(names.len(), 50);
     }
 
@@ -270,11 +339,30 @@ mod tests {
         claim(&roots, "abc2", &one).unwrap();
         assert_eq!(resolve(&roots, "web").unwrap(), one);
         assert_eq!(resolve(&roots, "abc1").unwrap(), one);
-        assert_eq!(resolve(&roots, "abc2").unwrap(), one, "a name wins over the beginning of an id");
+        assert_eq!(
+            resolve(&roots, "abc2").unwrap(),
+            one,
+            "a name wins over the beginning of an id"
+        );
         assert_eq!(resolve(&roots, &two).unwrap(), two);
-        assert!(matches!(resolve(&roots, "abc").unwrap_err(), Error::Ambiguous { .. }));
-        for nothing in ["", ".", "..", "../names", "web2", "abd", "ABC1", &"f".repeat(64)] {
-            assert!(matches!(resolve(&roots, nothing).unwrap_err(), Error::NotFound(_)), "{nothing}");
+        assert!(matches!(
+            resolve(&roots, "abc").unwrap_err(),
+            Error::Ambiguous { .. }
+        ));
+        for nothing in [
+            "",
+            ".",
+            "..",
+            "../names",
+            "web2",
+            "abd",
+            "ABC1",
+            &"f".repeat(64),
+        ] {
+            assert!(
+                matches!(resolve(&roots, nothing).unwrap_err(), Error::NotFound(_)),
+                "{nothing}"
+            );
         }
     }
 }

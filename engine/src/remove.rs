@@ -30,17 +30,28 @@ pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Res
         Err(Error::Damaged { .. }) if force => return remove_damaged(roots, id),
         Err(error) => return Err(error),
     };
-    let status = container.status().or_else(|error| if force { Ok(Status::default()) } else { Err(error) })?;
+    let status = container.status().or_else(|error| {
+        if force {
+            Ok(Status::default())
+        } else {
+            Err(error)
+        }
+    })?;
     let state = container.state(&status);
     if state.is_alive() || lock::is_held(roots, &id) {
         if state.is_alive() && !force {
-            let advice = format!("`berth stop {reference}` stops it, `berth rm -f {reference}` removes it as it is");
+            let advice = format!(
+                "`berth stop {reference}` stops it, `berth rm -f {reference}` removes it as it is"
+            );
             return Err(container.wrong_state(state, &advice));
         }
         lifecycle::end(&container)?;
     }
     let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(container.wrong_state(State::Running, "somebody has started it again; stop it first"));
+        return Err(container.wrong_state(
+            State::Running,
+            "somebody has started it again; stop it first",
+        ));
     };
     // With `--rm` the monitor has removed it as it ended.
     if let Some(record) = Record::read(roots, &id)? {
@@ -54,7 +65,11 @@ pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Res
 fn remove_damaged(roots: &Roots, id: String) -> Result<String> {
     sweep::delete_sandbox(roots, &id)?;
     let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(lock::busy(short(&id), "being looked after", "stop it first"));
+        return Err(lock::busy(
+            short(&id),
+            "being looked after",
+            "stop it first",
+        ));
     };
     remains(roots, &id)?;
     lock.retire(roots, &id)?;
@@ -84,7 +99,10 @@ pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
     if let Ok(Some(record)) = document::read::<Record>(&dir.join(REMOVED), "") {
         names::release(roots, &record.name, id)?;
     } else {
-        for (name, _) in names::all(roots).into_iter().filter(|(_, holder)| holder == id) {
+        for (name, _) in names::all(roots)
+            .into_iter()
+            .filter(|(_, holder)| holder == id)
+        {
             names::release(roots, &name, id)?;
         }
         volumes::Store::new(roots.data()).remove_of_container(id)?;

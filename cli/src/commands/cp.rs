@@ -38,20 +38,28 @@ fn side(text: &str) -> Side<'_> {
         return Side::Stream;
     }
     match text.split_once(':') {
-        Some((container, path)) if !text.starts_with(['/', '.']) => {
-            Side::Container(container, Path::new(if path.is_empty() { "/" } else { path }))
-        }
+        Some((container, path)) if !text.starts_with(['/', '.']) => Side::Container(
+            container,
+            Path::new(if path.is_empty() { "/" } else { path }),
+        ),
         _ => Side::Host(Path::new(text)),
     }
 }
 
 impl Cp {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let how = cp::How { archive: self.archive, follow: self.follow_link };
+        let how = cp::How {
+            archive: self.archive,
+            follow: self.follow_link,
+        };
         let find = |reference: &str| Container::find(&context.roots, reference);
         match (side(&self.source), side(&self.destination)) {
-            (Side::Host(source), Side::Container(container, path)) => cp::copy_in(&find(container)?, source, path, how)?,
-            (Side::Container(container, path), Side::Host(to)) => cp::copy_out(&find(container)?, path, to, how)?,
+            (Side::Host(source), Side::Container(container, path)) => {
+                cp::copy_in(&find(container)?, source, path, how)?
+            }
+            (Side::Container(container, path), Side::Host(to)) => {
+                cp::copy_out(&find(container)?, path, to, how)?
+            }
             (Side::Stream, Side::Container(container, path)) => {
                 cp::unpack_into(&find(container)?, &mut io::stdin().lock(), path)?;
             }
@@ -59,9 +67,13 @@ impl Cp {
                 cp::pack_from(&find(container)?, path, &mut io::stdout().lock(), how)?;
             }
             (Side::Container(..), Side::Container(..)) => {
-                bail!("one side of a copy has to be the host; copy to the host first, or pipe: berth cp A:PATH - | berth cp - B:PATH")
+                bail!(
+                    "one side of a copy has to be the host; copy to the host first, or pipe: berth cp A:PATH - | berth cp - B:PATH"
+                )
             }
-            _ => bail!("one side of a copy has to be a container, as in berth cp FILE CONTAINER:PATH"),
+            _ => bail!(
+                "one side of a copy has to be a container, as in berth cp FILE CONTAINER:PATH"
+            ),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -26,7 +26,10 @@ impl Info {
         let (running, stopped) = (info.containers_running, info.containers_stopped);
         let lines = [
             ("Version", info.version.to_owned()),
-            ("Containers", format!("{} ({running} running, {stopped} stopped)", info.containers)),
+            (
+                "Containers",
+                format!("{} ({running} running, {stopped} stopped)", info.containers),
+            ),
             ("Images", info.images.to_string()),
             ("Volumes", info.volumes.to_string()),
             ("Data root", info.data_root),
@@ -40,7 +43,11 @@ impl Info {
             ("Memory", output::bytes(info.memory)),
             ("Host", info.name),
         ];
-        output::lines(lines.iter().map(|(name, value)| format!("{name:<13} {value}")))?;
+        output::lines(
+            lines
+                .iter()
+                .map(|(name, value)| format!("{name:<13} {value}")),
+        )?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -53,7 +60,9 @@ impl Version {
     pub fn run(context: &Context) -> Result<ExitCode> {
         let (version, architecture) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         match context.format {
-            Format::Json => output::json(&json!({ "Version": version, "Os": "linux", "Arch": architecture }))?,
+            Format::Json => {
+                output::json(&json!({ "Version": version, "Os": "linux", "Arch": architecture }))?
+            }
             Format::Table => output::print(&format!("berth {version} linux/{architecture}\n"))?,
         }
         Ok(ExitCode::SUCCESS)

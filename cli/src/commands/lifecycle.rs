@@ -30,10 +30,14 @@ pub struct Start {
 impl Start {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         if !self.attach && !self.interactive {
-            return each(&self.containers, |reference| lifecycle::start(&Container::find(&context.roots, reference)?));
+            return each(&self.containers, |reference| {
+                lifecycle::start(&Container::find(&context.roots, reference)?)
+            });
         }
         let [reference] = self.containers.as_slice() else {
-            anyhow::bail!("only one container can be started with --attach; start the others on their own");
+            anyhow::bail!(
+                "only one container can be started with --attach; start the others on their own"
+            );
         };
         let container = Container::find(&context.roots, reference)?;
         match lifecycle::begin_start(&container)? {
@@ -74,7 +78,11 @@ impl Stop {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         each(&self.containers, |reference| {
             let container = Container::find(&context.roots, reference)?;
-            lifecycle::stop(&container, self.ending.signal.as_deref(), self.ending.time())
+            lifecycle::stop(
+                &container,
+                self.ending.signal.as_deref(),
+                self.ending.time(),
+            )
         })
     }
 }
@@ -93,7 +101,11 @@ impl Restart {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         each(&self.containers, |reference| {
             let container = Container::find(&context.roots, reference)?;
-            lifecycle::restart(&container, self.ending.signal.as_deref(), self.ending.time())
+            lifecycle::restart(
+                &container,
+                self.ending.signal.as_deref(),
+                self.ending.time(),
+            )
         })
     }
 }
@@ -127,7 +139,9 @@ pub struct Pause {
 
 impl Pause {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| lifecycle::pause(&Container::find(&context.roots, reference)?))
+        each(&self.containers, |reference| {
+            lifecycle::pause(&Container::find(&context.roots, reference)?)
+        })
     }
 }
 
@@ -141,7 +155,9 @@ pub struct Unpause {
 
 impl Unpause {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| lifecycle::unpause(&Container::find(&context.roots, reference)?))
+        each(&self.containers, |reference| {
+            lifecycle::unpause(&Container::find(&context.roots, reference)?)
+        })
     }
 }
 
@@ -204,7 +220,10 @@ pub struct Rename {
 
 impl Rename {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        lifecycle::rename(&Container::find(&context.roots, &self.container)?, &self.name)?;
+        lifecycle::rename(
+            &Container::find(&context.roots, &self.container)?,
+            &self.name,
+        )?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -226,7 +245,11 @@ impl Update {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let limits = Limits::from(self.limits);
         each(&self.containers, |reference| {
-            lifecycle::update(&Container::find(&context.roots, reference)?, &limits, self.restart)
+            lifecycle::update(
+                &Container::find(&context.roots, reference)?,
+                &limits,
+                self.restart,
+            )
         })
     }
 }

@@ -32,7 +32,13 @@ use crate::output::Format;
 
 /// Launch OCI images as containers
 #[derive(Debug, Parser)]
-#[command(name = "berth", version, max_term_width = 100, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    name = "berth",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 struct Berth {
     #[command(flatten)]
     global: Global,
@@ -43,13 +49,34 @@ struct Berth {
 #[derive(Debug, Args)]
 struct Global {
     /// Where images, containers and volumes are kept
-    #[arg(long, global = true, env = "BERTH_DATA_ROOT", default_value = "/var/lib/berth", value_name = "DIR", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_DATA_ROOT",
+        default_value = "/var/lib/berth",
+        value_name = "DIR",
+        hide_env = true
+    )]
     data_root: PathBuf,
     /// Where the state of what runs is kept; emptied by a reboot
-    #[arg(long, global = true, env = "BERTH_STATE_ROOT", default_value = "/run/berth", value_name = "DIR", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_STATE_ROOT",
+        default_value = "/run/berth",
+        value_name = "DIR",
+        hide_env = true
+    )]
     state_root: PathBuf,
     /// How to print: a table for people or JSON for programs
-    #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = true, value_name = "table|json")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "table|json"
+    )]
     format: Format,
 }
 
@@ -106,7 +133,10 @@ impl Context {
 /// Reads the command line and does what it says.
 pub fn run() -> Result<ExitCode> {
     let mut arguments = env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == UNPACK_COMMAND) {
+    if arguments
+        .next()
+        .is_some_and(|command| command == UNPACK_COMMAND)
+    {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
     let berth = match Berth::try_parse() {
@@ -159,7 +189,10 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
 
 /// Does something to each container in turn and prints what it was called; the errors of some do not keep the others
 /// from their turn.
-fn each(references: &[String], mut act: impl FnMut(&str) -> berth_engine::Result<()>) -> Result<ExitCode> {
+fn each(
+    references: &[String],
+    mut act: impl FnMut(&str) -> berth_engine::Result<()>,
+) -> Result<ExitCode> {
     let mut outcome = ExitCode::SUCCESS;
     for reference in references {
         match act(reference) {

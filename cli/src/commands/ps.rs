@@ -45,17 +45,34 @@ impl Ps {
         for error in errors {
             failure::warn(&error.into());
         }
-        let id = |line: &ps::Line| if self.no_trunc { line.id.clone() } else { short(&line.id).to_owned() };
+        let id = |line: &ps::Line| {
+            if self.no_trunc {
+                line.id.clone()
+            } else {
+                short(&line.id).to_owned()
+            }
+        };
         if self.quiet {
             output::lines(lines.iter().map(id))?;
         } else if context.format == Format::Json {
             output::json(&lines)?;
         } else {
             let now = Timestamp::now();
-            let mut table = Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
+            let mut table = Table::new(&[
+                "CONTAINER ID",
+                "IMAGE",
+                "COMMAND",
+                "CREATED",
+                "STATUS",
+                "NAMES",
+            ]);
             for line in &lines {
                 let command = printable(&line.command.join(" "));
-                let command = if self.no_trunc { command } else { output::cut(&command, 22) };
+                let command = if self.no_trunc {
+                    command
+                } else {
+                    output::cut(&command, 22)
+                };
                 table.row(vec![
                     id(line),
                     line.image.clone(),
@@ -73,5 +90,13 @@ impl Ps {
 
 /// Line feeds and other control characters as escapes: a command must not break the table or drive the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }

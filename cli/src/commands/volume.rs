@@ -77,10 +77,15 @@ impl Volume {
             }
             Action::Ls { quiet } => list(&store.list()?, quiet, context.format)?,
             Action::Inspect { names } => {
-                let volumes = names.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
+                let volumes = names
+                    .iter()
+                    .map(|name| store.get(name))
+                    .collect::<Result<Vec<_>, _>>()?;
                 output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?;
             }
-            Action::Rm { names, force } => return each(&names, |name| remove(context, &store, name, force)),
+            Action::Rm { names, force } => {
+                return each(&names, |name| remove(context, &store, name, force));
+            }
             Action::Prune { all } => {
                 let gone = store.prune(all, |name| users_of_volume(&context.roots, name))?;
                 list(&gone, true, context.format)?;
@@ -107,7 +112,12 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
     match format {
         Format::Json => output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?,
         Format::Table if quiet => {
-            output::print(&volumes.iter().map(|volume| format!("{}\n", volume.name)).collect::<String>())?;
+            output::print(
+                &volumes
+                    .iter()
+                    .map(|volume| volume.name.clone() + "\n")
+                    .collect::<String>(),
+            )?;
         }
         Format::Table => {
             let now = Timestamp::now();
@@ -116,7 +126,13 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
                 table.row(vec![
                     volume.name.clone(),
                     format!("{} ago", ps::age(volume.created_at, now)),
-                    volume.container.as_deref().unwrap_or_default().chars().take(12).collect(),
+                    volume
+                        .container
+                        .as_deref()
+                        .unwrap_or_default()
+                        .chars()
+                        .take(12)
+                        .collect(),
                     volume.mountpoint.display().to_string(),
                 ]);
             }
@@ -128,7 +144,12 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
 
 fn remove(context: &Context, store: &Store, name: &str, force: bool) -> berth_engine::Result<()> {
     match store.remove(name, |name| users_of_volume(&context.roots, name)) {
-        Err(berth_engine::Error::Volume(error)) if force && matches!(*error, volumes::Error::NotFound { .. }) => Ok(()),
+        Err(berth_engine::Error::Volume(error))
+            if force && matches!(*error, volumes::Error::NotFound { .. }) =>
+        {
+            Ok(())
+        }
+
         other => other,
     }
 }

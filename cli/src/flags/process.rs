@@ -83,12 +83,16 @@ impl From<PullPolicy> for Pull {
 
 /// `--name`
 pub fn name(text: &str) -> Result<String, String> {
-    names::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+    names::check(text)
+        .map(|()| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 /// `--stop-signal`
 pub fn stop_signal(text: &str) -> Result<String, String> {
-    signal::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    signal::parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 /// `--stop-timeout`, seconds; -1 waits for ever.

@@ -512,10 +512,16 @@ fn what_follows_the_image_is_left_alone() {
 #[test]
 fn bad_values_name_flag_value_and_what_to_give() {
     let long = "x".repeat(5000);
-    for (flag, values) in [("--name", ["", "-a", "a b"]), ("--stop-signal", ["", "NOSUCH", "99"])] {
+    for (flag, values) in [
+        ("--name", ["", "-a", "a b"]),
+        ("--stop-signal", ["", "NOSUCH", "99"]),
+    ] {
         for value in values {
             let error = parse(&[&format!("{flag}={value}"), "busybox"]).unwrap_err();
-            assert!(error.contains(flag) && error.contains(value), "{flag}={value}: {error}");
+            assert!(
+                error.contains(flag) && error.contains(value),
+                "{flag}={value}: {error}"
+            );
         }
     }
     let cases: Vec<(&str, Vec<&str>, &str)> = vec![
@@ -677,6 +683,7 @@ fn unknown_flags_and_missing_image_are_errors() {
 fn flags_that_exclude_each_other_are_errors_that_name_both() {
     for (args, one, other) in [
         (&["--rm", "--restart", "always"][..], "--rm", "--restart"),
+        (&["-v", "/a:/x", "--tmpfs", "/y/../x"], "two mounts", "/x"),
         (
             &["--userns", "1:1", "--privileged"],
             "--userns",
@@ -710,5 +717,91 @@ fn flags_that_exclude_each_other_are_errors_that_name_both() {
             error.contains(one) && error.contains(other),
             "{args:?}: {error}"
         );
+    }
+}
+
+#[test]
+fn no_value_makes_a_parser_panic() {
+    type Parser = fn(&str);
+    let parsers: &[Parser] = &[
+        |text| drop(mount::volume(text)),
+        |text| drop(mount::mount(text)),
+        |text| drop(mount::tmpfs(text)),
+        |text| drop(size::bytes(text)),
+        |text| drop(lists::pair(text)),
+        |text| drop(lists::full_pair(text)),
+        |text| drop(isolation::security_opt(text)),
+        |text| drop(isolation::capability(text)),
+        |text| drop(isolation::device(text)),
+        |text| drop(isolation::network(text)),
+        |text| drop(isolation::user_namespace(text)),
+        |text| drop(process::ulimit(text)),
+        |text| drop(process::restart(text)),
+        |text| drop(process::stop_signal(text)),
+        |text| drop(process::stop_timeout(text)),
+        |text| drop(process::oom_score_adj(text)),
+        |text| drop(process::hostname(text)),
+        |text| drop(process::name(text)),
+        |text| drop(process::add_host(text)),
+        |text| drop(process::user(text)),
+        |text| drop(process::group(text)),
+        |text| drop(process::platform(text)),
+    ];
+    let pieces = [
+        "",
+        "/",
+        ":",
+        "=",
+        ",",
+        ".",
+        "-",
+        "..",
+        "0",
+        "9",
+        "99999999999999999999",
+        "-1",
+        "k",
+        "é",
+        "💥",
+        "\u{0}",
+        " ",
+        "%",
+        "type",
+        "bind",
+        "tmpfs",
+        "source",
+        "target",
+        "size",
+        "mode",
+        "ro",
+        "rwm",
+        "nofile",
+        "seccomp",
+        "on-failure",
+        "[",
+        "]",
+        "RTMIN+",
+        "SIG",
+        "/a",
+        "1.5",
+    ];
+    // Xorshift: the same values in every run.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for _ in 0..5000 {
+        let text: String = (0..next(9)).map(|_| pieces[next(pieces.len())]).collect();
+        for parser in parsers {
+            parser(&text);
+        }
+    }
+    for text in ["/", "9", "a:", "=", "é"].map(|piece| piece.repeat(100_000)) {
+        for parser in parsers {
+            parser(&text);
+        }
     }
 }

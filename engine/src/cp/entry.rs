@@ -34,7 +34,10 @@ pub(super) enum Kind<'a> {
     /// Another name of a file that came before, by that file's path.
     HardLink(PathBuf),
     /// A fifo, or a device with its number.
-    Special { format: rustix::fs::FileType, device: u64 },
+    Special {
+        format: rustix::fs::FileType,
+        device: u64,
+    },
 }
 
 /// Where entries go.
@@ -72,7 +75,10 @@ pub(super) fn relative(path: &Path) -> Result<PathBuf> {
             Component::Normal(name) => clean.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(Error::Invalid(format!("the stream holds `{}`, a path that climbs", path.display())));
+                return Err(Error::Invalid(format!(
+                    "the stream holds `{}`, a path that climbs",
+                    path.display()
+                )));
             }
         }
     }

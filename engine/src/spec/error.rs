@@ -99,7 +99,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The seccomp profile cannot be used.
-    #[error("seccomp profile '{}': {reason}", path.display())]
+    #[error("--security-opt 'seccomp={}': {reason}", path.display())]
     SeccompProfile {
         /// The profile.
         path: PathBuf,

@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capabilities, LinuxDeviceType};
+use oci_spec::runtime::{Capabilities, Capability, LinuxDeviceType};
 
 use crate::options::{Options, Seccomp};
 
-use super::{Error, capabilities};
+use super::{Error, capabilities, process};
 
 /// Bounds how many nodes one `--device` directory or `--privileged` brings in.
 const MAX_DEVICES: usize = 4096;
@@ -61,6 +61,10 @@ impl Host {
             what: "the capabilities of berth",
             source: source.into(),
         })?;
+        let capabilities = capabilities::from_bits(sets.permitted.bits());
+        if !capabilities.contains(&Capability::SysResource) {
+            raises_nothing(options)?;
+        }
         let mut devices = Vec::new();
         if options.privileged {
             directory(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut devices).map_err(
@@ -97,7 +101,7 @@ impl Host {
             }
         }
         Ok(Self {
-            capabilities: capabilities::from_bits(sets.permitted.bits()),
+            capabilities,
             cpus: cpus(),
             kernel: kernel(),
             devices,
@@ -107,6 +111,42 @@ impl Host {
             },
         })
     }
+}
+
+/// Refuses what only `CAP_SYS_RESOURCE` allows: limits above berth's own, and a lower score than berth's.
+fn raises_nothing(options: &Options) -> Result<(), Error> {
+    let advice = "berth lacks the capability SYS_RESOURCE (see CapPrm in /proc/self/status)";
+    for ulimit in &options.ulimits {
+        let own = rustix::process::getrlimit(process::ulimit(&ulimit.name)?.1).maximum;
+        if let Some(own) = own.filter(|own| ulimit.hard > *own) {
+            let reason = format!("the most that can be given here is {own}: {advice}");
+            return Err(Error::Limit {
+                flag: "--ulimit",
+                value: ulimit.name.clone(),
+                reason,
+            });
+        }
+    }
+    if let Some(score) = options.oom_score_adj {
+        let failed = |source| Error::Host {
+            what: "/proc/self/oom_score_adj",
+            source,
+        };
+        let own = fs::read_to_string("/proc/self/oom_score_adj").map_err(failed)?;
+        let own: i32 = own
+            .trim()
+            .parse()
+            .map_err(|error| failed(io::Error::other(error)))?;
+        if score < own {
+            let reason = format!("the least that can be given here is {own}: {advice}");
+            return Err(Error::Limit {
+                flag: "--oom-score-adj",
+                value: score.to_string(),
+                reason,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The number of processors that are switched on.
@@ -178,7 +218,11 @@ fn directory(
         } else if (kind.is_char_device() || kind.is_block_device())
             && path != Path::new("/dev/console")
         {
-            found.extend(node(&path, &inside, permissions)?);
+            match node(&path, &inside, permissions) {
+                // Unplugged in this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => found.extend(other?),
+            }
         }
         if found.len() > MAX_DEVICES {
             return Err(io::Error::other(format!(
@@ -214,7 +258,7 @@ fn node(host: &Path, container: &Path, permissions: &str) -> io::Result<Option<D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Device;
+    use crate::options::{Device, Ulimit};
 
     fn device(host: &str, container: &str) -> Options {
         let device = Device {
@@ -273,5 +317,33 @@ mod tests {
                 .iter()
                 .any(|node| node.path.starts_with("/dev/pts"))
         );
+    }
+
+    #[test]
+    fn limits_above_berths_own_are_refused_by_name() {
+        let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let Some(own) = own else {
+            println!("not tested: the number of open files is not limited here");
+            return;
+        };
+        let with = |hard| Options {
+            ulimits: vec![Ulimit {
+                name: "nofile".into(),
+                soft: 1,
+                hard,
+            }],
+            ..Options::default()
+        };
+        raises_nothing(&with(own)).unwrap();
+        let error = raises_nothing(&with(own + 1)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--ulimit nofile") && error.contains(&own.to_string()),
+            "{error}"
+        );
+        raises_nothing(&Options {
+            oom_score_adj: Some(1000),
+            ..Options::default()
+        })
+        .unwrap();
     }
 }

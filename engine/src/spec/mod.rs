@@ -35,7 +35,7 @@ use crate::options::{Network, Options, Seccomp};
 use crate::volumes::ResolvedMount;
 
 /// The version of the OCI runtime specification that the configuration follows.
-const OCI_VERSION: &str = "1.2.0";
+const OCI_VERSION: &str = "1.1.0";
 
 /// Paths of `/proc` and `/sys` that show or change the host: docker's list.
 const MASKED_PATHS: [&str; 12] = [
@@ -124,6 +124,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
         .iter()
         .chain(&options.cap_drop)
         .try_for_each(|name| check_capability(name))?;
+    mounts::sorted_targets(options.mounts.iter().map(|mount| mount.target.as_str()))?;
     sysctls::check(options)?;
     check_limits(&options.limits, cpus())
 }

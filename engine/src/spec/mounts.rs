@@ -1,5 +1,5 @@
-//! The mounts of a container, in the order in which they are made: the layers, the kernel's file systems, the three
-//! files below `/etc`, and what the person asked for.
+//! The mounts of a container, in the order in which they are made: the layers, the kernel's file systems, then what
+//! the person asked for and the three files below `/etc`, parents before what is below them.
 
 use std::path::{Path, PathBuf};
 
@@ -16,20 +16,35 @@ const SHM_SIZE: u64 = 64 << 20;
 const TTY_GROUP: u32 = 5;
 
 pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
-    let mut mounts = vec![layers(inputs)];
-    mounts.extend(kernel(inputs.options));
-    mounts.extend(etc(inputs.dir));
     let wanted = sorted(inputs.mounts)?;
-    mounts.retain(|mount| {
+    let mut mounts = vec![layers(inputs)];
+    // What a person puts at `/dev` is to be seen there as it is, without berth's own mounts below it.
+    let hidden = |mount: &Mount| {
         wanted
             .iter()
-            .all(|(target, _)| target != mount.destination())
-    });
+            .any(|(target, _)| mount.destination().starts_with(target))
+    };
     mounts.extend(
+        kernel(inputs.options)
+            .into_iter()
+            .filter(|mount| !hidden(mount)),
+    );
+    let replaced = |mount: &Mount| {
+        wanted
+            .iter()
+            .any(|(target, _)| mount.destination() == target)
+    };
+    let mut last: Vec<Mount> = etc(inputs.dir)
+        .into_iter()
+        .filter(|mount| !replaced(mount))
+        .collect();
+    last.extend(
         wanted
             .into_iter()
             .map(|(target, mount)| user(target, mount)),
     );
+    last.sort_by(|a, b| a.destination().cmp(b.destination()));
+    mounts.extend(last);
     Ok(mounts)
 }
 
@@ -178,20 +193,32 @@ fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
     }
 }
 
-/// The person's mounts with parents before what is below them; their paths cleaned of `.`, `..` and doubled `/`.
+/// The person's mounts with parents before what is below them.
 fn sorted(mounts: &[ResolvedMount]) -> Result<Vec<(PathBuf, &ResolvedMount)>, Error> {
-    let mut sorted = Vec::with_capacity(mounts.len());
-    for mount in mounts {
-        sorted.push((clean_target(&mount.target)?, mount));
+    let targets = mounts.iter().map(|mount| mount.target.as_str());
+    let order = sorted_targets(targets)?;
+    Ok(order
+        .into_iter()
+        .map(|(target, index)| (target, &mounts[index]))
+        .collect())
+}
+
+/// Clean targets, each with its place among `targets`, parents before what is below them. Refuses two that are equal.
+pub(super) fn sorted_targets<'a>(
+    targets: impl Iterator<Item = &'a str>,
+) -> Result<Vec<(PathBuf, usize)>, Error> {
+    let mut sorted = Vec::new();
+    for (index, target) in targets.enumerate() {
+        sorted.push((clean_target(target)?, index));
     }
     // Paths compare by their parts, so a parent comes before its children, and equal targets lie side by side.
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(Error::DuplicateMount {
+    sorted.sort();
+    match sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(Error::DuplicateMount {
             target: pair[0].0.display().to_string(),
-        });
+        }),
+        None => Ok(sorted),
     }
-    Ok(sorted)
 }
 
 /// A path in the container without `.`, `..` and doubled `/`. Refuses relative paths and the root itself.

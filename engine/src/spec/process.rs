@@ -5,6 +5,7 @@ use oci_spec::runtime::{
     Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
     User,
 };
+use rustix::process::Resource;
 
 use crate::options::{Options, Ulimit};
 
@@ -13,23 +14,31 @@ use super::{Error, Inputs};
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The names of `--ulimit` and what they limit, see getrlimit(2).
-const ULIMITS: [(&str, PosixRlimitType); 16] = [
-    ("as", PosixRlimitType::RlimitAs),
-    ("core", PosixRlimitType::RlimitCore),
-    ("cpu", PosixRlimitType::RlimitCpu),
-    ("data", PosixRlimitType::RlimitData),
-    ("fsize", PosixRlimitType::RlimitFsize),
-    ("locks", PosixRlimitType::RlimitLocks),
-    ("memlock", PosixRlimitType::RlimitMemlock),
-    ("msgqueue", PosixRlimitType::RlimitMsgqueue),
-    ("nice", PosixRlimitType::RlimitNice),
-    ("nofile", PosixRlimitType::RlimitNofile),
-    ("nproc", PosixRlimitType::RlimitNproc),
-    ("rss", PosixRlimitType::RlimitRss),
-    ("rtprio", PosixRlimitType::RlimitRtprio),
-    ("rttime", PosixRlimitType::RlimitRttime),
-    ("sigpending", PosixRlimitType::RlimitSigpending),
-    ("stack", PosixRlimitType::RlimitStack),
+const ULIMITS: [(&str, PosixRlimitType, Resource); 16] = [
+    ("as", PosixRlimitType::RlimitAs, Resource::As),
+    ("core", PosixRlimitType::RlimitCore, Resource::Core),
+    ("cpu", PosixRlimitType::RlimitCpu, Resource::Cpu),
+    ("data", PosixRlimitType::RlimitData, Resource::Data),
+    ("fsize", PosixRlimitType::RlimitFsize, Resource::Fsize),
+    ("locks", PosixRlimitType::RlimitLocks, Resource::Locks),
+    ("memlock", PosixRlimitType::RlimitMemlock, Resource::Memlock),
+    (
+        "msgqueue",
+        PosixRlimitType::RlimitMsgqueue,
+        Resource::Msgqueue,
+    ),
+    ("nice", PosixRlimitType::RlimitNice, Resource::Nice),
+    ("nofile", PosixRlimitType::RlimitNofile, Resource::Nofile),
+    ("nproc", PosixRlimitType::RlimitNproc, Resource::Nproc),
+    ("rss", PosixRlimitType::RlimitRss, Resource::Rss),
+    ("rtprio", PosixRlimitType::RlimitRtprio, Resource::Rtprio),
+    ("rttime", PosixRlimitType::RlimitRttime, Resource::Rttime),
+    (
+        "sigpending",
+        PosixRlimitType::RlimitSigpending,
+        Resource::Sigpending,
+    ),
+    ("stack", PosixRlimitType::RlimitStack, Resource::Stack),
 ];
 
 pub(super) fn process(inputs: &Inputs, capabilities: &Capabilities) -> Result<Process, Error> {
@@ -200,12 +209,16 @@ fn rlimits(ulimits: &[Ulimit]) -> Result<Option<Vec<PosixRlimit>>, Error> {
 
 /// What a name of `--ulimit` limits.
 pub fn ulimit_kind(name: &str) -> Result<PosixRlimitType, Error> {
-    ULIMITS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, kind)| *kind)
+    ulimit(name).map(|(kind, _)| kind)
+}
+
+/// What a name of `--ulimit` limits, in the OCI specification's terms and the kernel's.
+pub(super) fn ulimit(name: &str) -> Result<(PosixRlimitType, Resource), Error> {
+    let found = ULIMITS.iter().find(|(known, ..)| *known == name);
+    found
+        .map(|(_, kind, resource)| (*kind, *resource))
         .ok_or_else(|| {
-            let known: Vec<&str> = ULIMITS.iter().map(|(known, _)| *known).collect();
+            let known: Vec<&str> = ULIMITS.iter().map(|(known, ..)| *known).collect();
             Error::UnknownUlimit {
                 name: name.to_owned(),
                 known: known.join(", "),

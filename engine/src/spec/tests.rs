@@ -148,9 +148,9 @@ fn the_kernels_file_systems_come_in_order() {
         "/dev/mqueue",
         "/sys",
         "/sys/fs/cgroup",
-        "/etc/resolv.conf",
         "/etc/hostname",
         "/etc/hosts",
+        "/etc/resolv.conf",
     ];
     assert_eq!(targets, expected);
     assert_eq!(
@@ -211,7 +211,7 @@ fn the_persons_mounts_come_last_parents_first() {
     ];
     let spec = case.build().unwrap();
     let mounts = spec.mounts().as_ref().unwrap();
-    let targets: Vec<_> = mounts[mounts.len() - 4..]
+    let targets: Vec<_> = mounts[8..12]
         .iter()
         .map(|mount| mount.destination().to_str().unwrap())
         .collect();
@@ -288,6 +288,43 @@ fn a_persons_mount_takes_the_place_of_berths_own() {
             "{target}"
         );
     }
+}
+
+#[test]
+fn a_persons_directory_is_not_covered_by_berths_own_mounts() {
+    let at = |target: &str| ResolvedMount {
+        target: target.into(),
+        source: ResolvedSource::Path {
+            path: "/src".into(),
+            propagation: None,
+        },
+        read_only: false,
+    };
+    let mut case = Case::new(none());
+    case.mounts = vec![at("/dev"), at("/etc"), at("/etc/hosts")];
+    let spec = case.build().unwrap();
+    let targets: Vec<_> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|mount| mount.destination().to_str().unwrap())
+        .collect();
+    let expected = [
+        "/",
+        "/proc",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/dev",
+        "/etc",
+        "/etc/hostname",
+        "/etc/hosts",
+        "/etc/resolv.conf",
+    ];
+    assert_eq!(targets, expected);
+    assert_eq!(
+        mount_at(&spec, "/etc/hosts").source().as_deref(),
+        Some(Path::new("/src"))
+    );
 }
 
 #[test]
