@@ -98,7 +98,7 @@ fn recover(roots: &Roots, id: &str, lock: Lock) -> Vec<Error> {
     match Record::read(roots, id) {
         Ok(None) => errors.extend(remove::remains(roots, id).err()),
         Ok(Some(record)) if record.options.remove => {
-            errors.extend(remove::remove_record(roots, &record, true).err())
+            errors.extend(remove::remove_record(roots, &record, true).err());
         }
         // A damaged record stays for a person to look at; its container is not alive.
         Ok(Some(_)) | Err(_) => errors.extend(correct_status(roots, id).err()),
