@@ -65,6 +65,16 @@ pub fn json_line<T: Serialize + ?Sized>(value: &T) -> io::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"))
 }
 
+/// Prints lines.
+pub fn lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    print(&text)
+}
+
 /// Prints text at once.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -73,6 +83,7 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 /// Bytes for people: `1.5GiB`.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut number = count as f64;

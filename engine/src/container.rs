@@ -123,7 +123,7 @@ impl Container {
             // The monitor may have ended between the two looks.
             let again = read_status(&self.roots, self.id())?;
             if again == status {
-                return Ok(lost(status));
+                return Ok(lost(&status));
             }
             return Ok(again);
         }
@@ -184,7 +184,7 @@ pub(crate) fn read_status(roots: &Roots, id: &str) -> Result<Status> {
 }
 
 /// What is known of a container whose monitor is gone without a word.
-pub(crate) fn lost(status: Status) -> Status {
+pub(crate) fn lost(status: &Status) -> Status {
     Status {
         phase: Phase::Exited,
         pid: None,
@@ -192,7 +192,7 @@ pub(crate) fn lost(status: Status) -> Status {
         finished_at: status.finished_at.max(status.started_at),
         exit_code: Some(137),
         error: Some("its monitor was killed, or the host was restarted".to_owned()),
-        ..status
+        ..status.clone()
     }
 }
 

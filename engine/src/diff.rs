@@ -70,13 +70,33 @@ fn compare(upper: &Path, layers: &[PathBuf], mounts: BTreeSet<PathBuf>) -> Resul
     let open = |path: &Path| openat(CWD, path, DIRECTORY, Mode::empty()).attempt(|| format!("open {}", path.display()));
     let layers = layers.iter().map(|layer| open(layer)).collect::<Result<Vec<_>>>()?;
     let mut walk = Walk { layers, mounts, changes: Vec::new() };
-    walk.directory(&open(upper)?, Path::new(""), false, 0)?;
+    walk.directory(&open(upper)?, Path::new(""), Shown::Merged, 0)?;
     walk.changes.sort();
     Ok(walk.changes)
 }
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What a directory of the upper layer shows of the image's directory of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// All that it does not have itself.
+    Merged,
+    /// Nothing: it, or one it lies in, is opaque.
+    Replaced,
+    /// The image has no such directory.
+    New,
+}
+
+/// Something in a directory of the upper layer.
+struct Entry<'a> {
+    name: &'a OsStr,
+    path: &'a Path,
+    stat: Stat,
+    /// What the image has there.
+    below: Option<Stat>,
+}
 
 struct Walk {
     layers: Vec<OwnedFd>,
@@ -85,16 +105,15 @@ struct Walk {
 }
 
 impl Walk {
-    /// Reports what is in a directory of the upper layer; `hidden`: the image's directory of this name is not seen.
-    /// Whether there was anything to report.
-    fn directory(&mut self, upper: &OwnedFd, path: &Path, hidden: bool, depth: usize) -> Result<bool> {
+    /// Reports what is in a directory of the upper layer, and whether there was anything to report.
+    fn directory(&mut self, upper: &OwnedFd, path: &Path, shown: Shown, depth: usize) -> Result<bool> {
         if depth >= MAX_DEPTH {
             let path = path.display();
             return Err(Error::Invalid(format!("/{path} lies {MAX_DEPTH} directories deep, too deep to compare")));
         }
         let attempt = || format!("read {} of the container", Path::new("/").join(path).display());
         let before = self.changes.len();
-        let opaque = is_opaque(upper);
+        let shown = if shown == Shown::Merged && is_opaque(upper) { Shown::Replaced } else { shown };
         let mut present = BTreeSet::new();
         for name in names(upper).attempt(attempt)? {
             let stat = match statat(upper, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -102,17 +121,18 @@ impl Walk {
                 other => other.attempt(attempt)?,
             };
             let child = path.join(&name);
-            let below = if hidden { None } else { self.below(&child) };
+            let below = if shown == Shown::New { None } else { self.below(&child) };
             if is_whiteout(&stat) {
                 if below.is_some() {
                     self.report(&child, Kind::Deleted);
                 }
             } else {
-                self.entry(upper, &name, &child, &stat, below.filter(|_| !opaque).as_ref(), hidden || opaque, depth)?;
+                let entry = Entry { name: &name, path: &child, stat, below };
+                self.entry(upper, &entry, shown, depth)?;
             }
             present.insert(name);
         }
-        if opaque && !hidden {
+        if shown == Shown::Replaced {
             for name in self.names_below(path).attempt(attempt)? {
                 if !present.contains(&name) {
                     self.report(&path.join(name), Kind::Deleted);
@@ -123,16 +143,8 @@ impl Walk {
     }
 
     /// Reports one entry of the upper layer.
-    fn entry(
-        &mut self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-        stat: &Stat,
-        below: Option<&Stat>,
-        hidden: bool,
-        depth: usize,
-    ) -> Result<()> {
+    fn entry(&mut self, parent: &OwnedFd, entry: &Entry, parent_shown: Shown, depth: usize) -> Result<()> {
+        let Entry { name, path, stat, below } = entry;
         let attempt = || format!("open /{} of the container", path.display());
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let was_dir = below.is_some_and(|below| FileType::from_raw_mode(below.st_mode) == FileType::Directory);
@@ -143,13 +155,14 @@ impl Walk {
             }
             return Ok(());
         }
-        let open = match openat(parent, name, DIRECTORY, Mode::empty()) {
+        let open = match openat(parent, *name, DIRECTORY, Mode::empty()) {
             // Replaced since it was listed.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             other => other.attempt(attempt)?,
         };
         let place = self.changes.len();
-        let inside = self.directory(&open, path, hidden || !was_dir, depth + 1)?;
+        let shown = if was_dir { parent_shown } else { Shown::New };
+        let inside = self.directory(&open, path, shown, depth + 1)?;
         let holds_mount = || {
             let path = Path::new("/").join(path);
             self.mounts.iter().any(|mount| mount.starts_with(&path))

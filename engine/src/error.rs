@@ -74,16 +74,16 @@ pub enum Error {
     },
     /// The options do not make a container.
     #[error(transparent)]
-    Spec(#[from] crate::spec::Error),
+    Spec(Box<crate::spec::Error>),
     /// The container's files below `/etc` cannot be written.
     #[error(transparent)]
     Etc(#[from] crate::spec::etc::Error),
     /// The volume store said no.
     #[error(transparent)]
-    Volume(#[from] crate::volumes::Error),
+    Volume(Box<crate::volumes::Error>),
     /// The image store said no.
     #[error(transparent)]
-    Image(#[from] berth_images::Error),
+    Image(Box<berth_images::Error>),
     /// The sandbox said no.
     #[error(transparent)]
     Sandbox(#[from] berth_runtime::error::Error),
@@ -91,6 +91,24 @@ pub enum Error {
 
 /// The result of everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<crate::spec::Error> for Error {
+    fn from(error: crate::spec::Error) -> Self {
+        Self::Spec(Box::new(error))
+    }
+}
+
+impl From<crate::volumes::Error> for Error {
+    fn from(error: crate::volumes::Error) -> Self {
+        Self::Volume(Box::new(error))
+    }
+}
+
+impl From<berth_images::Error> for Error {
+    fn from(error: berth_images::Error) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
 
 impl Error {
     /// The exit code of a command that fails with this: 125 for berth itself, 126 for a command that cannot be

@@ -180,7 +180,7 @@ pub fn rename(container: &Container, name: &str) -> Result<()> {
     });
     let record = record.or_else(|error| names::release(roots, name, id).and(Err(error)))?;
     names::release(roots, &old, id)?;
-    change_monitor(container, |config| config.name = name.to_owned())?;
+    change_monitor(container, |config| name.clone_into(&mut config.name))?;
     let mut event = Event::of(&record, "rename");
     event.attributes.insert("oldName".to_owned(), old);
     events::append(roots, &event)

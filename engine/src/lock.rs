@@ -32,7 +32,7 @@ impl Lock {
         let path = roots.live_container(id).join("lock");
         let attempt = || format!("lock {}", path.display());
         loop {
-            let file = match OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(&path) {
+            let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     make_dir(&roots.live_container(id), PRIVATE)?;

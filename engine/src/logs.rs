@@ -137,7 +137,7 @@ impl Printer<'_> {
                 self.print(&entry)?;
             }
         }
-        self.streams.iter_mut().try_for_each(|stream| stream.flush())
+        self.streams.iter_mut().try_for_each(Write::flush)
     }
 
     fn print(&mut self, entry: &Entry) -> io::Result<()> {

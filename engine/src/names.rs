@@ -1,9 +1,10 @@
 //! Names of containers: each is a symlink `DATA/names/<name>` to an id, so a name is taken by making it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -39,7 +40,12 @@ const NOUNS: &[&str] = &[
 
 /// A fresh id: 64 hexadecimal digits from the kernel's random numbers.
 pub(crate) fn new_id() -> Result<String> {
-    Ok(random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut id = String::with_capacity(ID_DIGITS);
+    for byte in random_bytes::<{ ID_DIGITS / 2 }>()? {
+        // Writing to a string cannot fail.
+        let _ = write!(id, "{byte:02x}");
+    }
+    Ok(id)
 }
 
 /// Whether this could be an id.
@@ -138,13 +144,13 @@ pub(crate) fn all(roots: &Roots) -> Vec<(String, String)> {
 
 /// The ids of all container directories, whole or not.
 pub(crate) fn ids(roots: &Roots) -> Result<Vec<String>> {
-    directory_ids(roots.containers())
+    directory_ids(&roots.containers())
 }
 
 /// The entries of a directory that are ids; none where it does not exist.
-pub(crate) fn directory_ids(dir: PathBuf) -> Result<Vec<String>> {
+pub(crate) fn directory_ids(dir: &Path) -> Result<Vec<String>> {
     let attempt = || format!("list {}", dir.display());
-    let entries = match fs::read_dir(&dir) {
+    let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).attempt(attempt),

@@ -203,7 +203,9 @@ mod tests {
 
     fn matches(filters: &[&str], line: &Line) -> bool {
         let mut filter = Filter::default();
-        filters.iter().for_each(|text| filter.add(text).unwrap());
+        for text in filters {
+            filter.add(text).unwrap();
+        }
         filter.matches(line)
     }
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use berth_runtime::monitor::Status;
+
 use crate::container::{Container, short};
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
@@ -28,7 +30,7 @@ pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Res
         Err(Error::Damaged { .. }) if force => return remove_damaged(roots, id),
         Err(error) => return Err(error),
     };
-    let status = container.status().or_else(|error| if force { Ok(Default::default()) } else { Err(error) })?;
+    let status = container.status().or_else(|error| if force { Ok(Status::default()) } else { Err(error) })?;
     let state = container.state(&status);
     if state.is_alive() || lock::is_held(roots, &id) {
         if state.is_alive() && !force {
@@ -79,14 +81,13 @@ pub(crate) fn remove_record(roots: &Roots, record: &Record, volumes: bool) -> Re
 /// for it if it was never whole.
 pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
     let dir = roots.container(id);
-    match document::read::<Record>(&dir.join(REMOVED), "") {
-        Ok(Some(record)) => names::release(roots, &record.name, id)?,
-        Ok(None) | Err(_) => {
-            for (name, _) in names::all(roots).into_iter().filter(|(_, holder)| holder == id) {
-                names::release(roots, &name, id)?;
-            }
-            volumes::Store::new(roots.data()).remove_of_container(id)?;
+    if let Ok(Some(record)) = document::read::<Record>(&dir.join(REMOVED), "") {
+        names::release(roots, &record.name, id)?;
+    } else {
+        for (name, _) in names::all(roots).into_iter().filter(|(_, holder)| holder == id) {
+            names::release(roots, &name, id)?;
         }
+        volumes::Store::new(roots.data()).remove_of_container(id)?;
     }
     sweep::remove_path(&dir)
 }

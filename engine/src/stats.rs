@@ -36,6 +36,7 @@ pub struct Usage {
 
 impl Usage {
     /// Memory in use as a part of the limit, in per cent.
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
     pub fn memory_percent(&self) -> f64 {
         if self.memory_limit == 0 { 0.0 } else { self.memory as f64 / self.memory_limit as f64 * 100.0 }
     }

@@ -14,10 +14,11 @@
 use std::fs;
 use std::io;
 
+use berth_runtime::cgroup::CgroupManager;
 use berth_runtime::monitor::{Phase, Status};
 use berth_runtime::sandbox::Sandbox;
 
-use crate::container::{lost, read_status, short};
+use crate::container::{lost, read_status};
 use crate::document;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
@@ -25,6 +26,7 @@ use crate::names;
 use crate::paths::Roots;
 use crate::record::Record;
 use crate::remove;
+use crate::spec;
 
 /// Cleans up after crashed commands and monitors; returns what could not be cleaned.
 pub fn sweep(roots: &Roots) -> Vec<Error> {
@@ -33,7 +35,7 @@ pub fn sweep(roots: &Roots) -> Vec<Error> {
         // has lost its lock too.
         return sweep_data(roots);
     }
-    let ids = match names::directory_ids(roots.live()) {
+    let ids = match names::directory_ids(&roots.live()) {
         Ok(ids) => ids,
         Err(error) => return vec![error],
     };
@@ -107,11 +109,12 @@ pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
     match Sandbox::load(&roots.sandboxes(), id) {
         Ok(sandbox) => Ok(sandbox.delete(true)?),
         Err(berth_runtime::error::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(Error::Damaged {
-            path: dir.join("state.json"),
-            reason: error.to_string(),
-            advice: format!("end what is left of container {} by hand, then remove {}", short(id), dir.display()),
-        }),
+        Err(_) => {
+            // A damaged state: what it would say of the control group is known here too.
+            let cgroup = CgroupManager::new(&spec::cgroups_path(id)).map_err(berth_runtime::error::Error::from)?;
+            cgroup.kill_all().and_then(|()| cgroup.delete()).map_err(berth_runtime::error::Error::from)?;
+            remove_path(&dir)
+        }
     }
 }
 
@@ -119,8 +122,8 @@ pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
 fn correct_status(roots: &Roots, id: &str) -> Result<()> {
     let status = match read_status(roots, id) {
         Ok(status) if matches!(status.phase, Phase::Created | Phase::Exited) => return Ok(()),
-        Ok(status) => lost(status),
-        Err(Error::Damaged { .. }) => lost(Status::default()),
+        Ok(status) => lost(&status),
+        Err(Error::Damaged { .. }) => lost(&Status::default()),
         Err(error) => return Err(error),
     };
     document::write(&roots.container(id).join("status.json"), &status)
@@ -139,5 +142,212 @@ pub(crate) fn remove_path(path: &std::path::Path) -> Result<()> {
             Err(error).attempt(|| format!("remove {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::container::Container;
+    use crate::options::Options;
+
+    struct Host {
+        _dir: tempfile::TempDir,
+        roots: Roots,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let roots = Roots::new(&dir.path().join("data"), &dir.path().join("state")).unwrap();
+            Self { _dir: dir, roots }
+        }
+
+        fn id(digit: char) -> String {
+            digit.to_string().repeat(64)
+        }
+
+        /// A container as `create` leaves it, with a name.
+        fn container(&self, digit: char, remove: bool) -> Record {
+            let id = Self::id(digit);
+            let record = Record {
+                id: id.clone(),
+                name: format!("name-{digit}"),
+                created_at: jiff::Timestamp::now(),
+                image: "busybox".to_owned(),
+                image_digest: String::new(),
+                image_id: String::new(),
+                lower_dirs: Vec::new(),
+                args: Vec::new(),
+                options: Options { remove, ..Options::default() },
+            };
+            fs::create_dir_all(self.roots.container(&id).join("upper/deep")).unwrap();
+            names::claim(&self.roots, &record.name, &id).unwrap();
+            record.write(&self.roots).unwrap();
+            record
+        }
+
+        fn status(&self, digit: char, phase: Phase) {
+            let status = Status { phase, pid: Some(1), monitor_pid: Some(1), ..Status::default() };
+            document::write(&self.roots.container(&Self::id(digit)).join("status.json"), &status).unwrap();
+        }
+
+        /// The volatile directory, as a process leaves it that was killed.
+        fn orphan(&self, digit: char) {
+            drop(Lock::try_take(&self.roots, &Self::id(digit)).unwrap());
+        }
+
+        fn sweep(&self) -> Vec<String> {
+            sweep(&self.roots).iter().map(ToString::to_string).collect()
+        }
+
+        fn left(&self) -> Vec<String> {
+            let mut left = Vec::new();
+            for dir in [self.roots.containers(), self.roots.names(), self.roots.live()] {
+                left.extend(fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()));
+            }
+            left
+        }
+    }
+
+    #[test]
+    fn nothing_is_nothing() {
+        let host = Host::new();
+        assert!(host.sweep().is_empty());
+        assert!(host.left().is_empty());
+    }
+
+    #[test]
+    fn a_half_made_container_goes_with_its_name() {
+        let host = Host::new();
+        let id = Host::id('a');
+        host.orphan('a');
+        fs::create_dir_all(host.roots.container(&id).join("upper")).unwrap();
+        fs::write(host.roots.container(&id).join("config.json"), "{").unwrap();
+        names::claim(&host.roots, "half", &id).unwrap();
+        assert!(host.sweep().is_empty());
+        assert!(host.left().is_empty(), "{:?}", host.left());
+    }
+
+    #[test]
+    fn a_lock_alone_goes() {
+        let host = Host::new();
+        host.orphan('a');
+        fs::create_dir_all(host.roots.live_container(&Host::id('b'))).unwrap();
+        assert!(host.sweep().is_empty());
+        assert!(host.left().is_empty(), "{:?}", host.left());
+    }
+
+    #[test]
+    fn what_somebody_looks_after_is_left_alone() {
+        let host = Host::new();
+        let lock = Lock::try_take(&host.roots, &Host::id('a')).unwrap();
+        fs::create_dir_all(host.roots.container(&Host::id('a'))).unwrap();
+        assert!(host.sweep().is_empty());
+        assert!(host.roots.container(&Host::id('a')).exists());
+        assert!(sweep_data(&host.roots).is_empty());
+        assert!(host.roots.container(&Host::id('a')).exists());
+        drop(lock);
+    }
+
+    #[test]
+    fn a_container_whose_monitor_died_has_exited() {
+        let host = Host::new();
+        host.container('a', false);
+        host.status('a', Phase::Running);
+        host.orphan('a');
+        assert!(host.sweep().is_empty());
+        let container = Container::find(&host.roots, "name-a").unwrap();
+        let status = container.status().unwrap();
+        assert_eq!((status.phase, status.exit_code, status.pid), (Phase::Exited, Some(137), None));
+        assert!(status.error.is_some());
+        assert!(!container.live_dir().exists());
+    }
+
+    #[test]
+    fn a_finished_container_is_kept_as_it_is() {
+        let host = Host::new();
+        host.container('a', false);
+        host.status('a', Phase::Exited);
+        host.orphan('a');
+        assert!(host.sweep().is_empty());
+        assert_eq!(Container::find(&host.roots, "name-a").unwrap().status().unwrap().exit_code, None);
+    }
+
+    #[test]
+    fn a_container_to_be_removed_is_removed() {
+        let host = Host::new();
+        for (digit, phase) in [('a', Phase::Running), ('b', Phase::Exited)] {
+            host.container(digit, true);
+            host.status(digit, phase);
+            host.orphan(digit);
+        }
+        assert!(host.sweep().is_empty());
+        assert!(host.left().is_empty(), "{:?}", host.left());
+    }
+
+    #[test]
+    fn a_removal_cut_short_is_finished() {
+        let host = Host::new();
+        let record = host.container('a', false);
+        let dir = host.roots.container(&record.id);
+        fs::rename(dir.join("container.json"), dir.join("removed.json")).unwrap();
+        host.orphan('a');
+        assert!(host.sweep().is_empty());
+        assert!(host.left().is_empty(), "{:?}", host.left());
+    }
+
+    #[test]
+    fn damaged_files_are_no_obstacle() {
+        let host = Host::new();
+        for (digit, file) in [('a', "container.json"), ('b', "status.json")] {
+            host.container(digit, false);
+            fs::write(host.roots.container(&Host::id(digit)).join(file), "{\"id\":").unwrap();
+            host.orphan(digit);
+        }
+        host.orphan('c');
+        assert!(host.sweep().is_empty());
+        assert!(!host.roots.live_container(&Host::id('c')).exists());
+        let error = Container::find(&host.roots, "name-a").unwrap_err().to_string();
+        assert!(error.contains("container.json") && error.contains("berth rm -f"), "{error}");
+        let status = Container::find(&host.roots, "name-b").unwrap().status().unwrap();
+        assert_eq!((status.phase, status.exit_code), (Phase::Exited, Some(137)));
+        remove::remove(&host.roots, "name-a", false, false).unwrap_err();
+        remove::remove(&host.roots, "name-a", true, false).unwrap();
+        assert!(!host.roots.container(&Host::id('a')).exists());
+        assert!(names::holder(&host.roots, "name-a").is_none());
+    }
+
+    #[test]
+    fn a_sandbox_with_a_damaged_state_goes() {
+        let host = Host::new();
+        host.container('a', false);
+        host.status('a', Phase::Running);
+        host.orphan('a');
+        let sandbox = host.roots.sandboxes().join(Host::id('a'));
+        fs::create_dir_all(&sandbox).unwrap();
+        fs::write(sandbox.join("state.json"), "{").unwrap();
+        assert_eq!(host.sweep(), [""; 0]);
+        assert!(!sandbox.exists());
+        assert_eq!(Container::find(&host.roots, "name-a").unwrap().status().unwrap().phase, Phase::Exited);
+    }
+
+    #[test]
+    fn after_a_reboot_everything_is_looked_at() {
+        let host = Host::new();
+        host.container('a', false);
+        host.status('a', Phase::Running);
+        host.container('b', true);
+        host.status('b', Phase::Running);
+        fs::create_dir_all(host.roots.container(&Host::id('c'))).unwrap();
+        symlink(Host::id('d'), host.roots.names().join("dangling")).unwrap();
+        assert!(host.sweep().is_empty());
+        let container = Container::find(&host.roots, "name-a").unwrap();
+        assert_eq!(container.status().unwrap().exit_code, Some(137));
+        assert!(!host.roots.container(&Host::id('b')).exists());
+        assert!(!host.roots.container(&Host::id('c')).exists());
+        assert!(names::holder(&host.roots, "dangling").is_none());
     }
 }

@@ -93,7 +93,7 @@ impl Prune {
         let gone = prune::containers(&context.roots, &filter)?;
         match context.format {
             Format::Json => output::json(&gone)?,
-            Format::Table => output::print(&gone.iter().map(|id| format!("{id}\n")).collect::<String>())?,
+            Format::Table => output::lines(gone)?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -22,8 +22,8 @@ impl Diff {
         match context.format {
             Format::Json => output::json(&changes)?,
             Format::Table => {
-                let lines = changes.iter().map(|change| format!("{} {}\n", change.kind.letter(), change.path.display()));
-                output::print(&lines.collect::<String>())?;
+                let lines = changes.iter().map(|change| format!("{} {}", change.kind.letter(), change.path.display()));
+                output::lines(lines)?;
             }
         }
         Ok(ExitCode::SUCCESS)

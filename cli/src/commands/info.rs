@@ -16,7 +16,7 @@ use crate::output::{self, Format};
 pub struct Info {}
 
 impl Info {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
+    pub fn run(context: &Context) -> Result<ExitCode> {
         let images = Store::open(context.roots.data())?.list()?.len();
         let info = info::info(&context.roots, images)?;
         if context.format == Format::Json {
@@ -40,7 +40,7 @@ impl Info {
             ("Memory", output::bytes(info.memory)),
             ("Host", info.name),
         ];
-        output::print(&lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect::<String>())?;
+        output::lines(lines.iter().map(|(name, value)| format!("{name:<13} {value}")))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -50,7 +50,7 @@ impl Info {
 pub struct Version {}
 
 impl Version {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
+    pub fn run(context: &Context) -> Result<ExitCode> {
         let (version, architecture) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         match context.format {
             Format::Json => output::json(&json!({ "Version": version, "Os": "linux", "Arch": architecture }))?,

@@ -212,14 +212,14 @@ impl Rename {
 /// Change the limits and the restart policy of containers
 #[derive(Debug, Args)]
 pub struct Update {
-    #[command(flatten)]
-    limits: LimitFlags,
     /// Start again after the end: no, on-failure[:N], always or unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = flags::restart)]
     restart: Option<RestartPolicy>,
     /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER", help_heading = None)]
+    #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 impl Update {

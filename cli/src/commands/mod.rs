@@ -111,10 +111,7 @@ pub fn run() -> Result<ExitCode> {
     }
     let berth = match Berth::try_parse() {
         Ok(berth) => berth,
-        Err(error) => {
-            let _ = error.print();
-            return Ok(if error.use_stderr() { ExitCode::from(failure::BERTH_FAILED) } else { ExitCode::SUCCESS });
-        }
+        Err(error) => return Ok(failure::report_usage(&error)),
     };
     let context = Context {
         roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?,
@@ -150,8 +147,8 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Events(command) => command.run(context),
         Command::Cp(command) => command.run(context),
         Command::Diff(command) => command.run(context),
-        Command::Info(command) => command.run(context),
-        Command::Version(command) => command.run(context),
+        Command::Info(_) => info::Info::run(context),
+        Command::Version(_) => info::Version::run(context),
         Command::ContainerPrune(command) => command.run(context),
         Command::Container(command) => dispatch(command.into(), context),
         Command::Volume(command) => command.run(context),

@@ -47,7 +47,7 @@ impl Ps {
         }
         let id = |line: &ps::Line| if self.no_trunc { line.id.clone() } else { short(&line.id).to_owned() };
         if self.quiet {
-            output::print(&lines.iter().map(|line| id(line) + "\n").collect::<String>())?;
+            output::lines(lines.iter().map(id))?;
         } else if context.format == Format::Json {
             output::json(&lines)?;
         } else {

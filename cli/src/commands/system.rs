@@ -30,7 +30,7 @@ impl System {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self.command {
             Command::Prune(command) => command.run(context),
-            Command::Info(command) => command.run(context),
+            Command::Info(_) => super::info::Info::run(context),
             Command::Events(command) => command.run(context),
         }
     }
@@ -72,14 +72,14 @@ impl Prune {
             output::json(&pruned)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for (what, names) in
             [("container", &pruned.containers), ("volume", &pruned.volumes), ("image", &pruned.images)]
         {
-            text.extend(names.iter().map(|name| format!("{what} {name}\n")));
+            lines.extend(names.iter().map(|name| format!("{what} {name}")));
         }
-        text += &format!("{} of images given back\n", output::bytes(pruned.reclaimed));
-        output::print(&text)?;
+        lines.push(format!("{} of images given back", output::bytes(pruned.reclaimed)));
+        output::lines(lines)?;
         Ok(ExitCode::SUCCESS)
     }
 }

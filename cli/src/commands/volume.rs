@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_engine::container::users_of_volume;
 use berth_engine::ps;
-use berth_engine::volumes::{Store, Volume as Record, check_name};
+use berth_engine::volumes::{self, Store, Volume as Record, check_name};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -144,11 +144,7 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
 
 fn remove(context: &Context, store: &Store, name: &str, force: bool) -> berth_engine::Result<()> {
     match store.remove(name, |name| users_of_volume(&context.roots, name)) {
-        Err(berth_engine::Error::Volume(berth_engine::volumes::Error::NotFound { .. }))
-            if force =>
-        {
-            Ok(())
-        }
+        Err(berth_engine::Error::Volume(error)) if force && matches!(*error, volumes::Error::NotFound { .. }) => Ok(()),
         other => other,
     }
 }

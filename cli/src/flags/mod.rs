@@ -96,7 +96,7 @@ pub struct ContainerFlags {
     oom_score_adj: Option<i32>,
 
     /// Name the container [default: a random name]
-    #[arg(long, value_name = "NAME", value_parser = process::name, help_heading = "Container")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true, value_parser = process::name, help_heading = "Container")]
     name: Option<String>,
     /// Host name of the container [default: the first 12 digits of its id]
     #[arg(short = 'h', long, value_name = "NAME", value_parser = process::hostname, help_heading = "Container")]

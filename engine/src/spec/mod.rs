@@ -129,6 +129,11 @@ pub fn check(options: &Options) -> Result<(), Error> {
     check_limits(&options.limits, cpus())
 }
 
+/// The control group of a container.
+pub fn cgroups_path(id: &str) -> String {
+    format!("/berth/{id}")
+}
+
 /// The OCI configuration of a container.
 pub fn build(inputs: &Inputs) -> Result<Spec, Error> {
     let options = inputs.options;
@@ -190,7 +195,7 @@ fn linux(inputs: &Inputs, capabilities: &Capabilities) -> Result<Linux, Error> {
         .set_namespaces(Some(namespaces(options)))
         .set_uid_mappings(mapping.clone())
         .set_gid_mappings(mapping)
-        .set_cgroups_path(Some(Path::new("/berth").join(inputs.id)))
+        .set_cgroups_path(Some(cgroups_path(inputs.id).into()))
         .set_resources(Some(with_devices(
             resources(&options.limits),
             options.privileged,

@@ -192,3 +192,72 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use rustix::fs::{CWD, OFlags, ResolveFlags, openat, openat2};
+    use rustix::io::Errno;
+
+    use super::*;
+
+    fn open(path: &Path) -> OwnedFd {
+        openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    /// The walls stand round one thread here, so the rest of the test program stays as it is.
+    #[test]
+    fn nothing_but_the_layer_is_within_reach() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["own", "lower", "other"] {
+            fs::create_dir(temp.path().join(name)).unwrap();
+            fs::write(temp.path().join(name).join("file"), name).unwrap();
+        }
+        let own = detach(open(&temp.path().join("own")), false).unwrap();
+        let lower = detach(open(&temp.path().join("lower")), true).unwrap();
+        let other = open(&temp.path().join("other"));
+        let outside = temp.path().join("other/file");
+        let (tell, told) = std::sync::mpsc::channel();
+        let (leave, go_on) = std::sync::mpsc::channel::<()>();
+        let confined = std::thread::spawn(move || {
+            super::super::own_umask().unwrap();
+            assert_eq!(confine(&own, std::slice::from_ref(&lower)).unwrap(), Vec::<String>::new());
+            let read = |fd: &OwnedFd, path: &str| openat(fd, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            let write = |fd: &OwnedFd, path: &str| {
+                openat(fd, path, OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR)
+            };
+            assert!(read(&own, "file").is_ok());
+            assert!(write(&own, "new").is_ok());
+            assert!(read(&lower, "file").is_ok());
+            assert!(matches!(write(&lower, "file"), Err(Errno::ROFS | Errno::ACCESS)));
+            assert!(fs::read(&outside).is_err());
+            assert!(fs::read("/etc/passwd").is_err());
+            // Not even a directory that was left open by mistake.
+            assert!(matches!(read(&other, "file"), Err(Errno::ACCESS)));
+            let up = openat2(&own, "../../..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty());
+            let up = rustix::fs::fstat(up.unwrap()).unwrap();
+            let here = rustix::fs::fstat(&own).unwrap();
+            assert_eq!((up.st_dev, up.st_ino), (here.st_dev, here.st_ino));
+            let socket = std::net::TcpStream::connect("127.0.0.1:9").unwrap_err();
+            assert_eq!(socket.raw_os_error(), Some(libc::EPERM));
+            assert!(std::process::Command::new("/bin/true").status().is_err());
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            // Until the test has had its look.
+            assert!(go_on.recv().is_err());
+        });
+        if let Ok(thread) = told.recv() {
+            let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            for name in ["CapEff:", "CapPrm:"] {
+                let held = u64::from_str_radix(&field(name), 16).unwrap();
+                assert_eq!(held & !CAPABILITIES.bits(), 0, "{name}");
+            }
+            assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".to_owned(), "2".to_owned()));
+        }
+        drop(leave);
+        confined.join().unwrap();
+        assert!(temp.path().join("own/new").exists());
+    }
+}

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn records_are_binary_safe() {
-        let pax = Pax::parse(b"21 path=a\nb=\xff\xfe=\x00\x01\x02\x03\n").unwrap();
+        let pax = Pax::parse(b"20 path=a\nb=\xff\xfe=\x00\x01\x02\x03\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a\nb=\xff\xfe=\x00\x01\x02\x03"[..]));
     }
 

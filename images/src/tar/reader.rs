@@ -98,8 +98,8 @@ impl<R: BufRead> Reader<R> {
             device,
             xattrs: Vec::new(),
         };
-        // Links carry no data, whatever size old writers put there.
-        let stored = if matches!(kind, Kind::File | Kind::Unknown(_)) {
+        // Links and devices carry no data, whatever size old writers put there.
+        let stored = if !matches!(flag, b'1'..=b'6') {
             pax.as_ref().and_then(Pax::size).unwrap_or(size)
         } else {
             0
