@@ -66,7 +66,6 @@ enum Action {
 impl Volume {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::new(context.roots.data());
-        store.sweep()?;
         match self.action {
             Action::Create { name, label } => {
                 let volume = store.create(name.as_deref(), flags::labels::<&str>(&[], &label)?)?;
