@@ -66,7 +66,6 @@ enum Action {
 impl Volume {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::new(context.roots.data());
-        store.sweep()?;
         match self.action {
             Action::Create { name, label } => {
                 let volume = store.create(name.as_deref(), flags::labels::<&str>(&[], &label)?)?;
@@ -149,7 +148,6 @@ fn remove(context: &Context, store: &Store, name: &str, force: bool) -> berth_en
         {
             Ok(())
         }
-
         other => other,
     }
 }
