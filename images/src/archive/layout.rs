@@ -102,18 +102,18 @@ fn blob(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// What an image in a layout is called: a full reference, or a tag of what the layout itself is called.
+/// What an image in a layout is called: a full reference, or a tag of what the image or the layout itself is called.
 fn name(entry: &Descriptor, stem: Option<&str>) -> Option<Reference> {
     let annotation = |key: &str| entry.annotations().as_ref().and_then(|all: &HashMap<_, _>| all.get(key));
-    if let Some(reference) = annotation(CONTAINERD_NAME).and_then(|text| text.parse().ok()) {
-        return Some(reference);
-    }
-    let text = annotation(REF_NAME)?;
+    let full: Option<Reference> = annotation(CONTAINERD_NAME).and_then(|text| text.parse().ok());
+    let Some(text) = annotation(REF_NAME) else { return full };
     if text.contains(['/', ':', '@']) {
-        return text.parse().ok();
+        return full.or_else(|| text.parse().ok());
     }
-    let stem = stem?.to_ascii_lowercase();
-    format!("{stem}:{text}").parse().ok().or_else(|| text.parse().ok())
+    let of = |name: &str| format!("{name}:{text}").parse().ok();
+    // umoci copies the full name to new tags as it was.
+    let known = full.as_ref().and_then(|full| of(&full.name()));
+    known.or_else(|| of(&stem?.to_ascii_lowercase())).or_else(|| text.parse().ok())
 }
 
 /// Digest, bytes and media type of a blob.

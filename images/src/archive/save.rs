@@ -105,7 +105,8 @@ impl Store {
                 }
                 layers.push(path);
             }
-            let repo_tags = (!names.is_empty()).then(|| names.iter().map(Reference::familiar).collect());
+            // In full: short names mean something else to podman.
+            let repo_tags = (!names.is_empty()).then(|| names.iter().map(Reference::to_string).collect());
             manifest.push(DockerImage { config, repo_tags, layers });
         }
         let text = serde_json::to_vec(&manifest).map_err(|error| Error::invalid("manifest.json", error))?;

@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::layer::{Limits, Unpacker};
 
-pub(crate) use blobs::BlobWriter;
 pub use collect::{Pruned, Removed, Use};
 pub use image::{Image, Layer};
 pub(crate) use image::{digest_of, layers, parse};

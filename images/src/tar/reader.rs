@@ -189,11 +189,7 @@ impl<R: BufRead> Reader<R> {
         Ok(())
     }
 
-    /// The whole data of the current entry, which must be at most `limit` bytes.
-    pub fn read_all(&mut self, limit: u64, what: &str) -> Result<Vec<u8>> {
-        self.small_data(self.remaining, limit, what)
-    }
-
+    /// Data that belongs to a header and must be short.
     fn small_data(&mut self, size: u64, limit: u64, what: &str) -> Result<Vec<u8>> {
         if size > limit {
             return Err(Error::damaged(format!("{what} of {size} bytes is longer than the {limit} allowed")));

@@ -186,3 +186,13 @@ impl Tar {
         self
     }
 }
+
+/// Whether a program the test needs is missing; then says so.
+pub fn missing_program(names: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let missing = names.iter().find(|name| !std::env::split_paths(&path).any(|folder| folder.join(name).exists()));
+    if let Some(name) = missing {
+        println!("not run: this host has no `{name}`");
+    }
+    missing.is_some()
+}
