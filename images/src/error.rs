@@ -33,7 +33,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// No image of that name or id is in the store.
-    #[error("image '{reference}' is not here; fetch it with `berth pull {reference}`, or see `berth images`")]
+    #[error(
+        "image '{reference}' is not here; fetch it with `berth pull {reference}`, or see `berth images`"
+    )]
     NotFound {
         /// As given.
         reference: String,
@@ -147,7 +149,9 @@ pub enum Error {
         reason: String,
     },
     /// A registry has no such image.
-    #[error("registry {registry} has no {reference}; check the spelling, or `berth login {registry}` if it is private")]
+    #[error(
+        "registry {registry} has no {reference}; check the spelling, or `berth login {registry}` if it is private"
+    )]
     NotOnRegistry {
         /// Which image or blob.
         reference: String,
@@ -187,8 +191,15 @@ pub enum Error {
 
 impl Error {
     /// Shorthand for `map_err` on system calls.
-    pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io { action, path: path.as_ref().to_owned(), source: source.into() }
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        }
     }
 
     /// What a failed request says, down to the cause.
@@ -202,19 +213,27 @@ impl Error {
             }
             cause.to_string()
         };
-        Self::Connection { registry: registry.to_owned(), reason }
+        Self::Connection {
+            registry: registry.to_owned(),
+            reason,
+        }
     }
 
     /// Shorthand for a document that does not parse.
     pub(crate) fn invalid(what: impl Into<String>, reason: impl ToString) -> Self {
-        Self::Invalid { what: what.into(), reason: reason.to_string() }
+        Self::Invalid {
+            what: what.into(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 /// The system's words, with what to do about a full disk.
 pub(crate) fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOSPC) => "the disk is full; make room, for example with `berth image prune --all`".to_owned(),
+        Some(libc::ENOSPC) => {
+            "the disk is full; make room, for example with `berth image prune --all`".to_owned()
+        }
         Some(libc::EDQUOT) => "the disk quota is used up".to_owned(),
         _ => error.to_string(),
     }
