@@ -4,4 +4,6 @@
 //! the process that looks after one container.
 
 pub mod annotations;
+pub mod cgroup;
 pub mod monitor;
+pub mod seccomp;
