@@ -33,7 +33,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// No image of that name or id is in the store.
-    #[error("image '{reference}' is not here; fetch it with `berth pull {reference}`, or see `berth images`")]
+    #[error(
+        "image '{reference}' is not here; fetch it with `berth pull {reference}`, or see `berth images`"
+    )]
     NotFound {
         /// As given.
         reference: String,
@@ -126,6 +128,62 @@ pub enum Error {
         /// The names.
         names: Vec<String>,
     },
+    /// A registry could not be reached, or the connection broke.
+    #[error("cannot talk to registry {registry}: {reason}")]
+    Connection {
+        /// Which registry.
+        registry: String,
+        /// Why.
+        reason: String,
+    },
+    /// A registry answered with an error.
+    #[error("registry {registry} did not {action}: {reason} (HTTP {status})")]
+    Registry {
+        /// Which registry.
+        registry: String,
+        /// What it was asked to do.
+        action: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// In its words.
+        reason: String,
+    },
+    /// A registry has no such image.
+    #[error(
+        "registry {registry} has no {reference}; check the spelling, or `berth login {registry}` if it is private"
+    )]
+    NotOnRegistry {
+        /// Which image or blob.
+        reference: String,
+        /// Which registry.
+        registry: String,
+    },
+    /// A registry wants credentials, or others.
+    #[error(
+        "registry {registry} refuses access{}; `berth login {registry}` gives it {} credentials",
+        if *known { " with the stored credentials" } else { "" },
+        if *known { "other" } else { "your" }
+    )]
+    Unauthorized {
+        /// Which registry.
+        registry: String,
+        /// Whether it was shown credentials.
+        known: bool,
+    },
+    /// A registry does not accept the credentials of a login.
+    #[error("registry {registry} does not accept this user name and password")]
+    LoginRefused {
+        /// Which registry.
+        registry: String,
+    },
+    /// A credential helper failed.
+    #[error("docker-credential-{helper} failed: {reason}")]
+    Helper {
+        /// Its name without `docker-credential-`.
+        helper: String,
+        /// In its words.
+        reason: String,
+    },
     /// Containers could not be asked what they use.
     #[error("cannot tell which images containers use: {0}")]
     Users(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -133,20 +191,49 @@ pub enum Error {
 
 impl Error {
     /// Shorthand for `map_err` on system calls.
-    pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io { action, path: path.as_ref().to_owned(), source: source.into() }
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// What a failed request says, down to the cause.
+    pub(crate) fn connection(registry: &str, error: &reqwest::Error) -> Self {
+        let reason = if error.is_timeout() {
+            "it did not answer in time".to_owned()
+        } else {
+            let mut cause: &dyn std::error::Error = error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            cause.to_string()
+        };
+        Self::Connection {
+            registry: registry.to_owned(),
+            reason,
+        }
     }
 
     /// Shorthand for a document that does not parse.
     pub(crate) fn invalid(what: impl Into<String>, reason: impl ToString) -> Self {
-        Self::Invalid { what: what.into(), reason: reason.to_string() }
+        Self::Invalid {
+            what: what.into(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 /// The system's words, with what to do about a full disk.
 pub(crate) fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOSPC) => "the disk is full; make room, for example with `berth image prune --all`".to_owned(),
+        Some(libc::ENOSPC) => {
+            "the disk is full; make room, for example with `berth image prune --all`".to_owned()
+        }
         Some(libc::EDQUOT) => "the disk quota is used up".to_owned(),
         _ => error.to_string(),
     }

@@ -15,6 +15,7 @@ mod layer;
 mod media;
 mod platform;
 mod reference;
+mod registry;
 mod store;
 mod tar;
 
@@ -24,4 +25,8 @@ pub use error::{Error, Result};
 pub use layer::{LayerError, Limits, UNPACK_COMMAND, Unpacker, unpack_worker_main};
 pub use platform::Platform;
 pub use reference::Reference;
+pub use registry::{
+    Connection, Credentials, Event, Progress, PullOptions, PushOptions, Quiet, login, logout, pull,
+    push,
+};
 pub use store::{Guard, HistoryEntry, Image, Layer, Pruned, Removed, Store, Summary, Use};

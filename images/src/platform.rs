@@ -42,7 +42,8 @@ impl Platform {
             .iter()
             .filter_map(|entry| {
                 let offered = entry.platform().as_ref()?;
-                let fits = offered.os().to_string() == self.os && offered.architecture().to_string() == self.architecture;
+                let fits = offered.os().to_string() == self.os
+                    && offered.architecture().to_string() == self.architecture;
                 let score = match (offered.variant(), &self.variant) {
                     (Some(offered), Some(wanted)) if offered == wanted => 2,
                     (None, _) | (_, None) => 1,
@@ -62,7 +63,11 @@ impl Platform {
             .filter_map(|entry| entry.platform().as_ref())
             .filter(|platform| platform.os().to_string() != "unknown")
             .map(|platform| {
-                let variant = platform.variant().as_ref().map(|v| format!("/{v}")).unwrap_or_default();
+                let variant = platform
+                    .variant()
+                    .as_ref()
+                    .map(|v| format!("/{v}"))
+                    .unwrap_or_default();
                 format!("{}/{}{variant}", platform.os(), platform.architecture())
             })
             .collect();
@@ -77,7 +82,9 @@ impl Platform {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+        self.variant
+            .as_ref()
+            .map_or(Ok(()), |variant| write!(f, "/{variant}"))
     }
 }
 
@@ -88,8 +95,15 @@ impl FromStr for Platform {
         let mut parts = text.split('/');
         let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
         let (Some(os), Some(architecture), None) = (os, architecture, parts.next()) else {
-            return Err(Error::invalid(format!("platform '{text}'"), "it is written os/architecture[/variant], such as linux/amd64"));
+            return Err(Error::invalid(
+                format!("platform '{text}'"),
+                "it is written os/architecture[/variant], such as linux/amd64",
+            ));
         };
-        Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) })
+        Ok(Self {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+        })
     }
 }

@@ -24,7 +24,10 @@ const CACHE: usize = 128;
 /// Symbolic links followed for one path, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// The layer being filled, over the layers below.
 pub struct Tree {
@@ -49,7 +52,11 @@ pub struct Place {
 impl Place {
     /// The canonical path of a name in here.
     pub fn join(&self, name: &[u8]) -> Vec<u8> {
-        if self.path.is_empty() { name.to_vec() } else { [&self.path[..], b"/", name].concat() }
+        if self.path.is_empty() {
+            name.to_vec()
+        } else {
+            [&self.path[..], b"/", name].concat()
+        }
     }
 }
 
@@ -80,7 +87,10 @@ impl Tree {
     pub fn directory(&mut self, components: &[&[u8]]) -> Result<Place, LayerError> {
         let joined = components.join(&b'/');
         if let Some(directory) = self.cached(&joined) {
-            return Ok(Place { path: joined, directory });
+            return Ok(Place {
+                path: joined,
+                directory,
+            });
         }
         let mut at = self.root_place();
         let mut todo: VecDeque<Vec<u8>> = components.iter().map(|name| name.to_vec()).collect();
@@ -99,7 +109,10 @@ impl Tree {
                 Step::Link(target) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(LayerError::entry(&joined, "leads through too many symbolic links"));
+                        return Err(LayerError::entry(
+                            &joined,
+                            "leads through too many symbolic links",
+                        ));
                     }
                     if target.starts_with(b"/") {
                         at = self.root_place();
@@ -110,25 +123,36 @@ impl Tree {
                 }
             }
             if at.path.len() > MAX_PATH {
-                return Err(LayerError::entry(&joined, "leads to a path that is too long"));
+                return Err(LayerError::entry(
+                    &joined,
+                    "leads to a path that is too long",
+                ));
             }
         }
         Ok(at)
     }
 
     fn root_place(&self) -> Place {
-        Place { path: Vec::new(), directory: Rc::clone(&self.root) }
+        Place {
+            path: Vec::new(),
+            directory: Rc::clone(&self.root),
+        }
     }
 
     fn cached(&self, path: &[u8]) -> Option<Rc<OwnedFd>> {
-        if path.is_empty() { Some(Rc::clone(&self.root)) } else { self.cache.get(path).cloned() }
+        if path.is_empty() {
+            Some(Rc::clone(&self.root))
+        } else {
+            self.cache.get(path).cloned()
+        }
     }
 
     fn remember(&mut self, place: &Place) {
         if self.cache.len() >= CACHE {
             self.cache.clear();
         }
-        self.cache.insert(place.path.clone(), Rc::clone(&place.directory));
+        self.cache
+            .insert(place.path.clone(), Rc::clone(&place.directory));
     }
 
     /// The parent of a canonical path; the root is its own.
@@ -138,7 +162,8 @@ impl Tree {
         let directory = match self.cached(&path) {
             Some(directory) => directory,
             None => Rc::new(
-                openat2(&self.root, &path, DIRECTORY, Mode::empty(), INSIDE).map_err(LayerError::io("open", &path))?,
+                openat2(&self.root, &path, DIRECTORY, Mode::empty(), INSIDE)
+                    .map_err(LayerError::io("open", &path))?,
             ),
         };
         Ok(Place { path, directory })
@@ -152,7 +177,10 @@ impl Tree {
         }
         match openat(&at.directory, name, DIRECTORY, Mode::empty()) {
             Ok(directory) => {
-                let place = Place { path, directory: Rc::new(directory) };
+                let place = Place {
+                    path,
+                    directory: Rc::new(directory),
+                };
                 self.remember(&place);
                 Ok(Step::Into(place))
             }
@@ -164,16 +192,29 @@ impl Tree {
     }
 
     /// `name` is not in this layer: it is what the layers below have, or a new directory.
-    fn enter_missing(&mut self, at: &Place, name: &[u8], path: Vec<u8>) -> Result<Step, LayerError> {
+    fn enter_missing(
+        &mut self,
+        at: &Place,
+        name: &[u8],
+        path: Vec<u8>,
+    ) -> Result<Step, LayerError> {
         let metadata = match self.find_below(&path)? {
-            None => Metadata { mode: 0o755, ..Metadata::default() },
+            None => Metadata {
+                mode: 0o755,
+                ..Metadata::default()
+            },
             Some(found) => match FileType::from_raw_mode(found.stat.st_mode) {
                 FileType::Symlink => return Ok(Step::Link(self.lowers.read_link(&found, &path)?)),
                 FileType::Directory => {
                     let directory = self.lowers.open(&found, &path)?;
                     Metadata::of_file(&directory, &found.stat, &path)?
                 }
-                _ => return Err(LayerError::entry(&path, "is not a directory, but an entry wants to be in it")),
+                _ => {
+                    return Err(LayerError::entry(
+                        &path,
+                        "is not a directory, but an entry wants to be in it",
+                    ));
+                }
             },
         };
         self.make(at, name, metadata).map(Step::Into)
@@ -183,14 +224,26 @@ impl Tree {
     fn enter_other(&mut self, at: &Place, name: &[u8], path: Vec<u8>) -> Result<Step, LayerError> {
         let stat = stat(at, name)?.ok_or_else(|| LayerError::entry(&path, "vanished"))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let target =
-                readlinkat(&at.directory, name, Vec::new()).map_err(LayerError::io("read the link", &path))?;
+            let target = readlinkat(&at.directory, name, Vec::new())
+                .map_err(LayerError::io("read the link", &path))?;
             return Ok(Step::Link(target.into_bytes()));
         }
         if is_whiteout(&stat) {
-            return self.make(at, name, Metadata { mode: 0o755, ..Metadata::default() }).map(Step::Into);
+            return self
+                .make(
+                    at,
+                    name,
+                    Metadata {
+                        mode: 0o755,
+                        ..Metadata::default()
+                    },
+                )
+                .map(Step::Into);
         }
-        Err(LayerError::entry(&path, "is not a directory, but an entry wants to be in it"))
+        Err(LayerError::entry(
+            &path,
+            "is not a directory, but an entry wants to be in it",
+        ))
     }
 
     /// What `path` is in the layers below, unless an opaque directory of this layer hides it.
@@ -202,11 +255,20 @@ impl Tree {
             .iter()
             .enumerate()
             .any(|(index, byte)| *byte == b'/' && self.opaque.contains_key(&path[..index]));
-        if hidden { Ok(None) } else { self.lowers.find(path) }
+        if hidden {
+            Ok(None)
+        } else {
+            self.lowers.find(path)
+        }
     }
 
     /// Makes a directory, or takes the one that is there; anything else in its place is replaced.
-    pub fn make(&mut self, at: &Place, name: &[u8], metadata: Metadata) -> Result<Place, LayerError> {
+    pub fn make(
+        &mut self,
+        at: &Place,
+        name: &[u8],
+        metadata: Metadata,
+    ) -> Result<Place, LayerError> {
         let path = at.join(name);
         let mode = Mode::from_raw_mode(metadata.mode & 0o777);
         let mut result = mkdirat(&at.directory, name, mode);
@@ -214,7 +276,8 @@ impl Tree {
             && let Some(stat) = stat(at, name)?
             && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
         {
-            unlinkat(&at.directory, name, AtFlags::empty()).map_err(LayerError::io("replace", &path))?;
+            unlinkat(&at.directory, name, AtFlags::empty())
+                .map_err(LayerError::io("replace", &path))?;
             if is_whiteout(&stat) {
                 self.opaque.insert(path.clone(), ());
             }
@@ -224,8 +287,12 @@ impl Tree {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(LayerError::io("make the directory", &path)(error)),
         }
-        let directory = openat(&at.directory, name, DIRECTORY, Mode::empty()).map_err(LayerError::io("open", &path))?;
-        let place = Place { path, directory: Rc::new(directory) };
+        let directory = openat(&at.directory, name, DIRECTORY, Mode::empty())
+            .map_err(LayerError::io("open", &path))?;
+        let place = Place {
+            path,
+            directory: Rc::new(directory),
+        };
         self.directories.insert(place.path.clone(), metadata);
         self.remember(&place);
         Ok(place)
@@ -239,7 +306,9 @@ impl Tree {
     /// Makes room for a new file.
     pub fn clear(&mut self, at: &Place, name: &[u8]) -> Result<(), LayerError> {
         let path = at.join(name);
-        let Some(stat) = stat(at, name)? else { return Ok(()) };
+        let Some(stat) = stat(at, name)? else {
+            return Ok(());
+        };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             self.forget(&path);
         }
@@ -254,7 +323,9 @@ impl Tree {
                 self.opaque.insert(path, ());
             }
             Some(_) => {}
-            None => make_whiteout(&at.directory, name).map_err(LayerError::io("white out", &path))?,
+            None => {
+                make_whiteout(&at.directory, name).map_err(LayerError::io("white out", &path))?
+            }
         }
         Ok(())
     }
@@ -266,7 +337,8 @@ impl Tree {
 
     fn forget(&mut self, removed: &[u8]) {
         let stays = |path: &[u8]| {
-            !(path.starts_with(removed) && (path.len() == removed.len() || path[removed.len()] == b'/'))
+            !(path.starts_with(removed)
+                && (path.len() == removed.len() || path[removed.len()] == b'/'))
         };
         self.cache.retain(|path, _| stays(path));
         self.directories.retain(|path, _| stays(path));
@@ -284,7 +356,10 @@ impl Tree {
         }
         if !self.directories.contains_key(&b""[..]) {
             let metadata = match self.lowers.root()? {
-                None => Metadata { mode: 0o755, ..Metadata::default() },
+                None => Metadata {
+                    mode: 0o755,
+                    ..Metadata::default()
+                },
                 Some(root) => {
                     let stat = rustix::fs::fstat(root).map_err(LayerError::io("examine", b"/"))?;
                     Metadata::of_file(root, &stat, b"/")?
@@ -295,8 +370,8 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for (path, metadata) in &self.directories {
             let name = if path.is_empty() { &b"."[..] } else { path };
-            let directory =
-                openat2(&self.root, name, flags, Mode::empty(), INSIDE).map_err(LayerError::io("open", path))?;
+            let directory = openat2(&self.root, name, flags, Mode::empty(), INSIDE)
+                .map_err(LayerError::io("open", path))?;
             metadata.apply(&directory, path)?;
         }
         Ok(())

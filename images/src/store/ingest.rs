@@ -70,7 +70,8 @@ impl Work {
             if let Some(work) = Self::lock_directory(store.ingest_dir().join(name))? {
                 for entry in std::fs::read_dir(&work.path).map_err(Error::io("read", &work.path))? {
                     let entry = entry.map_err(Error::io("read", &work.path))?;
-                    remove_all(&work.file, entry.file_name().as_bytes()).map_err(Error::io("remove", entry.path()))?;
+                    remove_all(&work.file, entry.file_name().as_bytes())
+                        .map_err(Error::io("remove", entry.path()))?;
                 }
                 return Ok(work);
             }
@@ -100,7 +101,9 @@ impl Work {
         }
         let ours = rustix::fs::fstat(&file).map_err(Error::io("examine", &path))?;
         match std::fs::symlink_metadata(&path) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.st_dev, ours.st_ino) => Ok(Some(Self { path, file })),
+            Ok(there) if (there.dev(), there.ino()) == (ours.st_dev, ours.st_ino) => {
+                Ok(Some(Self { path, file }))
+            }
             _ => {
                 // Not ours to remove.
                 drop(file);
@@ -120,7 +123,11 @@ impl Work {
 
     /// A second handle on the file.
     pub fn open_file(&self) -> Result<File> {
-        Ok(self.file.try_clone().map_err(Error::io("open", &self.path))?.into())
+        Ok(self
+            .file
+            .try_clone()
+            .map_err(Error::io("open", &self.path))?
+            .into())
     }
 
     /// Replaces the file's content.
@@ -157,9 +164,13 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         if let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) {
-            let removed = open_directory(parent).and_then(|parent| remove_all(parent, name.as_bytes()));
+            let removed =
+                open_directory(parent).and_then(|parent| remove_all(parent, name.as_bytes()));
             if let Err(error) = removed {
-                tracing::debug!("cannot remove {}, it is swept later: {error}", self.path.display());
+                tracing::debug!(
+                    "cannot remove {}, it is swept later: {error}",
+                    self.path.display()
+                );
             }
         }
     }
@@ -175,7 +186,9 @@ pub struct PartialBlob {
 impl PartialBlob {
     /// Continues or begins the download of `digest`; waits for a process that is downloading it.
     pub fn open(store: &Store, digest: Digest) -> Result<Self> {
-        let path = store.ingest_dir().join(format!("{}{PARTIAL}", digest.hex()));
+        let path = store
+            .ingest_dir()
+            .join(format!("{}{PARTIAL}", digest.hex()));
         loop {
             let file = OpenOptions::new()
                 .read(true)
@@ -185,9 +198,14 @@ impl PartialBlob {
                 .mode(0o600)
                 .open(&path)
                 .map_err(Error::io("create", &path))?;
-            if let Some(work) = Work::lock(path.clone(), file.into(), FlockOperation::LockExclusive)? {
+            if let Some(work) =
+                Work::lock(path.clone(), file.into(), FlockOperation::LockExclusive)?
+            {
                 let file = work.open_file()?;
-                return Ok(Self { work: Some(work), file });
+                return Ok(Self {
+                    work: Some(work),
+                    file,
+                });
             }
         }
     }
@@ -199,19 +217,27 @@ impl PartialBlob {
 
     /// Where it is.
     pub fn path(&self) -> PathBuf {
-        self.work.as_ref().map(|work| work.path.clone()).unwrap_or_default()
+        self.work
+            .as_ref()
+            .map(|work| work.path.clone())
+            .unwrap_or_default()
     }
 
     /// Starts over.
     pub fn reset(&mut self) -> Result<()> {
         let path = self.path();
-        self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(Error::io("truncate", path))?;
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
+            .map_err(Error::io("truncate", path))?;
         Ok(())
     }
 
     /// The blob is whole and checked: makes it visible.
     pub fn publish(mut self, target: &Path) -> Result<()> {
-        self.file.sync_data().map_err(Error::io("write", self.path()))?;
+        self.file
+            .sync_data()
+            .map_err(Error::io("write", self.path()))?;
         match self.work.take() {
             Some(work) => work.rename(target),
             None => Ok(()),
@@ -256,9 +282,13 @@ impl Lease {
             if !path.as_os_str().as_bytes().ends_with(LEASE.as_bytes()) {
                 continue;
             }
-            let Ok(file) = File::open(&path) else { continue };
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
             let mut text = Vec::new();
-            file.take(MAX_DOCUMENT).read_to_end(&mut text).map_err(Error::io("read", &path))?;
+            file.take(MAX_DOCUMENT)
+                .read_to_end(&mut text)
+                .map_err(Error::io("read", &path))?;
             leases.extend(serde_json::from_slice::<Self>(&text).ok());
         }
         Ok(leases)
@@ -268,7 +298,11 @@ impl Lease {
 /// Removes what killed processes left.
 pub fn sweep(store: &Store) -> Result<()> {
     sweep_where(store, |path, metadata| {
-        let age = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        let age = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.elapsed().ok())
+            .unwrap_or_default();
         age > RESUMABLE || !path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes())
     })
 }
@@ -284,23 +318,38 @@ fn sweep_where(store: &Store, unwanted: impl Fn(&Path, &std::fs::Metadata) -> bo
     for entry in entries.filter_map(|entry| entry.ok()) {
         let path = entry.path();
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = openat(CWD, &path, flags, Mode::empty()) else { continue };
-        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        let Ok(file) = openat(CWD, &path, flags, Mode::empty()) else {
+            continue;
+        };
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
         if unwanted(&path, &metadata) {
             // Dropping what could be locked removes it.
-            drop(Work::lock(path, file, FlockOperation::NonBlockingLockExclusive)?);
+            drop(Work::lock(
+                path,
+                file,
+                FlockOperation::NonBlockingLockExclusive,
+            )?);
         }
     }
     Ok(())
 }
 
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
-    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// A path in `ingest/` that nobody else uses.
 fn unique(store: &Store, suffix: &str) -> PathBuf {
     // The standard library seeds this from the system's random numbers.
     let random = RandomState::new().build_hasher().finish();
-    store.ingest_dir().join(format!("{}-{random:016x}{suffix}", std::process::id()))
+    store
+        .ingest_dir()
+        .join(format!("{}-{random:016x}{suffix}", std::process::id()))
 }

@@ -19,7 +19,12 @@ pub struct Reader<R> {
 
 impl<R: BufRead> Reader<R> {
     pub fn new(input: R) -> Self {
-        Self { input, position: 0, remaining: 0, padding: 0 }
+        Self {
+            input,
+            position: 0,
+            remaining: 0,
+            padding: 0,
+        }
     }
 
     /// Where in the archive the next byte of data is.
@@ -47,12 +52,22 @@ impl<R: BufRead> Reader<R> {
             match header.type_flag() {
                 b'L' => long_path = Some(self.long_name(size)?),
                 b'K' => long_link = Some(self.long_name(size)?),
-                b'x' => pax = Some(Pax::parse(&self.small_data(size, MAX_PAX, "a PAX header")?)?),
+                b'x' => {
+                    pax = Some(Pax::parse(&self.small_data(
+                        size,
+                        MAX_PAX,
+                        "a PAX header",
+                    )?)?)
+                }
                 // Global headers carry comments in practice; as docker, their content is not applied.
                 b'g' => {
                     self.small_data(size, MAX_PAX, "a PAX header")?;
                 }
-                _ => return self.entry(&header, size, long_path, long_link, pax).map(Some),
+                _ => {
+                    return self
+                        .entry(&header, size, long_path, long_link, pax)
+                        .map(Some);
+                }
             }
         }
     }
@@ -122,7 +137,9 @@ impl<R: BufRead> Reader<R> {
         }
         entry.size = self.remaining;
         match &entry.extents {
-            Some(extents) if kind == Kind::File => sparse::check(extents, entry.size, entry.real_size)?,
+            Some(extents) if kind == Kind::File => {
+                sparse::check(extents, entry.size, entry.real_size)?
+            }
             _ => (entry.extents, entry.real_size) = (None, entry.size),
         }
         Ok(entry)
@@ -173,7 +190,9 @@ impl<R: BufRead> Reader<R> {
             if available.is_empty() {
                 return Err(Error::Truncated.into());
             }
-            let count = available.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = available
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             sink(&available[..count])?;
             self.input.consume(count);
             left -= count as u64;
@@ -189,14 +208,12 @@ impl<R: BufRead> Reader<R> {
         Ok(())
     }
 
-    /// The whole data of the current entry, which must be at most `limit` bytes.
-    pub fn read_all(&mut self, limit: u64, what: &str) -> Result<Vec<u8>> {
-        self.small_data(self.remaining, limit, what)
-    }
-
+    /// Data that belongs to a header and must be short.
     fn small_data(&mut self, size: u64, limit: u64, what: &str) -> Result<Vec<u8>> {
         if size > limit {
-            return Err(Error::damaged(format!("{what} of {size} bytes is longer than the {limit} allowed")));
+            return Err(Error::damaged(format!(
+                "{what} of {size} bytes is longer than the {limit} allowed"
+            )));
         }
         self.remaining = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
@@ -226,10 +243,12 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn read_exact(&mut self, block: &mut [u8; BLOCK]) -> Result<()> {
-        self.input.read_exact(block).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::Truncated,
-            _ => Error::Io(error),
-        })?;
+        self.input
+            .read_exact(block)
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::Truncated,
+                _ => Error::Io(error),
+            })?;
         self.position += BLOCK as u64;
         Ok(())
     }
