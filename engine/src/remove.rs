@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use berth_runtime::monitor::Status;
 
 use crate::container::{Container, State, short};
-use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
 use crate::lifecycle;
@@ -96,15 +95,11 @@ pub(crate) fn remove_record(roots: &Roots, record: &Record, volumes: bool) -> Re
 /// for it if it was never whole.
 pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
     let dir = roots.container(id);
-    if let Ok(Some(record)) = document::read::<Record>(&dir.join(REMOVED), "") {
-        names::release(roots, &record.name, id)?;
-    } else {
-        for (name, _) in names::all(roots)
-            .into_iter()
-            .filter(|(_, holder)| holder == id)
-        {
-            names::release(roots, &name, id)?;
-        }
+    // More than one where a `rename` was cut short.
+    for (name, _) in names::all(roots).into_iter().filter(|(_, holder)| holder == id) {
+        names::release(roots, &name, id)?;
+    }
+    if !dir.join(REMOVED).exists() {
         volumes::Store::new(roots.data()).remove_of_container(id)?;
     }
     sweep::remove_path(&dir)
