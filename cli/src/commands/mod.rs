@@ -7,6 +7,7 @@ mod cp;
 mod diff;
 mod events;
 mod exec;
+mod images;
 mod info;
 mod inspect;
 mod lifecycle;
@@ -106,6 +107,18 @@ enum Command {
     Diff(diff::Diff),
     Info(info::Info),
     Version(info::Version),
+    Images(images::Images),
+    Pull(images::Pull),
+    Push(images::Push),
+    Load(images::Load),
+    Save(images::Save),
+    Import(images::Import),
+    Tag(images::Tag),
+    Rmi(images::Rmi),
+    History(images::History),
+    Login(images::Login),
+    Logout(images::Logout),
+    Image(images::Image),
     Container(container::Container),
     #[command(skip)]
     ContainerPrune(container::Prune),
@@ -179,6 +192,18 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Diff(command) => command.run(context),
         Command::Info(_) => info::Info::run(context),
         Command::Version(_) => info::Version::run(context),
+        Command::Images(command) => command.run(context),
+        Command::Pull(command) => command.run(context),
+        Command::Push(command) => command.run(context),
+        Command::Load(command) => command.run(context),
+        Command::Save(command) => command.run(context),
+        Command::Import(command) => command.run(context),
+        Command::Tag(command) => command.run(context),
+        Command::Rmi(command) => command.run(context),
+        Command::History(command) => command.run(context),
+        Command::Login(command) => command.run(context),
+        Command::Logout(command) => command.run(context),
+        Command::Image(command) => command.run(context),
         Command::ContainerPrune(command) => command.run(context),
         Command::Container(command) => dispatch(command.into(), context),
         Command::Volume(command) => command.run(context),
