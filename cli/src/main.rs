@@ -5,6 +5,7 @@ mod commands;
 mod failure;
 mod flags;
 mod output;
+mod progress;
 mod pull;
 
 use std::process::ExitCode;

@@ -1,15 +1,16 @@
 //! Fetching an image that a container is to be made of.
 
 use berth_engine::Result;
-use berth_images::{PullOptions, Quiet, Store, pull};
+use berth_images::{PullOptions, Store};
 
-/// Fetches an image into the store, for this machine's platform or another one.
+use crate::progress::Bars;
+
+/// Fetches an image into the store.
 pub fn fetch(store: &Store, reference: &str, platform: Option<&str>) -> Result<()> {
-    let platform = platform.map(str::parse).transpose()?;
     let options = PullOptions {
-        platform,
+        platform: platform.map(str::parse).transpose()?,
         ..PullOptions::default()
     };
-    pull(store, reference, &options, &Quiet)?;
+    berth_images::pull(store, reference, &options, &Bars::default())?;
     Ok(())
 }

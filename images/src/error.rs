@@ -110,7 +110,7 @@ pub enum Error {
         /// The layer's blob.
         digest: Digest,
         /// Why.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// A container needs the image.
     #[error("image '{reference}' is used by container {user}: remove that first, or use --force")]
@@ -220,7 +220,7 @@ impl Error {
     }
 
     /// Shorthand for a document that does not parse.
-    pub(crate) fn invalid(what: impl Into<String>, reason: impl ToString) -> Self {
+    pub(crate) fn invalid(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Invalid {
             what: what.into(),
             reason: reason.to_string(),

@@ -29,4 +29,6 @@ pub use registry::{
     Connection, Credentials, Event, Progress, PullOptions, PushOptions, Quiet, login, logout, pull,
     push,
 };
-pub use store::{Guard, HistoryEntry, Image, Layer, Pruned, Removed, Store, Summary, Use};
+pub use store::{
+    Description, Guard, HistoryEntry, Image, Layer, Pruned, Removed, RootFs, Store, Summary, Use,
+};

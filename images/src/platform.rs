@@ -91,19 +91,35 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = Error;
 
+    /// `os[/architecture[/variant]]`; without an architecture, this machine's.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut parts = text.split('/');
-        let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
-        let (Some(os), Some(architecture), None) = (os, architecture, parts.next()) else {
-            return Err(Error::invalid(
-                format!("platform '{text}'"),
-                "it is written os/architecture[/variant], such as linux/amd64",
-            ));
+        let parts: Vec<&str> = text.split('/').collect();
+        let is_part = |part: &&str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        if parts.len() > 3 || !parts.iter().all(is_part) {
+            let advice = "it is written os[/architecture[/variant]], such as linux/amd64";
+            return Err(Error::invalid(format!("platform '{text}'"), advice));
+        }
+        let host = Self::host();
+        let Some(&architecture) = parts.get(1) else {
+            return Ok(Self {
+                os: text.to_owned(),
+                ..host
+            });
+        };
+        let architecture = match architecture {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
         };
         Ok(Self {
-            os: os.to_owned(),
+            os: parts[0].to_owned(),
             architecture: architecture.to_owned(),
-            variant: variant.map(str::to_owned),
+            variant: parts.get(2).map(|&variant| variant.to_owned()),
         })
     }
 }

@@ -7,6 +7,7 @@ mod cp;
 mod diff;
 mod events;
 mod exec;
+mod images;
 mod info;
 mod inspect;
 mod lifecycle;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_engine::{Roots, sweep};
 use berth_images::{UNPACK_COMMAND, unpack_worker_main};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::failure;
 use crate::output::Format;
@@ -80,7 +81,9 @@ struct Global {
     format: Format,
 }
 
+/// Flags are built for the command that is called only: building them all takes a millisecond.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     Run(run::Run),
     Create(run::Create),
@@ -106,6 +109,18 @@ enum Command {
     Diff(diff::Diff),
     Info(info::Info),
     Version(info::Version),
+    Images(images::Images),
+    Pull(images::Pull),
+    Push(images::Push),
+    Load(images::Load),
+    Save(images::Save),
+    Import(images::Import),
+    Tag(images::Tag),
+    Rmi(images::Rmi),
+    History(images::History),
+    Login(images::Login),
+    Logout(images::Logout),
+    Image(images::Image),
     Container(container::Container),
     #[command(skip)]
     ContainerPrune(container::Prune),
@@ -139,7 +154,7 @@ pub fn run() -> Result<ExitCode> {
     {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
-    let berth = match Berth::try_parse() {
+    let berth = match parse() {
         Ok(berth) => berth,
         Err(error) => return Ok(failure::report_usage(&error)),
     };
@@ -151,6 +166,15 @@ pub fn run() -> Result<ExitCode> {
         context.sweep();
     }
     dispatch(berth.command, &context)
+}
+
+/// Parses the command line. Help and mistakes are told by a parser with all commands in full.
+fn parse() -> Result<Berth, clap::Error> {
+    Berth::try_parse().or_else(|_| {
+        let mut full = Berth::command();
+        full.build();
+        Berth::from_arg_matches(&full.try_get_matches()?)
+    })
 }
 
 fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
@@ -179,6 +203,18 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Diff(command) => command.run(context),
         Command::Info(_) => info::Info::run(context),
         Command::Version(_) => info::Version::run(context),
+        Command::Images(command) => command.run(context),
+        Command::Pull(command) => command.run(context),
+        Command::Push(command) => command.run(context),
+        Command::Load(command) => command.run(context),
+        Command::Save(command) => command.run(context),
+        Command::Import(command) => command.run(context),
+        Command::Tag(command) => command.run(context),
+        Command::Rmi(command) => command.run(context),
+        Command::History(command) => command.run(context),
+        Command::Login(command) => command.run(context),
+        Command::Logout(command) => command.run(context),
+        Command::Image(command) => command.run(context),
         Command::ContainerPrune(command) => command.run(context),
         Command::Container(command) => dispatch(command.into(), context),
         Command::Volume(command) => command.run(context),

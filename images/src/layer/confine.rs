@@ -95,7 +95,7 @@ pub fn confine(directory: &OwnedFd, lowers: &[OwnedFd]) -> Result<Vec<String>, L
     match rustix::process::chroot(".") {
         Ok(()) => {}
         Err(rustix::io::Errno::PERM) => {
-            missing.push("it may not change its root directory".to_owned())
+            missing.push("it may not change its root directory".to_owned());
         }
         Err(error) => return Err(failed("change the root directory", &error)),
     }

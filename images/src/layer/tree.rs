@@ -4,7 +4,7 @@
 //! lower one, is followed *within the root*, as the image's own processes would see it; nothing can lead outside.
 //! What comes out is a canonical path: real directories of this layer from the root down.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -38,7 +38,7 @@ pub struct Tree {
     /// Metadata of directories, set at the end: a directory's time changes with its content, and its set-group-id bit
     /// and default ACL would pass to new files.
     directories: BTreeMap<Vec<u8>, Metadata>,
-    opaque: BTreeMap<Vec<u8>, ()>,
+    opaque: BTreeSet<Vec<u8>>,
 }
 
 /// A directory of this layer.
@@ -67,7 +67,7 @@ impl Tree {
             lowers,
             cache: HashMap::new(),
             directories: BTreeMap::new(),
-            opaque: BTreeMap::new(),
+            opaque: BTreeSet::new(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Tree {
     }
 
     pub fn opaque(&self) -> impl Iterator<Item = &[u8]> {
-        self.opaque.keys().map(Vec::as_slice)
+        self.opaque.iter().map(Vec::as_slice)
     }
 
     /// The directory `components` name, made where it is missing.
@@ -184,34 +184,29 @@ impl Tree {
                 self.remember(&place);
                 Ok(Step::Into(place))
             }
-            Err(Errno::NOENT) => self.enter_missing(at, name, path),
+            Err(Errno::NOENT) => self.enter_missing(at, name, &path),
             // O_NOFOLLOW with O_DIRECTORY reports a link as "not a directory".
-            Err(Errno::NOTDIR | Errno::LOOP) => self.enter_other(at, name, path),
+            Err(Errno::NOTDIR | Errno::LOOP) => self.enter_other(at, name, &path),
             Err(error) => Err(LayerError::io("open", &path)(error)),
         }
     }
 
     /// `name` is not in this layer: it is what the layers below have, or a new directory.
-    fn enter_missing(
-        &mut self,
-        at: &Place,
-        name: &[u8],
-        path: Vec<u8>,
-    ) -> Result<Step, LayerError> {
-        let metadata = match self.find_below(&path)? {
+    fn enter_missing(&mut self, at: &Place, name: &[u8], path: &[u8]) -> Result<Step, LayerError> {
+        let metadata = match self.find_below(path)? {
             None => Metadata {
                 mode: 0o755,
                 ..Metadata::default()
             },
             Some(found) => match FileType::from_raw_mode(found.stat.st_mode) {
-                FileType::Symlink => return Ok(Step::Link(self.lowers.read_link(&found, &path)?)),
+                FileType::Symlink => return Ok(Step::Link(self.lowers.read_link(&found, path)?)),
                 FileType::Directory => {
-                    let directory = self.lowers.open(&found, &path)?;
-                    Metadata::of_file(&directory, &found.stat, &path)?
+                    let directory = self.lowers.open(&found, path)?;
+                    Metadata::of_file(&directory, &found.stat, path)?
                 }
                 _ => {
                     return Err(LayerError::entry(
-                        &path,
+                        path,
                         "is not a directory, but an entry wants to be in it",
                     ));
                 }
@@ -221,11 +216,11 @@ impl Tree {
     }
 
     /// `name` is in this layer, but no directory.
-    fn enter_other(&mut self, at: &Place, name: &[u8], path: Vec<u8>) -> Result<Step, LayerError> {
-        let stat = stat(at, name)?.ok_or_else(|| LayerError::entry(&path, "vanished"))?;
+    fn enter_other(&mut self, at: &Place, name: &[u8], path: &[u8]) -> Result<Step, LayerError> {
+        let stat = stat(at, name)?.ok_or_else(|| LayerError::entry(path, "vanished"))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
             let target = readlinkat(&at.directory, name, Vec::new())
-                .map_err(LayerError::io("read the link", &path))?;
+                .map_err(LayerError::io("read the link", path))?;
             return Ok(Step::Link(target.into_bytes()));
         }
         if is_whiteout(&stat) {
@@ -241,20 +236,20 @@ impl Tree {
                 .map(Step::Into);
         }
         Err(LayerError::entry(
-            &path,
+            path,
             "is not a directory, but an entry wants to be in it",
         ))
     }
 
     /// What `path` is in the layers below, unless an opaque directory of this layer hides it.
     pub fn find_below(&self, path: &[u8]) -> Result<Option<super::lowers::Found>, LayerError> {
-        if self.lowers.is_empty() || self.opaque.contains_key(&b""[..]) {
+        if self.lowers.is_empty() || self.opaque.contains(&b""[..]) {
             return Ok(None);
         }
         let hidden = path
             .iter()
             .enumerate()
-            .any(|(index, byte)| *byte == b'/' && self.opaque.contains_key(&path[..index]));
+            .any(|(index, byte)| *byte == b'/' && self.opaque.contains(&path[..index]));
         if hidden {
             Ok(None)
         } else {
@@ -279,7 +274,7 @@ impl Tree {
             unlinkat(&at.directory, name, AtFlags::empty())
                 .map_err(LayerError::io("replace", &path))?;
             if is_whiteout(&stat) {
-                self.opaque.insert(path.clone(), ());
+                self.opaque.insert(path.clone());
             }
             result = mkdirat(&at.directory, name, mode);
         }
@@ -320,11 +315,11 @@ impl Tree {
         let path = at.join(name);
         match stat(at, name)? {
             Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                self.opaque.insert(path, ());
+                self.opaque.insert(path);
             }
             Some(_) => {}
             None => {
-                make_whiteout(&at.directory, name).map_err(LayerError::io("white out", &path))?
+                make_whiteout(&at.directory, name).map_err(LayerError::io("white out", &path))?;
             }
         }
         Ok(())
@@ -332,7 +327,7 @@ impl Tree {
 
     /// Hides everything the layers below have in `at`.
     pub fn make_opaque(&mut self, at: &Place) {
-        self.opaque.insert(at.path.clone(), ());
+        self.opaque.insert(at.path.clone());
     }
 
     fn forget(&mut self, removed: &[u8]) {
@@ -342,13 +337,13 @@ impl Tree {
         };
         self.cache.retain(|path, _| stays(path));
         self.directories.retain(|path, _| stays(path));
-        self.opaque.retain(|path, ()| stays(path));
+        self.opaque.retain(|path| stays(path));
     }
 
     /// Sets what had to wait: the metadata of all directories, and an opaque root.
     pub fn finish(&mut self) -> Result<(), LayerError> {
         // overlayfs does not look for the mark on a layer's root: name by name does the same.
-        if self.opaque.remove(&b""[..]).is_some() && !self.lowers.is_empty() {
+        if self.opaque.remove(&b""[..]) && !self.lowers.is_empty() {
             for name in self.lowers.root_names()? {
                 let root = self.root_place();
                 self.white_out(&root, &name)?;

@@ -1,5 +1,5 @@
 //! Authorization: `Basic` (RFC 7617), and the token scheme of the distribution project's "Token Authentication
-//! Specification", with docker's OAuth2 extension for identity tokens.
+//! Specification", with docker's `OAuth2` extension for identity tokens.
 
 use std::collections::HashMap;
 

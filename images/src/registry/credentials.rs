@@ -26,7 +26,7 @@ pub struct Credentials {
     pub username: String,
     /// Password, access token or identity token.
     pub secret: String,
-    /// Whether the secret is an OAuth2 refresh token.
+    /// Whether the secret is an `OAuth2` refresh token.
     pub is_identity_token: bool,
 }
 

@@ -8,7 +8,7 @@ use reqwest::{Response, StatusCode, header::RETRY_AFTER};
 use super::{Connection, Event, Progress};
 
 /// Longest wait between two tries.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// The tries of one request.
 pub struct Retry {
@@ -63,8 +63,8 @@ impl Retry {
 /// Doubles with every failure; half of it is left to chance, so that many clients do not come back together.
 fn backoff(first: Duration, failed: u32) -> Duration {
     let full = first.saturating_mul(1 << failed.saturating_sub(1).min(10));
-    let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-    full.div_f64(2.0) + full.div_f64(2.0).mul_f64(chance)
+    let chance = RandomState::new().build_hasher().finish() % 1000;
+    full / 2 + full / 2 * chance as u32 / 1000
 }
 
 /// Whether the same request may go well later.

@@ -27,6 +27,7 @@ pub struct Use {
 
 /// What `remove` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct Removed {
     /// Names taken away, as docker shows them.
     pub untagged: Vec<String>,

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::layer::remove_all;
 
 /// How long an unfinished download is kept.
-const RESUMABLE: Duration = Duration::from_secs(24 * 60 * 60);
+const RESUMABLE: Duration = Duration::from_hours(24);
 /// Marks unfinished downloads.
 const PARTIAL: &str = ".part";
 /// Marks the leases of pulls.
@@ -315,7 +315,7 @@ pub fn sweep_all(store: &Store) -> Result<()> {
 fn sweep_where(store: &Store, unwanted: impl Fn(&Path, &std::fs::Metadata) -> bool) -> Result<()> {
     let directory = store.ingest_dir();
     let entries = std::fs::read_dir(&directory).map_err(Error::io("read", &directory))?;
-    for entry in entries.filter_map(|entry| entry.ok()) {
+    for entry in entries.filter_map(Result::ok) {
         let path = entry.path();
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = openat(CWD, &path, flags, Mode::empty()) else {

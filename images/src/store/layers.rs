@@ -177,7 +177,7 @@ impl Store {
         };
         let failed = |source| Error::Layer {
             digest: layer.digest,
-            source,
+            source: Box::new(source),
         };
         let unpacked = layer::run(self.unpacker(), job, pending.work.fd()).map_err(failed)?;
         let record = LayerRecord {
@@ -216,7 +216,10 @@ impl Store {
             gate: None,
             limits,
         };
-        let failed = |source| Error::Layer { digest, source };
+        let failed = |source| Error::Layer {
+            digest,
+            source: Box::new(source),
+        };
         let unpacked = layer::run(self.unpacker(), job, work.fd()).map_err(failed)?;
         complete(
             work.fd(),
@@ -255,8 +258,11 @@ fn complete(directory: &OwnedFd, record: LayerRecord) -> Result<(), LayerError> 
         .map_err(|error| LayerError::Worker(format!("cannot write the layer's record: {error}")))
 }
 
+/// One end of each layer's pipe.
+type Ends = Vec<Option<File>>;
+
 /// A pipe for every layer: the end that opens the gate, and the end that waits for it. The lowest waits for nobody.
-fn gates(count: usize) -> Result<(Vec<Option<File>>, Vec<Option<File>>)> {
+fn gates(count: usize) -> Result<(Ends, Ends)> {
     let mut open = vec![];
     let mut wait = vec![];
     for index in 0..count {
@@ -319,16 +325,7 @@ impl Progress {
             Err(error) => {
                 // Whoever waits for this layer fails too, but that is not the reason to tell.
                 state.gates.clear();
-                let below = matches!(
-                    error,
-                    Error::Layer {
-                        source: LayerError::Below,
-                        ..
-                    }
-                );
-                if state.error.is_none() || !below {
-                    state.error.get_or_insert(error);
-                }
+                state.error.get_or_insert(error);
             }
         }
     }

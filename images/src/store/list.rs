@@ -9,6 +9,7 @@ use crate::reference::Reference;
 
 /// One line of `berth images`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct Summary {
     /// The name as docker shows it; `None` for an image that lost its name.
     pub repository: Option<String>,
@@ -26,6 +27,7 @@ pub struct Summary {
 
 /// One step in the making of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct HistoryEntry {
     /// Digest of the layer it made, uncompressed; `None` where it made none.
     pub diff_id: Option<Digest>,

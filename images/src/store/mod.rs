@@ -12,6 +12,7 @@
 
 mod blobs;
 mod collect;
+mod describe;
 mod image;
 mod index;
 mod ingest;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::layer::{Limits, Unpacker};
 
 pub use collect::{Pruned, Removed, Use};
+pub use describe::{Description, RootFs};
 pub use image::{Image, Layer};
 pub(crate) use image::{digest_of, layers, parse};
 pub(crate) use index::{IndexEntry, descriptor};

@@ -47,11 +47,11 @@ impl Pax {
             b"gid" => self.gid = Some(decimal(value)?),
             b"mtime" => {
                 self.mtime =
-                    Some(time(value).ok_or_else(|| Error::damaged("a PAX time is malformed"))?)
+                    Some(time(value).ok_or_else(|| Error::damaged("a PAX time is malformed"))?);
             }
             b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => {
-                self.sparse.real_size = Some(decimal(value)?)
+                self.sparse.real_size = Some(decimal(value)?);
             }
             b"GNU.sparse.major" => self.sparse.map_in_data = value == b"1",
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => self.sparse.push(decimal(value)?)?,
@@ -80,7 +80,7 @@ impl Pax {
     }
 
     /// Overrides what the header said.
-    pub fn apply(self, entry: &mut Entry) -> Result<()> {
+    pub fn apply(self, entry: &mut Entry) {
         let Self {
             path,
             link,
@@ -112,7 +112,6 @@ impl Pax {
             }
         }
         entry.xattrs = xattrs;
-        Ok(())
     }
 }
 

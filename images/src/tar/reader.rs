@@ -57,7 +57,7 @@ impl<R: BufRead> Reader<R> {
                         size,
                         MAX_PAX,
                         "a PAX header",
-                    )?)?)
+                    )?)?);
                 }
                 // Global headers carry comments in practice; as docker, their content is not applied.
                 b'g' => {
@@ -114,10 +114,10 @@ impl<R: BufRead> Reader<R> {
             xattrs: Vec::new(),
         };
         // Links and devices carry no data, whatever size old writers put there.
-        let stored = if !matches!(flag, b'1'..=b'6') {
-            pax.as_ref().and_then(Pax::size).unwrap_or(size)
-        } else {
+        let stored = if matches!(flag, b'1'..=b'6') {
             0
+        } else {
+            pax.as_ref().and_then(Pax::size).unwrap_or(size)
         };
         if stored > i64::MAX as u64 {
             return Err(Error::damaged("an entry's size is out of range"));
@@ -129,7 +129,7 @@ impl<R: BufRead> Reader<R> {
         self.padding = stored.next_multiple_of(BLOCK as u64) - stored;
         if let Some(pax) = pax {
             let map_in_data = pax.has_map_in_data();
-            pax.apply(&mut entry)?;
+            pax.apply(&mut entry);
             entry.size = stored;
             if map_in_data && kind == Kind::File {
                 self.map_in_data(&mut entry)?;
@@ -138,7 +138,7 @@ impl<R: BufRead> Reader<R> {
         entry.size = self.remaining;
         match &entry.extents {
             Some(extents) if kind == Kind::File => {
-                sparse::check(extents, entry.size, entry.real_size)?
+                sparse::check(extents, entry.size, entry.real_size)?;
             }
             _ => (entry.extents, entry.real_size) = (None, entry.size),
         }

@@ -379,7 +379,7 @@ fn wrong_content() {
     let wrong = digest.clone();
     let server = Faulty::start(move |path, _, _| {
         path.ends_with(&wrong)
-            .then(|| answer("200 OK", "", &[7; 2_001_920]))
+            .then(|| answer("200 OK", "", &vec![7; 2_001_920]))
     });
     let test = TestStore::new();
     let error = server.pull(&test).unwrap_err();

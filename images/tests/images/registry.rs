@@ -1,7 +1,8 @@
 //! Pull and push with a real registry: Debian's `docker-registry` on loopback, with TLS and htpasswd.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::Write;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -86,7 +87,8 @@ impl Server {
             );
             let passwords = run("htpasswd", &["-Bbn", "ann", "secret"]);
             fs::write(dir.path().join("htpasswd"), passwords).unwrap();
-            config += &format!(
+            let _ = write!(
+                config,
                 "  tls: {{certificate: {}, key: {}}}\nauth:\n  htpasswd: {{realm: test, path: {}}}\n",
                 path("cert.pem"),
                 path("key.pem"),

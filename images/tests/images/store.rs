@@ -15,6 +15,7 @@ fn import(test: &TestStore, name: &str, content: &str) -> Image {
         .unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the shape that removal wants")]
 fn nobody() -> Result<Vec<Use>, Box<dyn std::error::Error + Send + Sync>> {
     Ok(Vec::new())
 }
