@@ -96,7 +96,10 @@ pub(crate) fn remove_record(roots: &Roots, record: &Record, volumes: bool) -> Re
 pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
     let dir = roots.container(id);
     // More than one where a `rename` was cut short.
-    for (name, _) in names::all(roots).into_iter().filter(|(_, holder)| holder == id) {
+    for (name, _) in names::all(roots)
+        .into_iter()
+        .filter(|(_, holder)| holder == id)
+    {
         names::release(roots, &name, id)?;
     }
     if !dir.join(REMOVED).exists() {
