@@ -1,2 +1,3 @@
-//! placeholder
-fn main() {}
+//! End-to-end tests: they drive the built binaries as a user does. A new test goes into the module of its subject.
+
+mod harness;
