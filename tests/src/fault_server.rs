@@ -132,7 +132,12 @@ fn converse(
         }
         let mut head = vec![format!("HTTP/1.1 {} X", response.status)];
         head.push(format!("Content-Length: {}", response.body.len()));
-        head.extend(response.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        head.extend(
+            response
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}")),
+        );
         let head = head.join("\r\n") + "\r\n\r\n";
         writer.write_all(head.as_bytes()).ok()?;
         if request.method != "HEAD" {

@@ -5,6 +5,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod binaries;
+pub mod cgroup;
 pub mod command;
 pub mod fault_server;
 pub mod fixtures;
