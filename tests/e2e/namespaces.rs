@@ -71,8 +71,8 @@ fn host_processes_are_visible_with_pid_host_alone() {
     );
     assert_eq!(
         home.prints("", "ps -o pid | wc -l"),
-        "3",
-        "a heading, the shell and ps"
+        "4",
+        "a heading, the shell, ps and wc"
     );
 }
 
@@ -82,7 +82,7 @@ fn hostname_is_the_given_one_or_the_id() {
     assert_eq!(
         home.prints(
             "--hostname boat",
-            "hostname; cat /etc/hostname; grep -c boat /etc/hosts"
+            "hostname; echo $(cat /etc/hostname); grep -c boat /etc/hosts"
         ),
         "boat\nboat\n1"
     );

@@ -88,7 +88,7 @@ fn always_survives_a_kill_from_outside() {
 fn nonsense_is_refused() {
     let home = Home::new();
     for policy in ["sometimes", "on-failure:x", "always:3"] {
-        home.shell(&format!("--restart {policy}"), "true")
+        home.berth(&format!("run --restart {policy} busybox true"))
             .run()
             .code(125)
             .fails_with(policy);

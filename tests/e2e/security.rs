@@ -194,11 +194,11 @@ fn setuid_programs_give_nothing() {
 #[test]
 fn proc_shows_only_the_container() {
     let home = Home::new();
-    assert_eq!(
-        home.prints("", "ls -d /proc/[0-9]* | wc -l"),
-        "3",
-        "the shell, ls and wc"
-    );
+    let processes: usize = home
+        .prints("", "ls -d /proc/[0-9]* | wc -l")
+        .parse()
+        .unwrap();
+    assert!(processes <= 3, "more than the shell, ls and wc");
     home.shell("", "kill -9 2 2>/dev/null; kill -9 1000")
         .run()
         .fails_with("no such process");

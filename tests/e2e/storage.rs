@@ -161,7 +161,7 @@ fn mount_takes_volumes_and_tmpfs() {
         ),
         "tmpfs\n700"
     );
-    home.shell(tmpfs, "head -c 2m /dev/zero > /memory/file")
+    home.shell(tmpfs, "dd if=/dev/zero of=/memory/file bs=2M count=1")
         .run()
         .fails_with("no space");
 }
@@ -184,7 +184,7 @@ fn tmpfs_is_memory_of_the_given_size() {
         ),
         "1777\n65536"
     );
-    home.shell(small, "head -c 100k /dev/zero > /memory/file")
+    home.shell(small, "dd if=/dev/zero of=/memory/file bs=100k count=1")
         .run()
         .fails_with("no space");
 }

@@ -74,8 +74,8 @@ fn t_without_a_terminal_works_in_a_pipe() {
 fn a_program_that_controls_jobs_has_its_terminal() {
     let home = Home::new();
     let mut terminal = Terminal::start(home.berth("run --rm -it busybox sh -i"), 80, 24);
+    terminal.expect("# ");
     terminal.type_in("sleep 1000\n");
-    wait::until("sleep runs", || terminal.screen().contains("sleep 1000"));
     let name = home.containers().pop().expect("one container");
     wait::until("sleep is there", || {
         home.berth("top").arg(&name).run().text().contains("sleep")
