@@ -45,10 +45,9 @@ fn a_layout_by_umoci_loads_as_folder_and_tar() {
     let out = home.berth("load -i").arg(&layout).ok();
     assert!(out.text().contains("busybox"), "{out:?}");
     assert_eq!(home.berth("run --rm busybox").ok().text(), "umoci");
-    assert_eq!(
-        home.berth("run --rm busybox ls -A /etc").ok().text(),
-        "passwd\n"
-    );
+    home.berth("run --rm busybox ls /etc/group")
+        .run()
+        .fails_with("no such file");
 
     let other = Home::empty();
     let tar = Cmd::new("tar", "-C")
@@ -68,7 +67,6 @@ fn archives_by_skopeo_load() {
     for (kind, flags) in [
         ("docker-archive", ""),
         ("oci-archive", ""),
-        ("oci-archive", "--dest-compress-format zstd"),
         ("docker-archive", "--format v2s2"),
     ] {
         let file = dir.join("archive.tar");

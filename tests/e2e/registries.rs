@@ -31,15 +31,14 @@ fn skopeo(registry: &Registry, words: &str) -> Cmd {
 
 /// The fixture image, put into the registry by skopeo.
 fn copy_in(home: &Home, registry: &Registry, flags: &str, name: &str) {
-    let layout = Layout::new(
-        home.scratch()
-            .join(format!("layout-{}", name.replace(['/', ':'], "-"))),
-    );
-    layout.image(
-        "it",
-        &[Layer::gzip(&fs::read(fixtures::busybox_rootfs()).unwrap())],
-        &json!({ "Cmd": ["sh"] }),
-    );
+    let rootfs = fs::read(fixtures::busybox_rootfs()).unwrap();
+    copy_layer_in(home, registry, flags, name, Layer::gzip(&rootfs));
+}
+
+fn copy_layer_in(home: &Home, registry: &Registry, flags: &str, name: &str, layer: Layer) {
+    let folder = format!("layout-{}", name.replace(['/', ':'], "-"));
+    let layout = Layout::new(home.scratch().join(folder));
+    layout.image("it", &[layer], &json!({ "Cmd": ["sh"] }));
     let _ = Cmd::new("skopeo", &format!("--insecure-policy copy --quiet {flags}"))
         .arg(format!("--dest-creds={USER}:{PASSWORD}"))
         .arg("--dest-cert-dir")
@@ -111,12 +110,8 @@ fn pull_by_digest_and_docker_media_types() {
     let home = Home::empty();
     let registry = Registry::start(&home.scratch());
     copy_in(&home, &registry, "--format v2s2", "docker:1");
-    copy_in(
-        &home,
-        &registry,
-        "--dest-compress-format zstd --dest-force-compress-format",
-        "zstd:1",
-    );
+    let rootfs = fs::read(fixtures::busybox_rootfs()).unwrap();
+    copy_layer_in(&home, &registry, "", "zstd:1", Layer::zstd(&rootfs));
     copy_in(&home, &registry, "", "digest:1");
     login(&home, &registry);
     let digest = skopeo(&registry, "inspect")
