@@ -336,3 +336,40 @@ fn commands_on_what_is_not_there_fail_clearly() {
         );
     }
 }
+
+#[test]
+fn create_makes_and_start_starts() {
+    let home = Home::new();
+    let id = home
+        .berth("create --name it -i busybox sh -c")
+        .arg("cat; exit 4")
+        .ok()
+        .trimmed();
+    assert_eq!(home.status("it"), "created");
+    let _ = home.berth("start -ai it").stdin("ahoy").run().code(4);
+    assert_eq!(home.status(&id), "exited");
+    let _ = home.berth("start it").ok();
+    assert_eq!(
+        home.berth("wait it").ok().trimmed(),
+        "4",
+        "its input is at its end"
+    );
+    home.berth("start no-such").run().fails_with("no-such");
+}
+
+#[test]
+fn label_file_adds_labels() {
+    let home = Home::new();
+    let file = home.scratch().join("labels");
+    std::fs::write(&file, "# a comment\nfrom=file\nboth=file\n").unwrap();
+    let id = home.detached(
+        &format!("--label-file {} --label both=flag", file.display()),
+        "exec sleep 1000",
+    );
+    let labels = home.inspect(&id)["Config"]["Labels"].take();
+    assert_eq!(
+        (&labels["from"], &labels["both"]),
+        (&"file".into(), &"flag".into()),
+        "{labels}"
+    );
+}

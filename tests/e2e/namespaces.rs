@@ -119,3 +119,21 @@ fn the_cgroup_namespace_hides_the_path() {
     let lines = home.prints("", "cut -d: -f3 /proc/self/cgroup | sort -u");
     assert_eq!(lines, "/");
 }
+
+#[test]
+fn add_host_adds_a_name() {
+    let home = Home::new();
+    let script = "grep -c '^10.1.2.3[[:space:]]*island' /etc/hosts || true";
+    assert_eq!(home.prints("--add-host island:10.1.2.3", script), "1");
+    assert_eq!(home.prints("", script), "0");
+    home.shell("--add-host island:nowhere", "true")
+        .run()
+        .code(125)
+        .fails_with("nowhere");
+}
+
+#[test]
+fn cgroupns_host_shows_the_path() {
+    let home = Home::new();
+    assert_eq!(inside(&home, "--cgroupns host", "cgroup"), host("cgroup"));
+}

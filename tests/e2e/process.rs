@@ -196,3 +196,24 @@ fn arguments_arrive_as_they_are() {
         .ok();
     assert_eq!(out.text(), "<>< a b ><-d><--rm><$HOME><ä€\n><*>");
 }
+
+#[test]
+fn group_add_gives_more_groups() {
+    let home = Home::new();
+    assert_eq!(
+        home.prints("-u berth --group-add tty --group-add 4242", "id -G"),
+        "1000 5 44 4242"
+    );
+    home.shell("--group-add no-such-group", "true")
+        .run()
+        .fails_with("no-such-group");
+}
+
+#[test]
+fn oom_score_adj_is_set() {
+    let home = Home::new();
+    assert_eq!(
+        home.prints("--oom-score-adj 321", "cat /proc/self/oom_score_adj"),
+        "321"
+    );
+}

@@ -270,3 +270,28 @@ fn system_prune_removes_what_is_not_used() {
     let _ = home.berth("image inspect busybox").ok();
     assert_eq!(home.berth("exec runs echo alive").ok().trimmed(), "alive");
 }
+
+#[test]
+fn ps_filters() {
+    let home = Home::new();
+    let running = home.detached("--name runs --label kind=boat", "exec sleep 1000");
+    let _ = home.berth("run --name ended busybox true").ok();
+    let names = |filter: &str| {
+        home.berth("ps -a -q --no-trunc --filter")
+            .arg(filter)
+            .ok()
+            .trimmed()
+    };
+    for filter in [
+        "status=running",
+        "name=runs",
+        "label=kind",
+        "label=kind=boat",
+    ] {
+        assert_eq!(names(filter), running, "{filter}");
+    }
+    assert_eq!(names("label=kind=other"), "");
+    home.berth("ps --filter nonsense=1")
+        .run()
+        .fails_with("nonsense");
+}
