@@ -152,7 +152,7 @@ fn what_berth_saves_is_read_by_skopeo_umoci_and_podman() {
 
     let oci = dir.join("oci.tar");
     let _ = home
-        .berth("save --format oci-archive -o")
+        .berth("save --as oci -o")
         .arg(&oci)
         .arg("example.org/busybox:saved")
         .ok();
@@ -174,7 +174,7 @@ fn what_berth_saves_is_read_by_skopeo_umoci_and_podman() {
 
     let folder = dir.join("folder");
     let _ = home
-        .berth("save --format oci-dir -o")
+        .berth("save --as oci-dir -o")
         .arg(&folder)
         .arg("example.org/busybox:saved")
         .ok();
@@ -209,7 +209,7 @@ fn the_digest_survives_a_round_trip() {
     let _ = home.berth("load -i").arg(by_umoci(&dir)).ok();
     let file = dir.join("oci.tar");
     let _ = home
-        .berth("save --format oci-archive -o")
+        .berth("save --as oci -o")
         .arg(&file)
         .arg("busybox")
         .ok();

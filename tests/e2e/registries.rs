@@ -1,6 +1,7 @@
 //! `pull`, `push` and `login` with a real registry: TLS, a password, tags, digests and indexes.
 
 use std::fs;
+use std::time::Duration;
 
 use berth_tests::command::Cmd;
 use berth_tests::fixtures;
@@ -148,35 +149,27 @@ fn run_pulls_what_is_missing() {
     let registry = Registry::start(&home.scratch());
     copy_in(&home, &registry, "", "it:1");
     login(&home, &registry);
+    let _trust = registry.trust();
     let name = registry.reference("it:1");
-    trusting(&home, &registry, "run --rm --pull never")
-        .args([&name, "true"])
-        .run()
-        .code(125)
-        .fails_with("it:1");
-    let out = trusting(&home, &registry, "run --rm")
-        .args([&name, "echo", "x"])
-        .ok();
+    let run = |pull: &str| {
+        let command = home.berth(&format!("run --rm --pull {pull}"));
+        command
+            .args([&name, "echo", "x"])
+            .timeout(Duration::from_mins(3))
+            .run()
+    };
+    run("never").code(125).fails_with("it:1");
+    let out = run("missing").code(0);
     assert_eq!(
         out.text(),
         "x\n",
         "progress does not mix with the command's output"
     );
+    assert_eq!(run("always").code(0).text(), "x\n");
     let host = registry.host();
     drop(registry);
-    assert_eq!(
-        home.berth("run --rm --pull missing")
-            .args([&name, "echo", "x"])
-            .ok()
-            .text(),
-        "x\n"
-    );
-    home.berth("run --rm --pull always")
-        .args([&name, "true"])
-        .timeout(std::time::Duration::from_mins(3))
-        .run()
-        .code(125)
-        .fails_with(&host);
+    assert_eq!(run("missing").code(0).text(), "x\n");
+    run("always").code(125).fails_with(&host);
 }
 
 #[test]

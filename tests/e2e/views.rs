@@ -56,7 +56,7 @@ fn format_json_parses_everywhere() {
     );
     for command in [
         "rm -f it",
-        "image prune",
+        "image prune -f",
         "system prune -f",
         "rmi -f busybox",
     ] {

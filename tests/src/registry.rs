@@ -84,6 +84,31 @@ impl Registry {
     }
 }
 
+/// That everybody on this machine trusts a registry's authority, as long as it is not dropped.
+pub struct Trust {
+    dir: PathBuf,
+}
+
+impl Registry {
+    /// Puts the authority's certificate where docker and its kin look for it.
+    pub fn trust(&self) -> Trust {
+        let dir = Path::new("/etc/docker/certs.d").join(self.host());
+        fs::create_dir_all(&dir).expect("the folder of certificates can be made");
+        fs::copy(self.authority(), dir.join("ca.crt")).expect("a copy of the certificate");
+        Trust { dir }
+    }
+}
+
+impl Drop for Trust {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+        // These go only if the test has made them: they are empty then.
+        for parent in self.dir.ancestors().skip(1).take(2) {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
 impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.server.kill();
