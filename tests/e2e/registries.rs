@@ -10,9 +10,9 @@ use berth_tests::layout::{self, Layer, Layout};
 use berth_tests::registry::{PASSWORD, Registry, USER};
 use serde_json::json;
 
-/// `berth` as one who trusts the registry's authority.
+/// `berth` with the registry's authority as one to trust.
 fn trusting(home: &Home, registry: &Registry, words: &str) -> Cmd {
-    home.berth(words).env("SSL_CERT_FILE", registry.authority())
+    home.berth(words).arg("--tls-ca").arg(registry.authority())
 }
 
 fn login(home: &Home, registry: &Registry) {
