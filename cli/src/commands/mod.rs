@@ -29,7 +29,7 @@ use berth_images::{UNPACK_COMMAND, unpack_worker_main};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::failure;
-use crate::output::Format;
+use crate::output::{self, Format};
 
 /// Launch OCI images as containers
 #[derive(Debug, Parser)]
@@ -226,15 +226,21 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
 /// Does something to each container in turn and prints what it was called; the errors of some do not keep the others
 /// from their turn.
 fn each(
+    context: &Context,
     references: &[String],
     mut act: impl FnMut(&str) -> berth_engine::Result<()>,
 ) -> Result<ExitCode> {
     let mut outcome = ExitCode::SUCCESS;
+    let mut done = Vec::new();
     for reference in references {
         match act(reference) {
-            Ok(()) => crate::output::print(&format!("{reference}\n"))?,
+            Ok(()) if context.format == Format::Json => done.push(reference),
+            Ok(()) => output::print(&format!("{reference}\n"))?,
             Err(error) => outcome = failure::report(&error.into()),
         }
+    }
+    if context.format == Format::Json {
+        output::json(&done)?;
     }
     Ok(outcome)
 }

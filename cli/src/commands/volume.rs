@@ -83,7 +83,7 @@ impl Volume {
                 output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?;
             }
             Action::Rm { names, force } => {
-                return each(&names, |name| remove(context, &store, name, force));
+                return each(context, &names, |name| remove(context, &store, name, force));
             }
             Action::Prune { all } => {
                 let gone = store.prune(all, |name| users_of_volume(&context.roots, name))?;
