@@ -28,6 +28,7 @@ use berth_engine::{Roots, sweep};
 use berth_images::{UNPACK_COMMAND, unpack_worker_main};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::diagnostics;
 use crate::failure;
 use crate::output::{self, Format};
 
@@ -154,6 +155,7 @@ pub fn run() -> Result<ExitCode> {
     {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
+    diagnostics::init();
     let berth = match parse() {
         Ok(berth) => berth,
         Err(error) => return Ok(failure::report_usage(&error)),
