@@ -1,7 +1,42 @@
 //! Containers as people know them: a record with a name, an image and a bundle, over the image store
 //! (`berth-images`) and the sandbox (`berth-runtime`).
 //!
-//! Start reading at [`options`] (what a person can ask for) and [`record`] (what is kept of it).
+//! Start reading at [`options`] (what a person can ask for) and [`record`] (what is kept of it), then [`create`] and
+//! [`launch`] (how a container comes to life), [`lifecycle`] (what can be done to it) and [`sweep`] (how a crash is
+//! cleaned up after).
 
+pub mod container;
+pub mod cp;
+pub mod create;
+pub mod diff;
+mod document;
+pub mod error;
+pub mod events;
+pub mod exec;
+pub mod info;
+pub mod inspect;
+pub mod launch;
+pub mod lifecycle;
+pub mod lock;
+pub mod logs;
+pub mod monitor;
+pub mod names;
 pub mod options;
+mod overlay;
+pub mod paths;
+pub mod prune;
+pub mod ps;
 pub mod record;
+pub mod remove;
+pub mod signal;
+pub mod spec;
+pub mod stats;
+pub mod sweep;
+pub mod time;
+pub mod top;
+pub mod volumes;
+mod watch;
+
+pub use container::Container;
+pub use error::{Error, Result};
+pub use paths::Roots;

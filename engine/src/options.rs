@@ -88,8 +88,30 @@ pub struct Options {
     pub pull: Pull,
     /// `--add-host NAME:ADDRESS`
     pub add_hosts: Vec<(String, String)>,
-    /// `--oom-score-adj`
+    /// `--oom-score-adj`, -1000 to 1000
     pub oom_score_adj: Option<i32>,
+    /// `--platform`, `os[/architecture[/variant]]`
+    pub platform: Option<String>,
+    /// `--isolation`
+    pub isolation: Isolation,
+}
+
+/// `--isolation`: what the sandbox's first process does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// It becomes the image's process.
+    #[default]
+    Container,
+}
+
+impl Isolation {
+    /// The value of the annotation [`berth_runtime::annotations::ISOLATION`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+        }
+    }
 }
 
 /// Resource limits.
@@ -97,7 +119,7 @@ pub struct Options {
 pub struct Limits {
     /// `--memory`, bytes
     pub memory: Option<u64>,
-    /// `--memory-swap`, memory plus swap in bytes; -1: unlimited swap
+    /// `--memory-swap`, memory plus swap in bytes; -1: unlimited swap; absent: twice [`Limits::memory`]
     pub memory_swap: Option<i64>,
     /// `--memory-reservation`, bytes
     pub memory_reservation: Option<u64>,
@@ -111,6 +133,26 @@ pub struct Limits {
     pub pids: Option<i64>,
     /// `--blkio-weight`, 10 to 1000
     pub blkio_weight: Option<u16>,
+}
+
+impl Limits {
+    /// These limits with those that `changes` names put in their place, as `berth update` does.
+    #[must_use]
+    pub fn updated(&self, changes: &Self) -> Self {
+        Self {
+            memory: changes.memory.or(self.memory),
+            memory_swap: changes.memory_swap.or(self.memory_swap),
+            memory_reservation: changes.memory_reservation.or(self.memory_reservation),
+            cpus: changes.cpus.or(self.cpus),
+            cpu_shares: changes.cpu_shares.or(self.cpu_shares),
+            cpuset_cpus: changes
+                .cpuset_cpus
+                .clone()
+                .or_else(|| self.cpuset_cpus.clone()),
+            pids: changes.pids.or(self.pids),
+            blkio_weight: changes.blkio_weight.or(self.blkio_weight),
+        }
+    }
 }
 
 /// One `-v`, `--mount` or `--tmpfs`.
@@ -137,7 +179,7 @@ pub enum MountSource {
         /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`
         propagation: Option<String>,
     },
-    /// A named volume, or an anonymous one that goes with a `--rm` container.
+    /// A named volume, or an anonymous one that goes when its container goes.
     Volume {
         /// `None`: anonymous
         name: Option<String>,
@@ -182,7 +224,7 @@ pub enum Seccomp {
     Default,
     /// No filter.
     Unconfined,
-    /// A profile in docker's JSON format.
+    /// A profile in docker's or the OCI runtime specification's JSON format.
     File(PathBuf),
 }
 

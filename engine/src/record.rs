@@ -1,11 +1,17 @@
 //! The record of one container, `container.json`.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::container::short;
+use crate::document;
+use crate::error::{Attempt as _, Error, Result};
 use crate::options::Options;
+use crate::paths::Roots;
 
 /// What is kept of a container from its creation to its removal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +32,35 @@ pub struct Record {
     pub lower_dirs: Vec<PathBuf>,
     /// The command line after entry point and command were combined.
     pub args: Vec<String>,
-    /// What was asked for.
+    /// What was asked for, completed by what the image says: its stop signal, its volumes, and a name for each volume.
     pub options: Options,
+}
+
+impl Record {
+    /// Reads the record of an id; `None` where there is no such container.
+    pub fn read(roots: &Roots, id: &str) -> Result<Option<Self>> {
+        let advice = format!("`berth rm -f {}` removes the container", short(id));
+        document::read(&roots.container(id).join("container.json"), &advice)
+    }
+
+    /// Writes the record: from here on the container exists.
+    pub fn write(&self, roots: &Roots) -> Result<()> {
+        document::write(&roots.container(&self.id).join("container.json"), self)
+    }
+
+    /// Changes the record while no other command does.
+    pub fn change(
+        roots: &Roots,
+        id: &str,
+        change: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Self> {
+        let dir = roots.container(id);
+        let attempt = || format!("lock {}", dir.display());
+        let directory = File::open(&dir).attempt(attempt)?;
+        flock(&directory, FlockOperation::LockExclusive).attempt(attempt)?;
+        let mut record = Self::read(roots, id)?.ok_or_else(|| Error::NotFound(id.to_owned()))?;
+        change(&mut record)?;
+        record.write(roots)?;
+        Ok(record)
+    }
 }

@@ -6,6 +6,10 @@
 /// environment already has it.
 pub const USER: &str = "org.berth.user";
 
+/// Supplementary groups, names or numbers joined by commas, looked up inside the sandbox as [`USER`] is and added to
+/// `process.user.additionalGids`.
+pub const GROUPS: &str = "org.berth.groups";
+
 /// `true`: a small init is the sandbox's process 1; it reaps orphans and forwards signals to the command.
 pub const INIT: &str = "org.berth.init";
 

@@ -1,0 +1,54 @@
+//! `berth exec`
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use berth_engine::{Container, exec};
+use clap::Args;
+
+use super::Context;
+
+/// Run a command in a running container
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Do not wait for it
+    #[arg(short, long)]
+    detach: bool,
+    /// Relay standard input
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Set a variable, or take it over from here if it has no value
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Name or id, with or without a group
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Name or id
+    container: String,
+    /// What to run
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Exec {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let container = Container::find(&context.roots, &self.container)?;
+        let request = exec::Request {
+            detach: self.detach,
+            interactive: self.interactive,
+            tty: self.tty,
+            env: self.env,
+            workdir: self.workdir,
+            user: self.user,
+            command: self.command,
+        };
+        match exec::become_exec(&container, &request)? {}
+    }
+}

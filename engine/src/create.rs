@@ -1,0 +1,224 @@
+//! Making a container: from a person's options to a bundle and a record.
+//!
+//! The lock comes first and the record last, so that a kill at any instant leaves either a container or something
+//! the next [`crate::sweep`] removes.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use berth_images::{Image, Store};
+use berth_runtime::monitor;
+use jiff::Timestamp;
+
+use crate::document;
+use crate::error::{Attempt as _, Error, Result};
+use crate::events::{self, Event};
+use crate::lock::{self, Lock};
+use crate::names;
+use crate::options::{Options, Pull};
+use crate::paths::{PRIVATE, Roots, SEARCHABLE, make_dir};
+use crate::record::Record;
+use crate::remove;
+use crate::signal;
+use crate::spec;
+use crate::volumes;
+
+/// Fetches an image by reference into the store.
+pub type Fetch<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
+
+/// A container that has just been made, still locked.
+#[derive(Debug)]
+pub struct Created {
+    /// Its record.
+    pub record: Record,
+    /// Its lock: hand it to [`crate::launch`], or retire it.
+    pub lock: Lock,
+}
+
+/// Makes a container. `fetch` is called where the pull policy wants the image fetched.
+pub fn create(roots: &Roots, store: &Store, options: Options, fetch: Fetch) -> Result<Created> {
+    check(&options)?;
+    if options.pull == Pull::Always {
+        fetch(&options.image)?;
+    }
+    // Until the record is written, only the guard keeps the image from being collected.
+    let mut guard = store.read_guard()?;
+    let image = match store.resolve(&options.image) {
+        Err(berth_images::Error::NotFound { .. }) if options.pull == Pull::Missing => {
+            drop(guard);
+            fetch(&options.image)?;
+            guard = store.read_guard()?;
+            store.resolve(&options.image)?
+        }
+        other => other?,
+    };
+    let id = names::new_id()?;
+    let lock =
+        Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
+    let made = make(roots, store, &image, options, &id);
+    drop(guard);
+    match made {
+        Ok(record) => {
+            events::append(roots, &Event::of(&record, "create"))?;
+            Ok(Created { record, lock })
+        }
+        Err(error) => {
+            // What cannot be undone now is found by the next sweep, as long as the lock's directory stays.
+            if remove::remains(roots, &id).is_ok() {
+                lock.retire(roots, &id)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What can be said without the image.
+fn check(options: &Options) -> Result<()> {
+    if let Some(name) = &options.name {
+        names::check(name)?;
+    }
+    if let Some(text) = &options.stop_signal {
+        signal::parse(text)?;
+    }
+    if options.remove && options.restart != monitor::RestartPolicy::No {
+        return Err(Error::Invalid(
+            "--rm and --restart exclude each other; give one of them".to_owned(),
+        ));
+    }
+    if let Some(path) = options.cidfile.as_ref().filter(|path| path.exists()) {
+        return Err(Error::Invalid(format!(
+            "{} exists already; remove it or name another --cidfile",
+            path.display()
+        )));
+    }
+    Ok(spec::check(options)?)
+}
+
+fn make(
+    roots: &Roots,
+    store: &Store,
+    image: &Image,
+    mut options: Options,
+    id: &str,
+) -> Result<Record> {
+    let dir = roots.container(id);
+    let lower_dirs = store.lower_dirs(image)?;
+    make_directories(roots, &dir, &options, &lower_dirs)?;
+    let name = match &options.name {
+        Some(name) => names::claim(roots, name, id).map(|()| name.clone())?,
+        None => names::claim_random(roots, id)?,
+    };
+    let config = image.config.config().as_ref();
+    if options.stop_signal.is_none() {
+        options.stop_signal = config.and_then(|config| config.stop_signal().clone());
+    }
+    let mut record = Record {
+        id: id.to_owned(),
+        name,
+        created_at: Timestamp::now(),
+        image: options.image.clone(),
+        image_digest: image.manifest_digest.to_string(),
+        image_id: image.id.to_string(),
+        lower_dirs,
+        args: spec::args(&options, &image.config)?,
+        options,
+    };
+    // Holds its locks on the volumes until the record is written.
+    let volumes = volumes::Store::new(roots.data()).resolve(
+        id,
+        &mut record.options,
+        &image.config,
+        &record.lower_dirs,
+    )?;
+    write_bundle(roots, &dir, image, &record, &volumes)?;
+    if let Some(path) = &record.options.cidfile {
+        fs::write(path, id).attempt(|| format!("write {}", path.display()))?;
+    }
+    record.write(roots)?;
+    drop(volumes);
+    Ok(record)
+}
+
+/// The container's directory. Its `upper` shows through as `/` in the container, so it looks like the image's.
+fn make_directories(
+    roots: &Roots,
+    dir: &Path,
+    options: &Options,
+    lower_dirs: &[PathBuf],
+) -> Result<()> {
+    // The root of a user namespace is an ordinary user out here, and must reach what is in the bundle.
+    let mode = if options.userns.is_some() {
+        SEARCHABLE
+    } else {
+        PRIVATE
+    };
+    if !roots.containers().exists() {
+        make_dir(&roots.containers(), SEARCHABLE)?;
+    }
+    for (path, mode) in [
+        ("", mode),
+        ("rootfs", 0o755),
+        ("upper", 0o755),
+        ("work", PRIVATE),
+    ] {
+        let path = dir.join(path);
+        DirBuilder::new()
+            .mode(mode)
+            .create(&path)
+            .attempt(|| format!("create {}", path.display()))?;
+    }
+    let upper = dir.join("upper");
+    let attempt = || format!("make {} like the image's root", upper.display());
+    let (mode, uid, gid) = match lower_dirs.first() {
+        Some(top) => {
+            let metadata =
+                fs::metadata(top).attempt(|| format!("look at layer {}", top.display()))?;
+            (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+        }
+        None => (0o755, 0, 0),
+    };
+    chown(&upper, Some(uid), Some(gid)).attempt(attempt)?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).attempt(attempt)
+}
+
+fn write_bundle(
+    roots: &Roots,
+    dir: &Path,
+    image: &Image,
+    record: &Record,
+    volumes: &volumes::Resolved,
+) -> Result<()> {
+    let options = &record.options;
+    spec::etc::write(dir, options, &record.id)?;
+    let host = spec::Host::read(options)?;
+    let inputs = spec::Inputs {
+        id: &record.id,
+        options,
+        image: &image.config,
+        lower_dirs: &record.lower_dirs,
+        dir,
+        mounts: &volumes.mounts,
+        host: &host,
+        volatile: options.remove,
+    };
+    document::write(&dir.join("config.json"), &spec::build(&inputs)?)?;
+    let config = monitor::Config {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        image: record.image.clone(),
+        bundle: dir.to_owned(),
+        sandboxes: roots.sandboxes(),
+        state_dir: roots.live_container(&record.id),
+        events: roots.events(),
+        tty: options.tty,
+        interactive: options.interactive,
+        restart: options.restart,
+        remove: if options.remove {
+            remove::at_exit(roots, record, &volumes.anonymous)
+        } else {
+            Vec::new()
+        },
+    };
+    document::write(&dir.join("monitor.json"), &config)
+}

@@ -1,0 +1,122 @@
+//! Waiting for the end of a container: for its monitor, which lives exactly as long as the container may run.
+
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use berth_runtime::monitor::{Phase, Status};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::container::{Container, read_status};
+use crate::error::{Attempt as _, Result};
+use crate::events;
+use crate::lock;
+
+/// How often a monitor that has not yet said its process id is looked at again.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// The monitor of one container, watched by descriptor.
+#[derive(Debug)]
+pub struct Monitor {
+    pidfd: OwnedFd,
+}
+
+impl Monitor {
+    /// The container's monitor; `None`: nobody looks after it.
+    pub fn of(container: &Container) -> Result<Option<Self>> {
+        loop {
+            if !lock::is_held(container.roots(), container.id()) {
+                return Ok(None);
+            }
+            let status = read_status(container.roots(), container.id())?;
+            let pid = status.monitor_pid.and_then(Pid::from_raw);
+            if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+                // Still held and still the same: the process that the number meant was the monitor.
+                let again = read_status(container.roots(), container.id())?;
+                if again.monitor_pid == status.monitor_pid
+                    && lock::is_held(container.roots(), container.id())
+                {
+                    return Ok(Some(Self { pidfd }));
+                }
+            }
+            // It is being started, or is about to end.
+            std::thread::sleep(PATIENCE);
+        }
+    }
+
+    /// Waits until the monitor has ended, or the time is over: whether it has ended.
+    pub fn wait(&self, limit: Option<Duration>) -> Result<bool> {
+        let begin = Instant::now();
+        loop {
+            let left = limit.map(|limit| limit.saturating_sub(begin.elapsed()));
+            // Rounded up, so that the last millisecond is not spent spinning.
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+            });
+            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(0) if left.is_none_or(|left| left.is_zero()) => return Ok(false),
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                other => {
+                    return other
+                        .map(|_| true)
+                        .attempt(|| "wait for a container's monitor");
+                }
+            }
+        }
+    }
+
+    /// The descriptor that becomes readable when the monitor ends.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+}
+
+/// Whether the first process would live on whatever the signal: as process 1 of its namespace it is spared every
+/// signal it has not asked for (`pid_namespaces(7)`).
+pub(crate) fn is_deaf_to(pid: i32, signal: i32) -> bool {
+    // A thread in sigtimedwait(2) takes the signal though its mask does not show it; look at the masks on both sides
+    // of the look at the system call.
+    !handles(pid, signal) && !waits_for_signals(pid) && !handles(pid, signal)
+}
+
+/// Whether the process catches, ignores or blocks the signal (`proc_pid_status(5)`). Unknown counts as yes.
+fn handles(pid: i32, signal: i32) -> bool {
+    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let bit = 1_u64 << (signal - 1);
+    ["SigBlk:", "SigIgn:", "SigCgt:"].iter().any(|key| {
+        let value = text.lines().find_map(|line| line.strip_prefix(key));
+        value
+            .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
+            .is_none_or(|mask| mask & bit != 0)
+    })
+}
+
+/// Whether the process is in `rt_sigtimedwait` (`proc_pid_syscall(5)`).
+fn waits_for_signals(pid: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        == Some(libc::SYS_rt_sigtimedwait)
+}
+
+/// Waits until the container has ended for good and returns its last status.
+pub fn wait(container: &Container) -> Result<Status> {
+    if let Some(monitor) = Monitor::of(container)? {
+        monitor.wait(None)?;
+    }
+    if container.dir().exists() {
+        return container.status();
+    }
+    // With `--rm` nothing is left of it but what the journal says.
+    let exit_code = events::exit_code(container.roots(), container.id())?;
+    Ok(Status {
+        phase: Phase::Exited,
+        exit_code,
+        ..Status::default()
+    })
+}

@@ -1,0 +1,163 @@
+//! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::options::{Network, Options};
+
+/// Bounds what is taken over of a file of the host, bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+const LOCAL_HOSTS: &str = "127.0.0.1\tlocalhost\n\
+    ::1\tlocalhost ip6-localhost ip6-loopback\n\
+    fe00::\tip6-localnet\n\
+    ff00::\tip6-mcastprefix\n\
+    ff02::1\tip6-allnodes\n\
+    ff02::2\tip6-allrouters\n";
+
+/// A file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} '{}': {source}", path.display())]
+pub struct Error {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Writes `hosts`, `hostname` and `resolv.conf` into the container's directory.
+///
+/// With the host's network the host's own `/etc/hosts` is taken over, else only the container is in it. The resolver is
+/// always the host's; without a network it answers nothing.
+pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
+    let hostname = if options.uts_host {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else {
+        options
+            .hostname
+            .clone()
+            .unwrap_or_else(|| id.chars().take(12).collect())
+    };
+    let base = match options.network {
+        Network::Host => host_file(Path::new("/etc/hosts"))?,
+        Network::None => String::new(),
+    };
+    put(dir, "hosts", &hosts(options, &hostname, &base))?;
+    put(dir, "hostname", &format!("{hostname}\n"))?;
+    put(
+        dir,
+        "resolv.conf",
+        &host_file(Path::new("/etc/resolv.conf"))?,
+    )
+}
+
+/// The contents of `/etc/hosts`; `base` is the host's file, used with the host's network.
+///
+/// A container of its own network finds its own name too, which docker leaves out: Java and sudo look it up.
+pub fn hosts(options: &Options, hostname: &str, base: &str) -> String {
+    let mut hosts = match options.network {
+        Network::Host if base.is_empty() || base.ends_with('\n') => base.to_owned(),
+        Network::Host => format!("{base}\n"),
+        Network::None => format!("{LOCAL_HOSTS}127.0.1.1\t{hostname}\n"),
+    };
+    hosts.extend(options.add_hosts.iter().map(|(name, address)| {
+        format!(
+            "{address}	{name}
+"
+        )
+    }));
+    hosts
+}
+
+/// A file of the host, empty where there is none.
+fn host_file(path: &Path) -> Result<String, Error> {
+    let failed = |source| Error {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(failed(error)),
+        Ok(meta) if meta.len() > MAX_FILE => Err(failed(io::ErrorKind::FileTooLarge.into())),
+        Ok(_) => fs::read(path)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .map_err(failed),
+    }
+}
+
+fn put(dir: &Path, name: &str, text: &str) -> Result<(), Error> {
+    let path = dir.join(name);
+    fs::write(&path, text).map_err(|source| Error {
+        action: "write",
+        path,
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_hosts(network: Network) -> Options {
+        let add_hosts = vec![
+            (String::from("db"), String::from("10.0.0.7")),
+            (String::from("six"), String::from("fd00::1")),
+        ];
+        Options {
+            network,
+            add_hosts,
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn own_network_names_itself_and_added_hosts() {
+        let hosts = hosts(&with_hosts(Network::None), "box", "10.9.9.9\tleak\n");
+        assert!(hosts.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost"));
+        assert!(
+            hosts.ends_with("127.0.1.1\tbox\n10.0.0.7\tdb\nfd00::1\tsix\n"),
+            "{hosts}"
+        );
+        assert!(!hosts.contains("leak"));
+    }
+
+    #[test]
+    fn hosts_network_takes_over_the_hosts_file() {
+        let hosts = hosts(&with_hosts(Network::Host), "box", "10.9.9.9\tneighbour");
+        assert_eq!(hosts, "10.9.9.9\tneighbour\n10.0.0.7\tdb\nfd00::1\tsix\n");
+    }
+
+    #[test]
+    fn three_files_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &Options::default(), "0123456789abcdef").unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("hostname")).unwrap(),
+            "0123456789ab\n"
+        );
+        assert!(
+            fs::read_to_string(dir.path().join("hosts"))
+                .unwrap()
+                .contains("127.0.1.1\t0123456789ab\n")
+        );
+        assert!(dir.path().join("resolv.conf").exists());
+        write(
+            dir.path(),
+            &Options {
+                hostname: Some("web".into()),
+                ..Options::default()
+            },
+            "0",
+        )
+        .unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("hostname")).unwrap(),
+            "web\n"
+        );
+        assert!(write(Path::new("/nonexistent/dir"), &Options::default(), "0").is_err());
+    }
+}

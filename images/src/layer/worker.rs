@@ -1,0 +1,189 @@
+//! The process that unpacks one layer: how the store starts it, and its main function.
+//!
+//! It gets the job as JSON in its one argument, the blob as standard input, the other files as inherited
+//! descriptors whose numbers are in the job, and answers with one JSON document on standard output.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Job, LayerError, Limits, Unpacked, confine, unpack};
+use crate::digest::Digest;
+
+/// The hidden command of the program that links this crate; [`unpack_worker_main`] takes the argument after it.
+pub const UNPACK_COMMAND: &str = "__unpack";
+
+/// Longest answer read, bytes.
+const MAX_ANSWER: u64 = 1 << 16;
+
+/// Where layers are unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unpacker {
+    /// In a confined process: this program, which must call [`unpack_worker_main`] for [`UNPACK_COMMAND`].
+    Process(PathBuf),
+    /// In this process, with nothing but the path rules between a layer and the host. For tests.
+    InProcess,
+}
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self::Process(PathBuf::from("/proc/self/exe"))
+    }
+}
+
+/// The job as the worker gets it; numbers are descriptors.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    digest: Digest,
+    diff_id: Option<Digest>,
+    directory: RawFd,
+    lowers: Vec<RawFd>,
+    gate: Option<RawFd>,
+    limits: Limits,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    result: Result<Unpacked, LayerError>,
+    /// Walls the kernel could not raise.
+    missing: Vec<String>,
+}
+
+/// Unpacks a layer where `unpacker` says. `lock` stays held until the worker is gone, whatever becomes of this process.
+pub fn run(unpacker: &Unpacker, job: Job, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
+    match unpacker {
+        Unpacker::InProcess => unpack(job),
+        Unpacker::Process(program) => run_process(program, job, lock),
+    }
+}
+
+fn run_process(program: &Path, job: Job, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
+    let failed = |error: &dyn std::fmt::Display| LayerError::Worker(error.to_string());
+    let directory = confine::detach(job.directory, false).map_err(|error| failed(&error))?;
+    let lowers = job
+        .lowers
+        .into_iter()
+        .map(|lower| confine::detach(lower, true))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(&error))?;
+    let order = Order {
+        digest: job.digest,
+        diff_id: job.diff_id,
+        directory: directory.as_raw_fd(),
+        lowers: lowers.iter().map(AsRawFd::as_raw_fd).collect(),
+        gate: job.gate.as_ref().map(AsRawFd::as_raw_fd),
+        limits: job.limits,
+    };
+    let mut inherited = order.lowers.clone();
+    inherited.extend([order.directory, lock.as_raw_fd()]);
+    inherited.extend(order.gate);
+    let mut command = Command::new(program);
+    command
+        .arg(UNPACK_COMMAND)
+        .arg(serde_json::to_string(&order).map_err(|error| failed(&error))?)
+        .env_clear()
+        .current_dir("/")
+        .stdin(job.blob)
+        .stdout(Stdio::piped());
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec only system calls are made; nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            // The parent may have died before the signal was asked for.
+            if rustix::process::getppid() != Some(parent) {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            for number in &inherited {
+                if libc::fcntl(*number, libc::F_SETFD, 0) == -1 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().map_err(|error| {
+        LayerError::Worker(format!("cannot start {}: {error}", program.display()))
+    })?;
+    drop((directory, lowers, job.gate));
+    let mut text = Vec::new();
+    let read = child
+        .stdout
+        .take()
+        .map(|stdout| stdout.take(MAX_ANSWER).read_to_end(&mut text));
+    let status = child.wait().map_err(|error| failed(&error))?;
+    read.transpose().map_err(|error| failed(&error))?;
+    let answer: Answer = serde_json::from_slice(&text).map_err(|_| {
+        LayerError::Worker(format!(
+            "{status}, without an answer; is {} berth?",
+            program.display()
+        ))
+    })?;
+    for wall in answer.missing {
+        tracing::warn!("layers are unpacked with one wall less: {wall}");
+    }
+    answer.result
+}
+
+/// The worker's main function: `order` is the argument after [`UNPACK_COMMAND`]. To be called first thing, while the
+/// process has one thread.
+pub fn unpack_worker_main(order: &OsStr) -> ExitCode {
+    let mut missing = Vec::new();
+    let result = work(order, &mut missing);
+    let code = if result.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    };
+    let written = serde_json::to_vec(&Answer { result, missing })
+        .map_err(std::io::Error::from)
+        .and_then(|text| std::io::stdout().write_all(&text));
+    if written.is_ok() {
+        code
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Unpacked, LayerError> {
+    let order: Order = order
+        .to_str()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .ok_or_else(|| LayerError::Worker("this command is for berth itself".to_owned()))?;
+    let directory = inherit(order.directory)?;
+    let lowers = order
+        .lowers
+        .into_iter()
+        .map(inherit)
+        .collect::<Result<Vec<_>, _>>()?;
+    let gate = order.gate.map(inherit).transpose()?.map(File::from);
+    let blob = File::from(inherit(0)?);
+    *missing = confine::confine(&directory, &lowers)?;
+    unpack(Job {
+        blob,
+        digest: order.digest,
+        diff_id: order.diff_id,
+        directory,
+        lowers,
+        gate,
+        limits: order.limits,
+    })
+}
+
+/// Takes over a descriptor that the parent passed on.
+fn inherit(number: RawFd) -> Result<OwnedFd, LayerError> {
+    // SAFETY: F_GETFD takes no pointer and does no harm on any number.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(LayerError::Worker(
+            "this command is for berth itself".to_owned(),
+        ));
+    }
+    // SAFETY: the descriptor is open, and the parent passed it for this process alone to own.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

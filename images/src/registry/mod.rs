@@ -1,0 +1,38 @@
+//! The registry client: pull, push, login, after the OCI distribution specification 1.1.
+//!
+//! It speaks HTTP through `reqwest` directly. The `oci-client` crate, which was tried first, hides what is needed here:
+//! the `Retry-After` header of a 429, bodies bounded while they arrive, and a response's status on resuming a blob.
+//!
+//! Everything a registry says is taken with suspicion: documents are read to 4 MiB at most, blobs to the size their
+//! descriptor gives, and nothing is kept whose digest is wrong.
+
+mod auth;
+mod blob;
+mod client;
+mod connection;
+mod credentials;
+mod login;
+mod manifest;
+mod progress;
+mod pull;
+mod push;
+mod retry;
+
+pub use connection::Connection;
+pub use credentials::Credentials;
+pub use login::{login, logout};
+pub use progress::{Event, Progress, Quiet};
+pub use pull::{PullOptions, pull};
+pub use push::{PushOptions, push};
+
+use crate::error::{Error, Result};
+
+/// Runs a registry operation to its end on a runtime of its own; nothing of it stays.
+fn run<T>(operation: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::io("start", "the network threads"))?;
+    runtime.block_on(operation)
+}

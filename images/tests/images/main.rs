@@ -1,0 +1,10 @@
+//! Tests of the image store from outside: what goes in as archives comes out as directories, and nothing else.
+
+mod archives;
+mod faults;
+mod hostile;
+mod interop;
+mod layers;
+mod registry;
+mod store;
+mod support;
