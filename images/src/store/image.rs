@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::media::Compression;
 use crate::reference::Reference;
 
+/// Most layers of an image: overlayfs stacks 500 directories, and each takes two descriptors while it is unpacked.
+const MAX_LAYERS: usize = 400;
+
 /// An image in the store.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -193,6 +196,10 @@ pub fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<V
                 .map_err(|error| Error::invalid("the image's configuration", error))
         })
         .collect::<Result<Vec<Digest>>>()?;
+    if diff_ids.len() > MAX_LAYERS {
+        let reason = format!("it has more than {MAX_LAYERS} layers");
+        return Err(Error::invalid("the image", reason));
+    }
     if diff_ids.len() != manifest.layers().len() {
         let counts = format!(
             "the manifest has {} layers, the configuration {}",

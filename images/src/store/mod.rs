@@ -20,6 +20,7 @@ mod layers;
 mod list;
 mod lock;
 mod names;
+mod schedule;
 
 use std::path::{Path, PathBuf};
 

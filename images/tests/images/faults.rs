@@ -425,3 +425,55 @@ fn documents_that_are_none() {
         test.assert_untouched();
     }
 }
+
+#[test]
+fn garbage_collection_spares_a_pull_under_way() {
+    let digest = layer_digest();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let server = Faulty::start(move |path, _, before| {
+        if path.ends_with(&digest) && before == 0 {
+            // Until the test has pruned, or given up.
+            let _ = released.lock().unwrap().recv();
+        }
+        None
+    });
+    let test = TestStore::new();
+    std::thread::scope(|scope| {
+        let patient = Connection {
+            timeout: Duration::from_secs(60),
+            ..Connection::default()
+        };
+        let pulled = scope.spawn(|| {
+            let options = PullOptions {
+                connection: patient,
+                platform: None,
+            };
+            pull(
+                &test.store,
+                &format!("{}/app:1", server.host),
+                &options,
+                &Quiet,
+            )
+        });
+        while server.asked(&server.layer_path()).is_empty() && !pulled.is_finished() {
+            std::thread::yield_now();
+        }
+        // The configuration is here, and no image names it yet.
+        let blobs = || {
+            fs::read_dir(test.images().join("blobs/sha256"))
+                .unwrap()
+                .count()
+        };
+        assert_eq!(blobs(), 1);
+        test.store.prune(true, || Ok(Vec::new())).unwrap();
+        assert_eq!(blobs(), 1);
+        drop(release);
+        let image = pulled.join().unwrap().unwrap();
+        assert!(
+            test.store.lower_dirs(&image).unwrap()[0]
+                .join("content")
+                .exists()
+        );
+    });
+}
