@@ -2,6 +2,7 @@
 //! `berth-engine` and `berth-images`. Start reading at [`commands::run`].
 
 mod commands;
+mod diagnostics;
 mod failure;
 mod flags;
 mod output;

@@ -7,11 +7,14 @@
 //! ```
 
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use berth_runtime::cgroup::CgroupManager;
 use berth_runtime::monitor::{RestartPolicy, STOP_REQUESTED};
+use berth_runtime::sandbox::Sandbox;
 
-use crate::container::{Container, State};
+use crate::container::{Container, State, short};
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
@@ -20,9 +23,11 @@ use crate::lock::{self, Lock};
 use crate::monitor::{Monitor, is_deaf_to};
 use crate::names;
 use crate::options::Limits;
+use crate::paths::Roots;
 use crate::record::Record;
 use crate::signal;
 use crate::spec;
+use crate::sweep;
 
 /// How long `stop` waits before it kills, unless told otherwise.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +74,7 @@ pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duratio
     if !state.is_alive() {
         return Ok(());
     }
-    request_stop(container)?;
+    request_stop(container.roots(), container.id())?;
     let Some(monitor) = Monitor::of(container)? else {
         return Ok(());
     };
@@ -86,42 +91,62 @@ pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duratio
         }
     }
     if !monitor.wait(Some(timeout))? {
-        kill_all(container, &monitor)?;
+        kill_all(container.roots(), container.id());
+        if !monitor.wait(Some(KILL_TIMEOUT))? {
+            return Err(stuck(container.name()));
+        }
     }
     events::append(container.roots(), &Event::of(&container.record, "stop"))
 }
 
-/// Kills a container and waits for its monitor to have cleaned up.
-pub(crate) fn end(container: &Container) -> Result<()> {
-    request_stop(container)?;
-    let Some(monitor) = Monitor::of(container)? else {
-        return Ok(());
-    };
-    kill_all(container, &monitor)
+/// Kills whatever of a container is alive, and again, until nobody looks after it; returns its lock. Needs neither
+/// its record nor its status: they may be damaged.
+pub(crate) fn end(roots: &Roots, id: &str) -> Result<Lock> {
+    let begin = Instant::now();
+    loop {
+        if let Some(lock) = Lock::try_take(roots, id)? {
+            sweep::delete_sandbox(roots, id)?;
+            return Ok(lock);
+        }
+        request_stop(roots, id)?;
+        kill_all(roots, id);
+        if begin.elapsed() > KILL_TIMEOUT {
+            return Err(stuck(short(id)));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
-fn kill_all(container: &Container, monitor: &Monitor) -> Result<()> {
-    if let Ok(sandbox) = container.sandbox() {
-        // It may end on its own at any moment: what counts is whether the monitor ends.
-        let _ = sandbox.kill(libc::SIGKILL, true);
-        if sandbox.is_paused().unwrap_or(false) {
-            let _ = sandbox.resume();
+/// Kills all processes of a container. That it ends on its own in this moment is fine: what counts is whether its
+/// monitor ends.
+fn kill_all(roots: &Roots, id: &str) {
+    match Sandbox::load(&roots.sandboxes(), id) {
+        Ok(sandbox) => {
+            let _ = sandbox.kill(libc::SIGKILL, true);
+            if sandbox.is_paused().unwrap_or(false) {
+                let _ = sandbox.resume();
+            }
+        }
+        Err(berth_runtime::error::Error::NotFound { .. }) => {}
+        Err(_) => {
+            // A damaged state: what it would say of the control group is known here too.
+            let _ =
+                CgroupManager::new(&spec::cgroups_path(id)).and_then(|cgroup| cgroup.kill_all());
         }
     }
-    if monitor.wait(Some(KILL_TIMEOUT))? {
-        return Ok(());
-    }
-    let advice = "a process of it is stuck in the kernel, see `berth top` and the kernel's log";
-    Err(lock::busy(
-        container.name(),
+}
+
+fn stuck(name: &str) -> Error {
+    lock::busy(
+        name,
         "still there after SIGKILL",
-        advice,
-    ))
+        "a process of it is stuck in the kernel, see `berth top` and the kernel's log",
+    )
 }
 
 /// Tells the monitor that a person wants the container stopped, so no restart policy applies.
-fn request_stop(container: &Container) -> Result<()> {
-    let path = container.live_dir().join(STOP_REQUESTED);
+fn request_stop(roots: &Roots, id: &str) -> Result<()> {
+    let path = roots.live_container(id).join(STOP_REQUESTED);
     match fs::write(&path, "") {
         // It has ended in this moment.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -140,7 +165,7 @@ pub fn kill(container: &Container, signal: &str) -> Result<()> {
         .as_deref()
         .unwrap_or("TERM");
     if number == libc::SIGKILL || signal::parse(stop_signal).is_ok_and(|stop| stop == number) {
-        request_stop(container)?;
+        request_stop(container.roots(), container.id())?;
     }
     sandbox.kill(number, false)?;
     let mut event = Event::of(&container.record, "kill");

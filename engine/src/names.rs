@@ -89,7 +89,7 @@ pub(crate) fn claim(roots: &Roots, name: &str, id: &str) -> Result<()> {
         match symlink(id, &path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_dir(&roots.names(), PRIVATE)?
+                make_dir(&roots.names(), PRIVATE)?;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let Some(holder) = holder(roots, name) else {

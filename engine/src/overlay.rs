@@ -36,16 +36,25 @@ pub(crate) fn writable(layers: &[PathBuf], upper: &Path, work: &Path) -> io::Res
 }
 
 fn mount(layers: &[&PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
+    match mount_with(set_each_layer, layers, upper) {
+        // Before Linux 6.5 there is no `lowerdir+`, which those kernels notice only when the mount is created.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            mount_with(set_all_layers, layers, upper)
+        }
+        result => result,
+    }
+}
+
+/// Tells the mount to be its layers; returns what must stay open until it is created.
+type SetLayers = fn(&OwnedFd, &[&PathBuf]) -> io::Result<Vec<File>>;
+
+fn mount_with(
+    set_layers: SetLayers,
+    layers: &[&PathBuf],
+    upper: Option<(&Path, &Path)>,
+) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // Older kernels look the layers up only when the mount is created: until then these must stay open.
-    let _open = match layers
-        .iter()
-        .try_for_each(|layer| fsconfig_set_string(&context, "lowerdir+", *layer))
-    {
-        // Before Linux 6.5 there is no `lowerdir+`.
-        Err(Errno::INVAL) => set_all_layers(&context, layers)?,
-        other => other.map(|()| Vec::new())?,
-    };
+    let _open = set_layers(&context, layers)?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -64,6 +73,13 @@ fn mount(layers: &[&PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Owned
     )?)
 }
 
+fn set_each_layer(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<Vec<File>> {
+    layers
+        .iter()
+        .try_for_each(|layer| fsconfig_set_string(context, "lowerdir+", *layer))?;
+    Ok(Vec::new())
+}
+
 /// All layers in one value, which may have 255 bytes: by the numbers of their descriptors, about a dozen layers.
 fn set_all_layers(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<Vec<File>> {
     let open = layers
@@ -76,4 +92,36 @@ fn set_all_layers(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<Vec<File
         .collect();
     fsconfig_set_string(context, "lowerdir", names.join(":"))?;
     Ok(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn layers_can_be_named_by_descriptor_as_old_kernels_need() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = ["top", "base"].map(|name| dir.path().join(name));
+        for layer in &layers {
+            fs::create_dir(layer).unwrap();
+            fs::write(
+                layer.join("both"),
+                layer.file_name().unwrap().as_encoded_bytes(),
+            )
+            .unwrap();
+        }
+        fs::write(layers[1].join("below"), "below").unwrap();
+
+        let view = mount_with(set_all_layers, &layers.iter().collect::<Vec<_>>(), None).unwrap();
+
+        for (name, expected) in [("both", "top"), ("below", "below")] {
+            let file = rustix::fs::openat(&view, name, OFlags::RDONLY, Mode::empty()).unwrap();
+            let mut text = String::new();
+            File::from(file).read_to_string(&mut text).unwrap();
+            assert_eq!(text, expected);
+        }
+    }
 }

@@ -5,14 +5,11 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use berth_runtime::monitor::Status;
-
-use crate::container::{Container, State, short};
-use crate::document;
+use crate::container::{Container, State};
 use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
 use crate::lifecycle;
-use crate::lock::{self, Lock};
+use crate::lock::Lock;
 use crate::names;
 use crate::paths::Roots;
 use crate::record::Record;
@@ -25,53 +22,29 @@ const REMOVED: &str = "removed.json";
 /// Removes a container; `force` kills it first, `volumes` removes its anonymous volumes too. Returns its id.
 pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Result<String> {
     let id = names::resolve(roots, reference)?;
-    let container = match Container::load(roots, &id) {
-        Ok(container) => container,
-        Err(Error::Damaged { .. }) if force => return remove_damaged(roots, id),
-        Err(error) => return Err(error),
-    };
-    let status = container.status().or_else(|error| {
-        if force {
-            Ok(Status::default())
-        } else {
-            Err(error)
-        }
-    })?;
-    let state = container.state(&status);
-    if state.is_alive() || lock::is_held(roots, &id) {
-        if state.is_alive() && !force {
+    let lock = if force {
+        lifecycle::end(roots, &id)?
+    } else {
+        let container = Container::load(roots, &id)?;
+        let state = container.state(&container.status()?);
+        let alive = |state| {
             let advice = format!(
                 "`berth stop {reference}` stops it, `berth rm -f {reference}` removes it as it is"
             );
-            return Err(container.wrong_state(state, &advice));
+            container.wrong_state(state, &advice)
+        };
+        if state.is_alive() {
+            return Err(alive(state));
         }
-        lifecycle::end(&container)?;
-    }
-    let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(container.wrong_state(
-            State::Running,
-            "somebody has started it again; stop it first",
-        ));
+        Lock::take(roots, &id)?.ok_or_else(|| alive(State::Running))?
     };
-    // With `--rm` the monitor has removed it as it ended.
-    if let Some(record) = Record::read(roots, &id)? {
-        remove_record(roots, &record, volumes || record.options.remove)?;
+    match Record::read(roots, &id) {
+        Ok(Some(record)) => remove_record(roots, &record, volumes || record.options.remove)?,
+        // With `--rm` the monitor has removed it as it ended.
+        Ok(None) => {}
+        Err(Error::Damaged { .. }) => remains(roots, &id)?,
+        Err(error) => return Err(error),
     }
-    lock.retire(roots, &id)?;
-    Ok(id)
-}
-
-/// Removes a container whose record cannot be read.
-fn remove_damaged(roots: &Roots, id: String) -> Result<String> {
-    sweep::delete_sandbox(roots, &id)?;
-    let Some(lock) = Lock::take(roots, &id)? else {
-        return Err(lock::busy(
-            short(&id),
-            "being looked after",
-            "stop it first",
-        ));
-    };
-    remains(roots, &id)?;
     lock.retire(roots, &id)?;
     Ok(id)
 }
@@ -96,15 +69,14 @@ pub(crate) fn remove_record(roots: &Roots, record: &Record, volumes: bool) -> Re
 /// for it if it was never whole.
 pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
     let dir = roots.container(id);
-    if let Ok(Some(record)) = document::read::<Record>(&dir.join(REMOVED), "") {
-        names::release(roots, &record.name, id)?;
-    } else {
-        for (name, _) in names::all(roots)
-            .into_iter()
-            .filter(|(_, holder)| holder == id)
-        {
-            names::release(roots, &name, id)?;
-        }
+    // More than one where a `rename` was cut short.
+    for (name, _) in names::all(roots)
+        .into_iter()
+        .filter(|(_, holder)| holder == id)
+    {
+        names::release(roots, &name, id)?;
+    }
+    if !dir.join(REMOVED).exists() {
         volumes::Store::new(roots.data()).remove_of_container(id)?;
     }
     sweep::remove_path(&dir)

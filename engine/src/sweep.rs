@@ -8,6 +8,8 @@
 //!     otherwise                         a status that claims life becomes `exited`, code 137
 //! ```
 //!
+//! Volumes that a killed command left half made or half removed go as well.
+//!
 //! Looking at a container somebody cares for costs two system calls. A damaged file never stops the sweep: what
 //! can be cleaned is cleaned, and the damage is reported.
 
@@ -27,13 +29,15 @@ use crate::paths::{PRIVATE, Roots, make_dir};
 use crate::record::Record;
 use crate::remove;
 use crate::spec;
+use crate::volumes::Store;
 
 /// Cleans up after crashed commands and monitors; returns what could not be cleaned.
 pub fn sweep(roots: &Roots) -> Vec<Error> {
+    let mut errors = Vec::from_iter(Store::new(roots.data()).sweep().err().map(Error::from));
     if !roots.live().exists() {
         // The first command after a reboot: what was alive is not, and what was half made or half removed then
         // has lost its lock too.
-        let errors = sweep_data(roots);
+        errors.extend(sweep_data(roots));
         if roots.containers().exists() {
             // Once is enough; whoever may not make it can do nothing else either.
             let _ = make_dir(&roots.live(), PRIVATE);
@@ -42,9 +46,11 @@ pub fn sweep(roots: &Roots) -> Vec<Error> {
     }
     let ids = match names::directory_ids(&roots.live()) {
         Ok(ids) => ids,
-        Err(error) => return vec![error],
+        Err(error) => {
+            errors.push(error);
+            return errors;
+        }
     };
-    let mut errors = Vec::new();
     for id in ids {
         match Lock::try_take(roots, &id) {
             Ok(Some(lock)) => errors.extend(recover(roots, &id, lock)),
@@ -98,7 +104,7 @@ fn recover(roots: &Roots, id: &str, lock: Lock) -> Vec<Error> {
     match Record::read(roots, id) {
         Ok(None) => errors.extend(remove::remains(roots, id).err()),
         Ok(Some(record)) if record.options.remove => {
-            errors.extend(remove::remove_record(roots, &record, true).err())
+            errors.extend(remove::remove_record(roots, &record, true).err());
         }
         // A damaged record stays for a person to look at; its container is not alive.
         Ok(Some(_)) | Err(_) => errors.extend(correct_status(roots, id).err()),

@@ -1,2 +1,31 @@
-//! placeholder
-fn main() {}
+//! End-to-end tests: they drive the built binaries as a user does.
+//!
+//! A new test goes into the module of its subject; a new flag of `berth run` gets one that fails if the flag does
+//! nothing.
+
+mod archives;
+mod copy;
+mod crashes;
+mod debian;
+mod exec;
+mod harness;
+mod hostile_images;
+mod image_store;
+mod lifecycle;
+mod limits;
+mod logs;
+mod namespaces;
+mod podman;
+mod privileges;
+mod process;
+mod registries;
+mod registry_faults;
+mod restart_policy;
+mod runtime;
+mod security;
+mod signals;
+mod stdio;
+mod storage;
+mod terminals;
+mod unpack;
+mod views;

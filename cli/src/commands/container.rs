@@ -19,6 +19,7 @@ pub struct Container {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Long {
     Attach(attach::Attach),
     Cp(cp::Cp),

@@ -55,10 +55,10 @@ impl Cp {
         let find = |reference: &str| Container::find(&context.roots, reference);
         match (side(&self.source), side(&self.destination)) {
             (Side::Host(source), Side::Container(container, path)) => {
-                cp::copy_in(&find(container)?, source, path, how)?
+                cp::copy_in(&find(container)?, source, path, how)?;
             }
             (Side::Container(container, path), Side::Host(to)) => {
-                cp::copy_out(&find(container)?, path, to, how)?
+                cp::copy_out(&find(container)?, path, to, how)?;
             }
             (Side::Stream, Side::Container(container, path)) => {
                 cp::unpack_into(&find(container)?, &mut io::stdin().lock(), path)?;

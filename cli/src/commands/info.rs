@@ -61,7 +61,7 @@ impl Version {
         let (version, architecture) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         match context.format {
             Format::Json => {
-                output::json(&json!({ "Version": version, "Os": "linux", "Arch": architecture }))?
+                output::json(&json!({ "Version": version, "Os": "linux", "Arch": architecture }))?;
             }
             Format::Table => output::print(&format!("berth {version} linux/{architecture}\n"))?,
         }

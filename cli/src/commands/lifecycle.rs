@@ -30,7 +30,7 @@ pub struct Start {
 impl Start {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         if !self.attach && !self.interactive {
-            return each(&self.containers, |reference| {
+            return each(context, &self.containers, |reference| {
                 lifecycle::start(&Container::find(&context.roots, reference)?)
             });
         }
@@ -76,7 +76,7 @@ impl Ending {
 
 impl Stop {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| {
+        each(context, &self.containers, |reference| {
             let container = Container::find(&context.roots, reference)?;
             lifecycle::stop(
                 &container,
@@ -99,7 +99,7 @@ pub struct Restart {
 
 impl Restart {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| {
+        each(context, &self.containers, |reference| {
             let container = Container::find(&context.roots, reference)?;
             lifecycle::restart(
                 &container,
@@ -123,7 +123,7 @@ pub struct Kill {
 
 impl Kill {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| {
+        each(context, &self.containers, |reference| {
             lifecycle::kill(&Container::find(&context.roots, reference)?, &self.signal)
         })
     }
@@ -139,7 +139,7 @@ pub struct Pause {
 
 impl Pause {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| {
+        each(context, &self.containers, |reference| {
             lifecycle::pause(&Container::find(&context.roots, reference)?)
         })
     }
@@ -155,7 +155,7 @@ pub struct Unpause {
 
 impl Unpause {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| {
+        each(context, &self.containers, |reference| {
             lifecycle::unpause(&Container::find(&context.roots, reference)?)
         })
     }
@@ -200,11 +200,14 @@ pub struct Rm {
 
 impl Rm {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(&self.containers, |reference| {
-            match remove::remove(&context.roots, reference, self.force, self.volumes) {
-                Err(berth_engine::Error::NotFound(_)) if self.force => Ok(()),
-                other => other.map(drop),
-            }
+        each(context, &self.containers, |reference| match remove::remove(
+            &context.roots,
+            reference,
+            self.force,
+            self.volumes,
+        ) {
+            Err(berth_engine::Error::NotFound(_)) if self.force => Ok(()),
+            other => other.map(drop),
         })
     }
 }
@@ -244,7 +247,7 @@ pub struct Update {
 impl Update {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let limits = Limits::from(self.limits);
-        each(&self.containers, |reference| {
+        each(context, &self.containers, |reference| {
             lifecycle::update(
                 &Container::find(&context.roots, reference)?,
                 &limits,

@@ -26,10 +26,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_engine::{Roots, sweep};
 use berth_images::{UNPACK_COMMAND, unpack_worker_main};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::diagnostics;
 use crate::failure;
-use crate::output::Format;
+use crate::output::{self, Format};
 
 /// Launch OCI images as containers
 #[derive(Debug, Parser)]
@@ -81,7 +82,9 @@ struct Global {
     format: Format,
 }
 
+/// Flags are built for the command that is called only: building them all takes a millisecond.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     Run(run::Run),
     Create(run::Create),
@@ -152,7 +155,8 @@ pub fn run() -> Result<ExitCode> {
     {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
-    let berth = match Berth::try_parse() {
+    diagnostics::init();
+    let berth = match parse() {
         Ok(berth) => berth,
         Err(error) => return Ok(failure::report_usage(&error)),
     };
@@ -164,6 +168,15 @@ pub fn run() -> Result<ExitCode> {
         context.sweep();
     }
     dispatch(berth.command, &context)
+}
+
+/// Parses the command line. Help and mistakes are told by a parser with all commands in full.
+fn parse() -> Result<Berth, clap::Error> {
+    Berth::try_parse().or_else(|_| {
+        let mut full = Berth::command();
+        full.build();
+        Berth::from_arg_matches(&full.try_get_matches()?)
+    })
 }
 
 fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
@@ -215,15 +228,21 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
 /// Does something to each container in turn and prints what it was called; the errors of some do not keep the others
 /// from their turn.
 fn each(
+    context: &Context,
     references: &[String],
     mut act: impl FnMut(&str) -> berth_engine::Result<()>,
 ) -> Result<ExitCode> {
     let mut outcome = ExitCode::SUCCESS;
+    let mut done = Vec::new();
     for reference in references {
         match act(reference) {
-            Ok(()) => crate::output::print(&format!("{reference}\n"))?,
+            Ok(()) if context.format == Format::Json => done.push(reference),
+            Ok(()) => output::print(&format!("{reference}\n"))?,
             Err(error) => outcome = failure::report(&error.into()),
         }
+    }
+    if context.format == Format::Json {
+        output::json(&done)?;
     }
     Ok(outcome)
 }

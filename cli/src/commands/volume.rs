@@ -66,7 +66,6 @@ enum Action {
 impl Volume {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::new(context.roots.data());
-        store.sweep()?;
         match self.action {
             Action::Create { name, label } => {
                 let volume = store.create(name.as_deref(), flags::labels::<&str>(&[], &label)?)?;
@@ -84,7 +83,7 @@ impl Volume {
                 output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?;
             }
             Action::Rm { names, force } => {
-                return each(&names, |name| remove(context, &store, name, force));
+                return each(context, &names, |name| remove(context, &store, name, force));
             }
             Action::Prune { all } => {
                 let gone = store.prune(all, |name| users_of_volume(&context.roots, name))?;
@@ -149,7 +148,6 @@ fn remove(context: &Context, store: &Store, name: &str, force: bool) -> berth_en
         {
             Ok(())
         }
-
         other => other,
     }
 }

@@ -1,0 +1,139 @@
+//! Namespaces: a container's own, or the host's where a flag says so.
+
+use std::fs;
+
+use berth_tests::home::Home;
+
+/// The host's namespace of a kind, as `pid:[4026531836]`.
+fn host(kind: &str) -> String {
+    fs::read_link(format!("/proc/self/ns/{kind}"))
+        .unwrap()
+        .display()
+        .to_string()
+}
+
+fn inside(home: &Home, flags: &str, kind: &str) -> String {
+    home.prints(flags, &format!("readlink /proc/self/ns/{kind}"))
+}
+
+#[test]
+fn all_namespaces_are_the_containers_own() {
+    let home = Home::new();
+    for kind in ["mnt", "pid", "net", "uts", "ipc", "cgroup"] {
+        assert_ne!(inside(&home, "", kind), host(kind), "{kind}");
+    }
+}
+
+#[test]
+fn host_namespaces_on_request() {
+    let home = Home::new();
+    for (flags, kind) in [
+        ("--network host", "net"),
+        ("--pid host", "pid"),
+        ("--ipc host", "ipc"),
+        ("--uts host", "uts"),
+        ("--network=host", "net"),
+    ] {
+        assert_eq!(inside(&home, flags, kind), host(kind), "{flags}");
+    }
+    home.shell("--network nonsense", "true")
+        .run()
+        .code(125)
+        .fails_with("nonsense");
+    home.shell("--pid nonsense", "true")
+        .run()
+        .code(125)
+        .fails_with("nonsense");
+}
+
+#[test]
+fn network_none_has_a_loopback_that_works() {
+    let home = Home::new();
+    for flags in ["", "--network none"] {
+        assert_eq!(home.prints(flags, "ls /sys/class/net"), "lo");
+        let talk = "nc -l -p 7 127.0.0.1 > /heard & sleep 0.3; echo ahoy | nc 127.0.0.1 7 -w 1; wait; cat /heard";
+        assert_eq!(home.prints(flags, talk), "ahoy");
+    }
+    let host: usize = fs::read_dir("/sys/class/net").unwrap().count();
+    assert_eq!(
+        home.prints("--network host", "ls /sys/class/net | wc -l"),
+        host.to_string()
+    );
+}
+
+#[test]
+fn host_processes_are_visible_with_pid_host_alone() {
+    let home = Home::new();
+    let me = std::process::id();
+    assert_eq!(
+        home.prints("--pid host", &format!("[ -d /proc/{me} ] && echo seen")),
+        "seen"
+    );
+    assert_eq!(
+        home.prints("", "ps -o pid | wc -l"),
+        "4",
+        "a heading, the shell, ps and wc"
+    );
+}
+
+#[test]
+fn hostname_is_the_given_one_or_the_id() {
+    let home = Home::new();
+    assert_eq!(
+        home.prints(
+            "--hostname boat",
+            "hostname; echo $(cat /etc/hostname); grep -c boat /etc/hosts"
+        ),
+        "boat\nboat\n1"
+    );
+    let id = home.detached("", "hostname");
+    let _ = home.berth("wait").arg(&id).ok();
+    assert_eq!(home.berth("logs").arg(&id).ok().trimmed(), id[..12]);
+    let real = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(home.prints("--uts host", "hostname"), real.trim());
+}
+
+#[test]
+fn a_user_namespace_on_request() {
+    let home = Home::new();
+    assert_eq!(inside(&home, "", "user"), host("user"));
+    let flags = "--userns 200000:65536";
+    assert_ne!(inside(&home, flags, "user"), host("user"));
+    assert_eq!(
+        home.prints(flags, "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map"),
+        "0\n0 200000 65536"
+    );
+    // Root in the container owns its files, and is nobody on the host.
+    assert_eq!(
+        home.prints(flags, "touch /mine && stat -c %u:%g /mine /etc/passwd"),
+        "0:0\n0:0"
+    );
+    let id = home.detached(flags, "exec sleep 1000");
+    let status = fs::read_to_string(format!("/proc/{}/status", home.pid(&id))).unwrap();
+    assert!(status.contains("Uid:\t200000\t"), "{status}");
+}
+
+#[test]
+fn the_cgroup_namespace_hides_the_path() {
+    let home = Home::new();
+    let lines = home.prints("", "cut -d: -f3 /proc/self/cgroup | sort -u");
+    assert_eq!(lines, "/");
+}
+
+#[test]
+fn add_host_adds_a_name() {
+    let home = Home::new();
+    let script = "grep -c '^10.1.2.3[[:space:]]*island' /etc/hosts || true";
+    assert_eq!(home.prints("--add-host island:10.1.2.3", script), "1");
+    assert_eq!(home.prints("", script), "0");
+    home.shell("--add-host island:nowhere", "true")
+        .run()
+        .code(125)
+        .fails_with("nowhere");
+}
+
+#[test]
+fn cgroupns_host_shows_the_path() {
+    let home = Home::new();
+    assert_eq!(inside(&home, "--cgroupns host", "cgroup"), host("cgroup"));
+}
