@@ -17,6 +17,9 @@ use berth_images::{
 use support::{Tar, gzip};
 
 fn main() -> ExitCode {
+    // As `berth` has it: a broken pipe inside the store would end it.
+    // SAFETY: the default action runs no code of this program.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let arguments: Vec<_> = std::env::args_os().collect();
     match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(UNPACK_COMMAND) => unpack_worker_main(&arguments[2]),

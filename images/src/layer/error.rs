@@ -42,9 +42,9 @@ pub enum LayerError {
     #[error("it unpacks to more than {0}; berth takes it for a decompression bomb")]
     TooLarge(String),
     /// The blob or its content is not what its digest says.
-    #[error("its {what} should have the sha256 {expected} but has {actual}")]
+    #[error("its {what} should be {expected} but is {actual}")]
     DigestMismatch {
-        /// `blob`, or `uncompressed content`.
+        /// `digest`, or `diff id`, which is the digest of the uncompressed content.
         what: String,
         /// From the manifest or the configuration.
         expected: Digest,

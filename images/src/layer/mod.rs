@@ -101,10 +101,10 @@ fn unpack(job: Job<'_>) -> Result<Unpacked, LayerError> {
         (Err(Stop::Failed(error)), _) | (Err(Stop::ConsumerGone), Err(error)) => return Err(error),
         (Err(Stop::ConsumerGone), Ok(_)) => return Err(LayerError::Truncated),
         (Ok(decoded), extracted) => {
-            check("blob", digest, decoded.blob)?;
+            check("digest", digest, decoded.blob)?;
             let size = extracted?;
             if let Some(diff_id) = diff_id {
-                check("uncompressed content", diff_id, decoded.diff_id)?;
+                check("diff id", diff_id, decoded.diff_id)?;
             }
             (decoded, size)
         }

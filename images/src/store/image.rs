@@ -137,7 +137,7 @@ impl Store {
         let missing = |part, digest| {
             let image = reference.clone();
             move |error| match error {
-                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
                     Error::MissingBlob {
                         image,
                         part,
@@ -251,5 +251,12 @@ pub fn digest_of(descriptor: &oci_spec::image::Descriptor) -> Result<Digest> {
 
 /// Parses a JSON document.
 pub fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
-    serde_json::from_slice(text).map_err(|error| Error::invalid(what, error))
+    serde_json::from_slice(text).map_err(|error| {
+        let reason = error.to_string();
+        // The words of the type for digests do not say what they are about.
+        match reason.strip_prefix("Invalid encoded value") {
+            Some(rest) => Error::invalid(what, format!("malformed digest{rest}")),
+            None => Error::invalid(what, reason),
+        }
+    })
 }

@@ -160,9 +160,9 @@ impl Store {
             gate,
             limits: self.limits().clone(),
         };
-        let failed = |source| Error::Layer {
+        let failed = |error| Error::Layer {
             digest: layer.digest,
-            source: Box::new(source),
+            error: Box::new(error),
         };
         let unpacked = layer::run(self.unpacker(), job, pending.work.fd()).map_err(failed)?;
         let record = LayerRecord {
@@ -199,9 +199,9 @@ impl Store {
             gate: None,
             limits,
         };
-        let failed = |source| Error::Layer {
+        let failed = |error| Error::Layer {
             digest,
-            source: Box::new(source),
+            error: Box::new(error),
         };
         let unpacked = layer::run(self.unpacker(), job, work.fd()).map_err(failed)?;
         complete(

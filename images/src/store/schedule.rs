@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write;
+use std::io::{PipeReader, PipeWriter, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,8 +24,15 @@ struct State {
     frontier: usize,
     complete: BTreeSet<usize>,
     /// The ends that open the gates of layers being worked on.
-    gates: BTreeMap<usize, File>,
+    gates: BTreeMap<usize, Gate>,
     error: Option<Error>,
+}
+
+/// The store's ends of a pipe. It keeps the other one, too: a layer that did not wait may be gone, and writing to a pipe
+/// that nobody reads would end this process by a signal.
+struct Gate {
+    open: PipeWriter,
+    _wait: PipeReader,
 }
 
 /// A layer to be unpacked.
@@ -58,9 +65,9 @@ impl Schedule {
         if index <= state.frontier {
             return Some(Turn { index, gate: None });
         }
-        match std::io::pipe() {
-            Ok((wait, open)) => {
-                state.gates.insert(index, OwnedFd::from(open).into());
+        match std::io::pipe().and_then(|(wait, open)| Ok((wait.try_clone()?, wait, open))) {
+            Ok((wait, kept, open)) => {
+                state.gates.insert(index, Gate { open, _wait: kept });
                 let gate = Some(OwnedFd::from(wait).into());
                 Some(Turn { index, gate })
             }
@@ -98,8 +105,8 @@ impl State {
             if *gate.key() > self.frontier {
                 break;
             }
-            // A layer that did not wait may be gone already.
-            let _ = gate.remove().write(&[1]);
+            // One byte always fits.
+            let _ = gate.remove().open.write(&[1]);
         }
     }
 

@@ -341,7 +341,7 @@ fn a_later_process_resumes() {
     );
     assert_eq!(test.store.list().unwrap(), []);
     *working.lock().unwrap() = true;
-    // As another process would: the sweep at opening spares the unfinished download.
+    // As another process would.
     let store = berth_images::Store::open(test.dir.path())
         .unwrap()
         .with_unpacker(berth_images::Unpacker::InProcess);
@@ -362,10 +362,11 @@ fn a_later_process_resumes() {
 fn a_resumed_blob_with_a_bad_start_is_fetched_anew() {
     let server = Faulty::start(|_, _, _| None);
     let test = TestStore::new();
+    fs::create_dir(test.images().join("partial")).unwrap();
     let partial = test
         .images()
-        .join("ingest")
-        .join(format!("{}.part", Digest::of(&server.layer).hex()));
+        .join("partial")
+        .join(Digest::of(&server.layer).hex());
     fs::write(&partial, vec![9; 5000]).unwrap();
     server.pull(&test).unwrap();
     let asked = server.asked(&server.layer_path());
@@ -441,7 +442,7 @@ fn garbage_collection_spares_a_pull_under_way() {
     let test = TestStore::new();
     std::thread::scope(|scope| {
         let patient = Connection {
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             ..Connection::default()
         };
         let pulled = scope.spawn(|| {
