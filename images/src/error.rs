@@ -234,7 +234,8 @@ impl Error {
 pub(crate) fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => {
-            "the disk is full; make room, for example with `berth image prune --all`".to_owned()
+            "no space is left on the disk; make room, for example with `berth image prune --all`"
+                .to_owned()
         }
         Some(libc::EDQUOT) => "the disk quota is used up".to_owned(),
         _ => error.to_string(),

@@ -22,7 +22,7 @@ pub enum LayerError {
         reason: String,
     },
     /// There is no room.
-    #[error("the disk is full; make room, for example with `berth image prune --all`")]
+    #[error("no space is left on the disk; make room, for example with `berth image prune --all`")]
     DiskFull,
     /// An entry is refused.
     #[error("its entry '{path}' {reason}")]

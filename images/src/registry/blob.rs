@@ -24,6 +24,8 @@ struct Download<'a> {
     /// Of what is there.
     hash: Sha256,
     done: u64,
+    /// The most that ever was there: going round in circles is no progress.
+    best: u64,
 }
 
 /// How a stretch of a download ended.
@@ -65,6 +67,7 @@ pub async fn download(
         partial,
         hash: Sha256::new(),
         done: 0,
+        best: 0,
     };
     download.rehash()?;
     registry.progress.report(Event::Started {
@@ -134,13 +137,14 @@ impl Download<'_> {
     async fn run(&mut self) -> Result<Digest> {
         let connection = self.registry.connection;
         let mut retry = Retry::new(connection);
+        self.best = self.done;
         while self.done < self.size {
-            let before = self.done;
             let error = match self.stretch().await? {
                 Stretch::Complete => break,
                 Stretch::Broken(error) => error,
             };
-            if self.done > before {
+            if self.done > self.best {
+                self.best = self.done;
                 retry.reset();
             }
             if !retry

@@ -253,10 +253,16 @@ pub fn digest_of(descriptor: &oci_spec::image::Descriptor) -> Result<Digest> {
 pub fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|error| {
         let reason = error.to_string();
-        // The words of the type for digests do not say what they are about.
-        match reason.strip_prefix("Invalid encoded value") {
-            Some(rest) => Error::invalid(what, format!("malformed digest{rest}")),
-            None => Error::invalid(what, reason),
+        // Some words of the type for digests do not say what they are about.
+        let unclear = [
+            "Empty algorithm",
+            "Invalid algorithm",
+            "Invalid encoded value",
+        ];
+        if unclear.iter().any(|words| reason.starts_with(words)) {
+            Error::invalid(what, format!("malformed digest: {reason}"))
+        } else {
+            Error::invalid(what, reason)
         }
     })
 }

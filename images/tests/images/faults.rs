@@ -478,3 +478,20 @@ fn garbage_collection_spares_a_pull_under_way() {
         );
     });
 }
+
+#[test]
+fn a_registry_that_goes_round_in_circles_is_given_up() {
+    let digest = layer_digest();
+    let server = Faulty::start(move |path, headers, _| {
+        if !path.ends_with(&digest) {
+            return None;
+        }
+        Some(match headers.get("range") {
+            Some(_) => answer("416 Range Not Satisfiable", "", b""),
+            None => answer("200 OK", "", &layer()[..100]),
+        })
+    });
+    let test = TestStore::new();
+    let error = server.pull(&test).unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { .. }), "{error}");
+}

@@ -398,6 +398,6 @@ fn a_full_disk() {
         .status()
         .unwrap();
     let (error, left) = result.unwrap();
-    assert!(error.contains("disk is full"), "{error}");
+    assert!(error.contains("no space is left"), "{error}");
     assert_eq!(left, 0);
 }
