@@ -15,14 +15,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A system call on a file failed.
-    #[error("cannot {action} {}: {}", path.display(), explain(source))]
+    #[error("cannot {action} {}: {}", path.display(), explain(error))]
     Io {
         /// What was attempted, in the infinitive.
         action: &'static str,
         /// On which file.
         path: PathBuf,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
     /// The text is not an image reference.
     #[error("'{text}' is not an image reference: {reason}")]
@@ -49,7 +49,7 @@ pub enum Error {
         matches: Vec<String>,
     },
     /// Content is not what its digest says.
-    #[error("{what} is damaged: its sha256 should be {expected} but is {actual}")]
+    #[error("{what} is damaged: its digest should be {expected} but is {actual}")]
     DigestMismatch {
         /// What was being read.
         what: String,
@@ -105,12 +105,12 @@ pub enum Error {
         digest: Digest,
     },
     /// A layer could not be unpacked.
-    #[error("cannot unpack layer {digest}: {source}")]
+    #[error("cannot unpack layer {digest}: {error}")]
     Layer {
         /// The layer's blob.
         digest: Digest,
         /// Why.
-        source: Box<LayerError>,
+        error: Box<LayerError>,
     },
     /// A container needs the image.
     #[error("image '{reference}' is used by container {user}: remove that first, or use --force")]
@@ -160,7 +160,7 @@ pub enum Error {
     },
     /// A registry wants credentials, or others.
     #[error(
-        "registry {registry} refuses access{}; `berth login {registry}` gives it {} credentials",
+        "registry {registry} refuses access{} (HTTP {status}); `berth login {registry}` gives it {} credentials",
         if *known { " with the stored credentials" } else { "" },
         if *known { "other" } else { "your" }
     )]
@@ -169,6 +169,8 @@ pub enum Error {
         registry: String,
         /// Whether it was shown credentials.
         known: bool,
+        /// The HTTP status.
+        status: u16,
     },
     /// A registry does not accept the credentials of a login.
     #[error("registry {registry} does not accept this user name and password")]
@@ -186,7 +188,7 @@ pub enum Error {
     },
     /// Containers could not be asked what they use.
     #[error("cannot tell which images containers use: {0}")]
-    Users(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Users(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
@@ -195,10 +197,10 @@ impl Error {
         action: &'static str,
         path: impl AsRef<Path>,
     ) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io {
+        move |error| Self::Io {
             action,
             path: path.as_ref().to_owned(),
-            source: source.into(),
+            error: error.into(),
         }
     }
 
@@ -232,7 +234,8 @@ impl Error {
 pub(crate) fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => {
-            "the disk is full; make room, for example with `berth image prune --all`".to_owned()
+            "no space is left on the disk; make room, for example with `berth image prune --all`"
+                .to_owned()
         }
         Some(libc::EDQUOT) => "the disk quota is used up".to_owned(),
         _ => error.to_string(),

@@ -17,6 +17,9 @@ use berth_images::{
 use support::{Tar, gzip};
 
 fn main() -> ExitCode {
+    // As `berth` has it: a broken pipe inside the store would end it.
+    // SAFETY: the default action runs no code of this program.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let arguments: Vec<_> = std::env::args_os().collect();
     match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(UNPACK_COMMAND) => unpack_worker_main(&arguments[2]),
@@ -28,8 +31,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            let tests: [(&str, fn()); 5] = [
+            let tests: [(&str, fn()); 6] = [
                 ("layers_unpack_in_a_process", layers_unpack_in_a_process),
+                ("many_layers", many_layers),
                 (
                     "errors_come_back_from_the_process",
                     errors_come_back_from_the_process,
@@ -106,6 +110,28 @@ fn layers_unpack_in_a_process() {
         .unwrap(),
         20
     );
+}
+
+/// Each links to a file of the layer below, so all wait for each other and see each other's directories.
+fn many_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let layers: Vec<_> = (0..127)
+        .map(|number| {
+            let tar = Tar::new().file(&format!("f{number}"), "x");
+            match number {
+                0 => tar.done(),
+                _ => tar
+                    .hard_link(&format!("l{number}"), &format!("f{}", number - 1))
+                    .done(),
+            }
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_layout(folder.path(), "a:latest", &layers);
+    store.load(folder.path(), &LoadOptions::default()).unwrap();
+    let dirs = store.lower_dirs(&store.resolve("a").unwrap()).unwrap();
+    assert_eq!(std::fs::metadata(dirs[0].join("l126")).unwrap().nlink(), 2);
 }
 
 fn errors_come_back_from_the_process() {

@@ -37,6 +37,9 @@ impl Store {
         let mut blob = self.write_blob()?;
         blob.fill("the archive", archive, self.limits().max_unpacked)?;
         let blob = blob.seal();
+        if blob.size == 0 {
+            return Err(Error::invalid("the archive", "it is empty"));
+        }
         let mut start = [0; 4];
         let known = blob
             .open()?

@@ -166,10 +166,15 @@ fn name(entry: &Descriptor, stem: Option<&str>) -> Option<Reference> {
         return full.or_else(|| text.parse().ok());
     }
     let of = |name: &str| format!("{name}:{text}").parse().ok();
+    // A layout's only names are often tags (umoci) and as often names (podman): a version is no name.
+    let is_version = text == "latest"
+        || text
+            .trim_start_matches('v')
+            .starts_with(|c: char| c.is_ascii_digit());
     // umoci copies the full name to new tags as it was.
     let known = full.as_ref().and_then(|full| of(&full.name()));
     known
-        .or_else(|| of(&stem?.to_ascii_lowercase()))
+        .or_else(|| of(&stem.filter(|_| is_version)?.to_ascii_lowercase()))
         .or_else(|| text.parse().ok())
 }
 

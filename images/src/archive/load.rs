@@ -123,6 +123,12 @@ impl Store {
         if self.has_blob(digest) {
             return Ok(());
         }
+        if !source.has(path) {
+            return Err(Error::invalid(
+                source.name(),
+                format!("it lacks the blob {digest}"),
+            ));
+        }
         let what = format!("{path} in {}", source.name());
         let mut blob = self.write_blob()?;
         blob.fill(&what, source.open(path)?, size)?;

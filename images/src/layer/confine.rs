@@ -7,7 +7,7 @@
 //! - it has only the capabilities that unpacking takes, and `no_new_privs`;
 //! - seccomp leaves the system calls unpacking takes: no sockets, no programs, no tracing.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
@@ -84,7 +84,7 @@ fn last_error() -> rustix::io::Errno {
 }
 
 /// Raises the walls round this thread and the threads it starts. Says which the kernel could not raise.
-pub fn confine(directory: &OwnedFd, lowers: &[OwnedFd]) -> Result<Vec<String>, LayerError> {
+pub fn confine(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<String>, LayerError> {
     let failed = |wall: &str, reason: &dyn std::fmt::Display| {
         LayerError::Worker(format!("cannot {wall}: {reason}"))
     };
@@ -113,7 +113,7 @@ pub fn confine(directory: &OwnedFd, lowers: &[OwnedFd]) -> Result<Vec<String>, L
 
 fn landlock(
     directory: &OwnedFd,
-    lowers: &[OwnedFd],
+    lowers: &[BorrowedFd<'_>],
 ) -> Result<RulesetStatus, landlock::RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -265,7 +265,7 @@ mod tests {
         let confined = std::thread::spawn(move || {
             super::super::own_umask().unwrap();
             assert_eq!(
-                confine(&own, std::slice::from_ref(&lower)).unwrap(),
+                confine(&own, &[lower.as_fd()]).unwrap(),
                 Vec::<String>::new()
             );
             let read = |fd: &OwnedFd, path: &str| {

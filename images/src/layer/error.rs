@@ -22,7 +22,7 @@ pub enum LayerError {
         reason: String,
     },
     /// There is no room.
-    #[error("the disk is full; make room, for example with `berth image prune --all`")]
+    #[error("no space is left on the disk; make room, for example with `berth image prune --all`")]
     DiskFull,
     /// An entry is refused.
     #[error("its entry '{path}' {reason}")]
@@ -42,9 +42,9 @@ pub enum LayerError {
     #[error("it unpacks to more than {0}; berth takes it for a decompression bomb")]
     TooLarge(String),
     /// The blob or its content is not what its digest says.
-    #[error("its {what} should have the sha256 {expected} but has {actual}")]
+    #[error("its {what} should be {expected} but is {actual}")]
     DigestMismatch {
-        /// `blob`, or `uncompressed content`.
+        /// `digest`, or `diff id`, which is the digest of the uncompressed content.
         what: String,
         /// From the manifest or the configuration.
         expected: Digest,

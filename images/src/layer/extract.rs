@@ -30,7 +30,7 @@ pub fn extract(
     archive: impl BufRead,
     directory: &OwnedFd,
     content: OwnedFd,
-    lowers: Lowers,
+    lowers: Lowers<'_>,
     limits: &Limits,
 ) -> Result<u64, LayerError> {
     let mut extractor = Extractor {
@@ -60,7 +60,7 @@ pub fn extract(
 }
 
 struct Extractor<'a> {
-    tree: Tree,
+    tree: Tree<'a>,
     limits: &'a Limits,
     /// Bytes of file content written.
     size: u64,

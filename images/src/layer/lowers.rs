@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat,
@@ -24,8 +24,8 @@ pub const CONTENT: &str = "fs";
 pub const OPAQUE: &str = "opaque";
 
 /// One layer below.
-struct Lower {
-    directory: OwnedFd,
+struct Lower<'a> {
+    directory: BorrowedFd<'a>,
     opened: OnceCell<Opened>,
 }
 
@@ -35,8 +35,8 @@ struct Opened {
 }
 
 /// The layers below, topmost first.
-pub struct Lowers {
-    layers: Vec<Lower>,
+pub struct Lowers<'a> {
+    layers: Vec<Lower<'a>>,
     /// Gives one byte when all layers below are complete, end of file if one failed.
     gate: Option<File>,
     open: OnceCell<()>,
@@ -48,8 +48,8 @@ pub struct Found {
     layer: usize,
 }
 
-impl Lowers {
-    pub fn new(directories: Vec<OwnedFd>, gate: Option<File>) -> Self {
+impl<'a> Lowers<'a> {
+    pub fn new(directories: Vec<BorrowedFd<'a>>, gate: Option<File>) -> Self {
         let layers = directories
             .into_iter()
             .map(|directory| Lower {
@@ -83,7 +83,7 @@ impl Lowers {
         self.wait()?;
         let lower = &self.layers[index];
         if lower.opened.get().is_none() {
-            let _ = lower.opened.set(Opened::new(&lower.directory)?);
+            let _ = lower.opened.set(Opened::new(lower.directory)?);
         }
         Ok(lower.opened.get().expect("it was just set"))
     }
@@ -152,7 +152,7 @@ impl Lowers {
 }
 
 impl Opened {
-    fn new(directory: &OwnedFd) -> Result<Self, LayerError> {
+    fn new(directory: BorrowedFd<'_>) -> Result<Self, LayerError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let content = openat2(directory, CONTENT, flags, Mode::empty(), INSIDE)
             .map_err(LayerError::io("open", b"a layer below"))?;

@@ -15,7 +15,7 @@ mod tree;
 mod worker;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::thread;
 
 use rustix::fs::{Mode, OFlags, openat2};
@@ -27,6 +27,7 @@ use crate::tar;
 use decode::Stop;
 use lowers::Lowers;
 
+pub(crate) use confine::detach;
 pub use error::LayerError;
 pub use limits::Limits;
 pub(crate) use lowers::{CONTENT, INSIDE, read_opaque};
@@ -35,7 +36,7 @@ pub(crate) use worker::run;
 pub use worker::{UNPACK_COMMAND, Unpacker, unpack_worker_main};
 
 /// What is to be unpacked, and where.
-pub(crate) struct Job {
+pub(crate) struct Job<'a> {
     pub blob: File,
     /// Digest of the blob.
     pub digest: Digest,
@@ -44,7 +45,7 @@ pub(crate) struct Job {
     /// The layer's directory, with an empty directory [`CONTENT`] in it.
     pub directory: OwnedFd,
     /// Directories of the layers below, topmost first.
-    pub lowers: Vec<OwnedFd>,
+    pub lowers: Vec<BorrowedFd<'a>>,
     /// Gives one byte when the layers below are complete, end of file if one failed; `None`: they are.
     pub gate: Option<File>,
     pub limits: Limits,
@@ -59,7 +60,7 @@ pub(crate) struct Unpacked {
 }
 
 /// Unpacks one layer on two threads.
-fn unpack(job: Job) -> Result<Unpacked, LayerError> {
+fn unpack(job: Job<'_>) -> Result<Unpacked, LayerError> {
     let Job {
         blob,
         digest,
@@ -100,10 +101,10 @@ fn unpack(job: Job) -> Result<Unpacked, LayerError> {
         (Err(Stop::Failed(error)), _) | (Err(Stop::ConsumerGone), Err(error)) => return Err(error),
         (Err(Stop::ConsumerGone), Ok(_)) => return Err(LayerError::Truncated),
         (Ok(decoded), extracted) => {
-            check("blob", digest, decoded.blob)?;
+            check("digest", digest, decoded.blob)?;
             let size = extracted?;
             if let Some(diff_id) = diff_id {
-                check("uncompressed content", diff_id, decoded.diff_id)?;
+                check("diff id", diff_id, decoded.diff_id)?;
             }
             (decoded, size)
         }

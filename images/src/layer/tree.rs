@@ -30,9 +30,9 @@ const DIRECTORY: OFlags = OFlags::PATH
     .union(OFlags::CLOEXEC);
 
 /// The layer being filled, over the layers below.
-pub struct Tree {
+pub struct Tree<'a> {
     root: Rc<OwnedFd>,
-    lowers: Lowers,
+    lowers: Lowers<'a>,
     /// Open directories by canonical path.
     cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// Metadata of directories, set at the end: a directory's time changes with its content, and its set-group-id bit
@@ -60,8 +60,8 @@ impl Place {
     }
 }
 
-impl Tree {
-    pub fn new(root: OwnedFd, lowers: Lowers) -> Self {
+impl<'a> Tree<'a> {
+    pub fn new(root: OwnedFd, lowers: Lowers<'a>) -> Self {
         Self {
             root: Rc::new(root),
             lowers,
@@ -75,7 +75,7 @@ impl Tree {
         &self.root
     }
 
-    pub fn lowers(&self) -> &Lowers {
+    pub fn lowers(&self) -> &Lowers<'a> {
         &self.lowers
     }
 

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -56,27 +56,21 @@ struct Answer {
 }
 
 /// Unpacks a layer where `unpacker` says. `lock` stays held until the worker is gone, whatever becomes of this process.
-pub fn run(unpacker: &Unpacker, job: Job, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
+pub fn run(unpacker: &Unpacker, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
     match unpacker {
         Unpacker::InProcess => unpack(job),
         Unpacker::Process(program) => run_process(program, job, lock),
     }
 }
 
-fn run_process(program: &Path, job: Job, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
+fn run_process(program: &Path, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
     let failed = |error: &dyn std::fmt::Display| LayerError::Worker(error.to_string());
     let directory = confine::detach(job.directory, false).map_err(|error| failed(&error))?;
-    let lowers = job
-        .lowers
-        .into_iter()
-        .map(|lower| confine::detach(lower, true))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| failed(&error))?;
     let order = Order {
         digest: job.digest,
         diff_id: job.diff_id,
         directory: directory.as_raw_fd(),
-        lowers: lowers.iter().map(AsRawFd::as_raw_fd).collect(),
+        lowers: job.lowers.iter().map(AsRawFd::as_raw_fd).collect(),
         gate: job.gate.as_ref().map(AsRawFd::as_raw_fd),
         limits: job.limits,
     };
@@ -111,7 +105,7 @@ fn run_process(program: &Path, job: Job, lock: &OwnedFd) -> Result<Unpacked, Lay
     let mut child = command.spawn().map_err(|error| {
         LayerError::Worker(format!("cannot start {}: {error}", program.display()))
     })?;
-    drop((directory, lowers, job.gate));
+    drop((directory, job.gate));
     let mut text = Vec::new();
     let read = child
         .stdout
@@ -164,6 +158,7 @@ fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Unpacked, LayerError
         .collect::<Result<Vec<_>, _>>()?;
     let gate = order.gate.map(inherit).transpose()?.map(File::from);
     let blob = File::from(inherit(0)?);
+    let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
     *missing = confine::confine(&directory, &lowers)?;
     unpack(Job {
         blob,

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::store::{PartialBlob, Store};
 
+/// Bytes that a stretch must bring to count as progress: a registry that hangs up at once would keep us for ever.
+const PROGRESS: u64 = 64 << 10;
+
 /// A blob on its way in.
 struct Download<'a> {
     registry: &'a Registry<'a>,
@@ -24,6 +27,8 @@ struct Download<'a> {
     /// Of what is there.
     hash: Sha256,
     done: u64,
+    /// How much was there when failures last began to count: going round in circles is no progress.
+    best: u64,
 }
 
 /// How a stretch of a download ended.
@@ -65,6 +70,7 @@ pub async fn download(
         partial,
         hash: Sha256::new(),
         done: 0,
+        best: 0,
     };
     download.rehash()?;
     registry.progress.report(Event::Started {
@@ -134,13 +140,14 @@ impl Download<'_> {
     async fn run(&mut self) -> Result<Digest> {
         let connection = self.registry.connection;
         let mut retry = Retry::new(connection);
+        self.best = self.done;
         while self.done < self.size {
-            let before = self.done;
             let error = match self.stretch().await? {
                 Stretch::Complete => break,
                 Stretch::Broken(error) => error,
             };
-            if self.done > before {
+            if self.done >= self.best + PROGRESS {
+                self.best = self.done;
                 retry.reset();
             }
             if !retry
@@ -175,7 +182,7 @@ impl Download<'_> {
             StatusCode::OK => self.restart()?,
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => {
                 self.restart()?;
-                return Ok(Stretch::Broken(self.truncated(from)));
+                return Ok(Stretch::Broken(self.wrong_size(from)));
             }
             StatusCode::NOT_FOUND => {
                 let what = download_name(self.reference, self.digest);
@@ -186,11 +193,16 @@ impl Download<'_> {
             }
             _ => return Err(self.registry.failure("give a blob", response).await),
         }
+        if let Some(length) = response.content_length()
+            && self.done + length != self.size
+        {
+            return Err(self.wrong_size(self.done + length));
+        }
         loop {
             match response.chunk().await {
                 Ok(Some(piece)) => self.take(&piece)?,
                 Ok(None) if self.done == self.size => return Ok(Stretch::Complete),
-                Ok(None) => return Ok(Stretch::Broken(self.truncated(self.done))),
+                Ok(None) => return Ok(Stretch::Broken(self.wrong_size(self.done))),
                 Err(error) => {
                     return Ok(Stretch::Broken(Error::connection(
                         &self.registry.name,
@@ -226,7 +238,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    fn truncated(&self, actual: u64) -> Error {
+    fn wrong_size(&self, actual: u64) -> Error {
         Error::SizeMismatch {
             what: download_name(self.reference, self.digest),
             expected: self.size,

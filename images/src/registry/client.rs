@@ -141,7 +141,7 @@ impl<'a> Registry<'a> {
                     continue;
                 }
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
-                    return Err(self.unauthorized());
+                    return Err(self.unauthorized(StatusCode::UNAUTHORIZED));
                 }
                 Ok(response) if is_passing(response.status()) => {
                     let wait = retry_after(&response);
@@ -194,9 +194,10 @@ impl<'a> Registry<'a> {
                 self.token(&realm, service.as_deref(), &scope, credentials.as_ref())
                     .await?
             }
-            _ => return Err(self.unauthorized()),
+            _ => return Err(self.unauthorized(StatusCode::UNAUTHORIZED)),
         };
-        let mut value = HeaderValue::try_from(value).map_err(|_| self.unauthorized())?;
+        let mut value = HeaderValue::try_from(value)
+            .map_err(|_| self.unauthorized(StatusCode::UNAUTHORIZED))?;
         value.set_sensitive(true);
         self.tokens
             .lock()
@@ -264,7 +265,7 @@ impl<'a> Registry<'a> {
                     let wait = retry_after(&response);
                     (self.failure("give a token", response).await, wait)
                 }
-                Ok(_) => return Err(self.unauthorized()),
+                Ok(_) => return Err(self.unauthorized(StatusCode::UNAUTHORIZED)),
                 Err(error) => (Error::connection(&self.name, &error), None),
             };
             if !retry.again(&reason.to_string(), wait, self.progress).await {
@@ -298,7 +299,7 @@ impl<'a> Registry<'a> {
         const MAX_ERROR: u64 = 64 << 10;
         let status = response.status();
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return self.unauthorized();
+            return self.unauthorized(status);
         }
         let body = self.body(response, MAX_ERROR).await.unwrap_or_default();
         Error::Registry {
@@ -309,10 +310,11 @@ impl<'a> Registry<'a> {
         }
     }
 
-    fn unauthorized(&self) -> Error {
+    fn unauthorized(&self, status: StatusCode) -> Error {
         Error::Unauthorized {
             registry: self.name.clone(),
             known: self.credentials.is_some(),
+            status: status.as_u16(),
         }
     }
 }

@@ -38,8 +38,8 @@ impl Default for Connection {
             credentials: None,
             tls_ca: None,
             insecure: false,
-            timeout: Duration::from_secs(30),
-            attempts: 5,
+            timeout: Duration::from_secs(20),
+            attempts: 4,
             delay: Duration::from_millis(500),
         }
     }

@@ -1,13 +1,14 @@
 //! Credentials where docker keeps them: `~/.docker/config.json` (`DOCKER_CONFIG` names another folder), or the
 //! `docker-credential-…` helpers it names.
 
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -267,20 +268,21 @@ fn run_helper(helper: &str, action: &str, input: &str) -> Result<Vec<u8>> {
     if helper.contains('/') {
         return Err(failed("its name has a slash".to_owned()));
     }
-    let mut child = Command::new(format!("docker-credential-{helper}"))
-        .arg(action)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(format!("it cannot be started: {error}")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input says why by its exit code.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child
-        .wait_with_output()
+    // A file, not a pipe: a helper that does not read must not end this process by a signal.
+    let stdin = memfd_create("credentials", MemfdFlags::CLOEXEC)
+        .map(std::fs::File::from)
+        .map_err(std::io::Error::from)
+        .and_then(|mut file| {
+            file.write_all(input.as_bytes())?;
+            file.rewind()?;
+            Ok(file)
+        })
         .map_err(|error| failed(error.to_string()))?;
+    let output = Command::new(format!("docker-credential-{helper}"))
+        .arg(action)
+        .stdin(stdin)
+        .output()
+        .map_err(|error| failed(format!("it cannot be started: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -17,7 +17,8 @@ use crate::media;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{
-    Image, IndexEntry, Layer, Lease, MAX_DOCUMENT, Store, digest_of, layers, parse,
+    Image, IndexEntry, Layer, Lease, MAX_DOCUMENT, RESUMABLE, Store, digest_of, layers, parse,
+    sweep_partial,
 };
 
 /// Blobs moved at once.
@@ -41,6 +42,7 @@ pub fn pull(
 ) -> Result<Image> {
     let reference: Reference = reference.parse()?;
     let arrivals = Arrivals::default();
+    sweep_partial(store, RESUMABLE)?;
     run(async {
         let registry =
             Registry::connect(reference.registry(), &options.connection, progress).await?;

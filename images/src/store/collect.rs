@@ -139,7 +139,7 @@ impl Store {
             index::drop_nameless_duplicates(entries);
             Ok(())
         })?;
-        ingest::sweep_all(self)?;
+        ingest::sweep_partial(self, std::time::Duration::ZERO)?;
         removed.reclaimed = self.collect(&uses)?;
         Ok(removed)
     }

@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::media::Compression;
 use crate::reference::Reference;
 
+/// Most layers of an image: overlayfs stacks 500 directories, and each takes two descriptors while it is unpacked.
+const MAX_LAYERS: usize = 400;
+
 /// An image in the store.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -134,7 +137,7 @@ impl Store {
         let missing = |part, digest| {
             let image = reference.clone();
             move |error| match error {
-                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
                     Error::MissingBlob {
                         image,
                         part,
@@ -193,6 +196,10 @@ pub fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<V
                 .map_err(|error| Error::invalid("the image's configuration", error))
         })
         .collect::<Result<Vec<Digest>>>()?;
+    if diff_ids.len() > MAX_LAYERS {
+        let reason = format!("it has more than {MAX_LAYERS} layers");
+        return Err(Error::invalid("the image", reason));
+    }
     if diff_ids.len() != manifest.layers().len() {
         let counts = format!(
             "the manifest has {} layers, the configuration {}",
@@ -244,5 +251,18 @@ pub fn digest_of(descriptor: &oci_spec::image::Descriptor) -> Result<Digest> {
 
 /// Parses a JSON document.
 pub fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
-    serde_json::from_slice(text).map_err(|error| Error::invalid(what, error))
+    serde_json::from_slice(text).map_err(|error| {
+        let reason = error.to_string();
+        // Some words of the type for digests do not say what they are about.
+        let unclear = [
+            "Empty algorithm",
+            "Invalid algorithm",
+            "Invalid encoded value",
+        ];
+        if unclear.iter().any(|words| reason.starts_with(words)) {
+            Error::invalid(what, format!("malformed digest: {reason}"))
+        } else {
+            Error::invalid(what, reason)
+        }
+    })
 }

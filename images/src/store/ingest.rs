@@ -1,5 +1,5 @@
 //! Work under way. Every entry of `ingest/` is locked by the process at work on it; one that is not was left by a
-//! killed process and is swept. Only unfinished downloads stay, for a day, so that they can be resumed.
+//! killed process and is swept. Unfinished downloads are in `partial/` and stay for a day, so that they can be resumed.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -20,9 +20,7 @@ use crate::error::{Error, Result};
 use crate::layer::remove_all;
 
 /// How long an unfinished download is kept.
-const RESUMABLE: Duration = Duration::from_hours(24);
-/// Marks unfinished downloads.
-const PARTIAL: &str = ".part";
+pub const RESUMABLE: Duration = Duration::from_hours(24);
 /// Marks the leases of pulls.
 const LEASE: &str = ".lease";
 
@@ -186,9 +184,9 @@ pub struct PartialBlob {
 impl PartialBlob {
     /// Continues or begins the download of `digest`; waits for a process that is downloading it.
     pub fn open(store: &Store, digest: Digest) -> Result<Self> {
-        let path = store
-            .ingest_dir()
-            .join(format!("{}{PARTIAL}", digest.hex()));
+        let directory = store.partial_dir();
+        std::fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
+        let path = directory.join(digest.hex());
         loop {
             let file = OpenOptions::new()
                 .read(true)
@@ -252,7 +250,9 @@ impl PartialBlob {
 
 impl Drop for PartialBlob {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
+        if self.file.metadata().is_ok_and(|file| file.len() > 0)
+            && let Some(work) = self.work.take()
+        {
             work.forget();
         }
     }
@@ -297,34 +297,32 @@ impl Lease {
 
 /// Removes what killed processes left.
 pub fn sweep(store: &Store) -> Result<()> {
-    sweep_where(store, |path, metadata| {
+    sweep_directory(&store.ingest_dir(), |_| true)
+}
+
+/// Removes unfinished downloads that nobody has come back to.
+pub fn sweep_partial(store: &Store, older_than: Duration) -> Result<()> {
+    sweep_directory(&store.partial_dir(), |metadata| {
         let age = metadata
             .modified()
             .ok()
-            .and_then(|time| time.elapsed().ok())
-            .unwrap_or_default();
-        age > RESUMABLE || !path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes())
+            .and_then(|time| time.elapsed().ok());
+        age.unwrap_or_default() >= older_than
     })
 }
 
-/// Removes what killed processes left, unfinished downloads as well.
-pub fn sweep_all(store: &Store) -> Result<()> {
-    sweep_where(store, |_, _| true)
-}
-
-fn sweep_where(store: &Store, unwanted: impl Fn(&Path, &std::fs::Metadata) -> bool) -> Result<()> {
-    let directory = store.ingest_dir();
-    let entries = std::fs::read_dir(&directory).map_err(Error::io("read", &directory))?;
+fn sweep_directory(directory: &Path, unwanted: impl Fn(&std::fs::Metadata) -> bool) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", directory))?,
+    };
     for entry in entries.filter_map(Result::ok) {
         let path = entry.path();
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = openat(CWD, &path, flags, Mode::empty()) else {
             continue;
         };
-        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if unwanted(&path, &metadata) {
+        if std::fs::symlink_metadata(&path).is_ok_and(|metadata| unwanted(&metadata)) {
             // Dropping what could be locked removes it.
             drop(Work::lock(
                 path,

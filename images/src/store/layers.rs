@@ -3,15 +3,14 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags, fsetxattr, mkdirat, openat, openat2};
 use serde::{Deserialize, Serialize};
 
+use super::schedule::{Schedule, Turn};
 use super::{Image, Layer, Store, Work};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -81,27 +80,15 @@ impl Store {
             return Ok(());
         }
         let lowers = self.lower_descriptors(layers, &pending)?;
-        let (gates, mut waiting) = gates(pending.len())?;
-        let progress = Progress {
-            next: AtomicUsize::new(0),
-            state: Mutex::new(State {
-                gates,
-                ..State::default()
-            }),
-        };
-        let waiting: Vec<_> = waiting.drain(..).map(Mutex::new).collect();
+        let schedule = Schedule::new(pending.len());
         let threads = thread::available_parallelism()
             .map_or(1, usize::from)
             .min(PARALLEL)
             .min(pending.len());
         let run = || {
-            while let Some(index) = progress.take(pending.len()) {
-                let gate = waiting[index]
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
+            while let Some(Turn { index, gate }) = schedule.next() {
                 let result = self.unpack_one(&pending[index], &lowers, gate, available);
-                progress.done(index, result);
+                schedule.done(index, result);
             }
         };
         thread::scope(|scope| {
@@ -110,7 +97,7 @@ impl Store {
             }
             run();
         });
-        progress.result()?;
+        schedule.result()?;
         drop(lowers);
         self.publish_layers(pending)
     }
@@ -133,7 +120,7 @@ impl Store {
         Ok(pending)
     }
 
-    /// The directory of every layer, unpacked or on its way, lowest first.
+    /// The directory of every layer, unpacked or on its way, lowest first, for reading.
     fn lower_descriptors(&self, layers: &[Layer], pending: &[Pending<'_>]) -> Result<Vec<OwnedFd>> {
         layers
             .iter()
@@ -144,8 +131,7 @@ impl Store {
                     || self.layer_dir(layer.chain_id),
                     |pending| pending.work.path().to_owned(),
                 );
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                openat(CWD, &path, flags, Mode::empty()).map_err(Error::io("open", path))
+                layer::detach(open_directory(&path)?, true).map_err(Error::io("open", path))
             })
             .collect()
     }
@@ -161,23 +147,22 @@ impl Store {
         let layer = pending.layer;
         let path = self.blob_path(layer.digest);
         let blob = File::open(&path).map_err(Error::io("open", &path))?;
-        let again = |descriptor: &OwnedFd| descriptor.try_clone().map_err(Error::io("open", &path));
         let job = Job {
             blob,
             digest: layer.digest,
             diff_id: Some(layer.diff_id),
-            directory: again(&lowers[pending.place])?,
+            directory: open_directory(pending.work.path())?,
             lowers: lowers[..pending.place]
                 .iter()
                 .rev()
-                .map(again)
-                .collect::<Result<_>>()?,
+                .map(AsFd::as_fd)
+                .collect(),
             gate,
             limits: self.limits().clone(),
         };
-        let failed = |source| Error::Layer {
+        let failed = |error| Error::Layer {
             digest: layer.digest,
-            source: Box::new(source),
+            error: Box::new(error),
         };
         let unpacked = layer::run(self.unpacker(), job, pending.work.fd()).map_err(failed)?;
         let record = LayerRecord {
@@ -203,9 +188,7 @@ impl Store {
         let work = Work::directory(self)?;
         mkdirat(work.fd(), CONTENT, Mode::from_raw_mode(0o755))
             .map_err(Error::io("create", work.path()))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(CWD, work.path(), flags, Mode::empty())
-            .map_err(Error::io("open", work.path()))?;
+        let directory = open_directory(work.path())?;
         let limits = self.limits().clone();
         let job = Job {
             blob,
@@ -216,9 +199,9 @@ impl Store {
             gate: None,
             limits,
         };
-        let failed = |source| Error::Layer {
+        let failed = |error| Error::Layer {
             digest,
-            source: Box::new(source),
+            error: Box::new(error),
         };
         let unpacked = layer::run(self.unpacker(), job, work.fd()).map_err(failed)?;
         complete(
@@ -233,6 +216,11 @@ impl Store {
         work.rename_if_new(&self.layer_dir(unpacked.diff_id))?;
         Ok(unpacked.diff_id)
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).map_err(Error::io("open", path))
 }
 
 /// Marks the opaque directories that the worker listed, a step it has no privilege for, and writes the record.
@@ -256,85 +244,4 @@ fn complete(directory: &OwnedFd, record: LayerRecord) -> Result<(), LayerError> 
         .map_err(std::io::Error::from)
         .and_then(|text| File::from(file).write_all(&text))
         .map_err(|error| LayerError::Worker(format!("cannot write the layer's record: {error}")))
-}
-
-/// One end of each layer's pipe.
-type Ends = Vec<Option<File>>;
-
-/// A pipe for every layer: the end that opens the gate, and the end that waits for it. The lowest waits for nobody.
-fn gates(count: usize) -> Result<(Ends, Ends)> {
-    let mut open = vec![];
-    let mut wait = vec![];
-    for index in 0..count {
-        if index == 0 {
-            open.push(None);
-            wait.push(None);
-            continue;
-        }
-        let (reader, writer) = std::io::pipe().map_err(Error::io("create", "a pipe"))?;
-        open.push(Some(OwnedFd::from(writer).into()));
-        wait.push(Some(OwnedFd::from(reader).into()));
-    }
-    Ok((open, wait))
-}
-
-/// Which layers are taken, complete, or failed.
-struct Progress {
-    next: AtomicUsize,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    gates: Vec<Option<File>>,
-    complete: Vec<usize>,
-    /// All layers below this one are complete.
-    frontier: usize,
-    error: Option<Error>,
-}
-
-impl Progress {
-    fn take(&self, count: usize) -> Option<usize> {
-        if self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .error
-            .is_some()
-        {
-            return None;
-        }
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        (index < count).then_some(index)
-    }
-
-    fn done(&self, index: usize, result: Result<()>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(()) => {
-                state.complete.push(index);
-                while state.complete.contains(&state.frontier) {
-                    state.frontier += 1;
-                    let frontier = state.frontier;
-                    if let Some(mut gate) = state.gates.get_mut(frontier).and_then(Option::take) {
-                        // A layer that did not wait is gone already.
-                        let _ = gate.write(&[1]);
-                    }
-                }
-            }
-            Err(error) => {
-                // Whoever waits for this layer fails too, but that is not the reason to tell.
-                state.gates.clear();
-                state.error.get_or_insert(error);
-            }
-        }
-    }
-
-    fn result(self) -> Result<()> {
-        let state = self
-            .state
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        state.error.map_or(Ok(()), Err)
-    }
 }

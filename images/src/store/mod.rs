@@ -4,6 +4,7 @@
 //! oci-layout  index.json  blobs/sha256/<hex>   the layout; other tools can read it
 //! layers/<chain id hex>/fs                     one unpacked layer
 //! ingest/                                      work under way, each entry locked by its process
+//! partial/                                     unfinished downloads, kept for a day to be resumed
 //! index.lock                                   held while index.json is replaced
 //! content.lock                                 shared: content is being used; exclusive: content is being deleted
 //! ```
@@ -20,6 +21,7 @@ mod layers;
 mod list;
 mod lock;
 mod names;
+mod schedule;
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +33,7 @@ pub use describe::{Description, RootFs};
 pub use image::{Image, Layer};
 pub(crate) use image::{digest_of, layers, parse};
 pub(crate) use index::{IndexEntry, descriptor};
-pub(crate) use ingest::{Lease, PartialBlob, Work};
+pub(crate) use ingest::{Lease, PartialBlob, RESUMABLE, Work, sweep_partial};
 pub use list::{HistoryEntry, Summary};
 pub use lock::Guard;
 
@@ -96,6 +98,10 @@ impl Store {
 
     pub(crate) fn ingest_dir(&self) -> PathBuf {
         self.root.join("ingest")
+    }
+
+    pub(crate) fn partial_dir(&self) -> PathBuf {
+        self.root.join("partial")
     }
 
     pub(crate) fn layers_dir(&self) -> PathBuf {

@@ -341,7 +341,7 @@ fn a_later_process_resumes() {
     );
     assert_eq!(test.store.list().unwrap(), []);
     *working.lock().unwrap() = true;
-    // As another process would: the sweep at opening spares the unfinished download.
+    // As another process would.
     let store = berth_images::Store::open(test.dir.path())
         .unwrap()
         .with_unpacker(berth_images::Unpacker::InProcess);
@@ -362,10 +362,11 @@ fn a_later_process_resumes() {
 fn a_resumed_blob_with_a_bad_start_is_fetched_anew() {
     let server = Faulty::start(|_, _, _| None);
     let test = TestStore::new();
+    fs::create_dir(test.images().join("partial")).unwrap();
     let partial = test
         .images()
-        .join("ingest")
-        .join(format!("{}.part", Digest::of(&server.layer).hex()));
+        .join("partial")
+        .join(Digest::of(&server.layer).hex());
     fs::write(&partial, vec![9; 5000]).unwrap();
     server.pull(&test).unwrap();
     let asked = server.asked(&server.layer_path());
@@ -424,4 +425,78 @@ fn documents_that_are_none() {
         assert!(error.contains(expected), "{error}");
         test.assert_untouched();
     }
+}
+
+#[test]
+fn garbage_collection_spares_a_pull_under_way() {
+    let digest = layer_digest();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let server = Faulty::start(move |path, _, before| {
+        if path.ends_with(&digest) && before == 0 {
+            // Until the test has pruned, or given up.
+            let _ = released.lock().unwrap().recv();
+        }
+        None
+    });
+    let test = TestStore::new();
+    std::thread::scope(|scope| {
+        let patient = Connection {
+            timeout: Duration::from_mins(1),
+            ..Connection::default()
+        };
+        let pulled = scope.spawn(|| {
+            let options = PullOptions {
+                connection: patient,
+                platform: None,
+            };
+            pull(
+                &test.store,
+                &format!("{}/app:1", server.host),
+                &options,
+                &Quiet,
+            )
+        });
+        while server.asked(&server.layer_path()).is_empty() && !pulled.is_finished() {
+            std::thread::yield_now();
+        }
+        // The configuration is here, and no image names it yet.
+        let blobs = || {
+            fs::read_dir(test.images().join("blobs/sha256"))
+                .unwrap()
+                .count()
+        };
+        assert_eq!(blobs(), 1);
+        test.store.prune(true, || Ok(Vec::new())).unwrap();
+        assert_eq!(blobs(), 1);
+        drop(release);
+        let image = pulled.join().unwrap().unwrap();
+        assert!(
+            test.store.lower_dirs(&image).unwrap()[0]
+                .join("content")
+                .exists()
+        );
+    });
+}
+
+#[test]
+fn a_registry_that_goes_round_in_circles_is_given_up() {
+    let digest = layer_digest();
+    let server = Faulty::start(move |path, headers, _| {
+        if !path.ends_with(&digest) {
+            return None;
+        }
+        Some(match headers.get("range") {
+            Some(_) => answer("416 Range Not Satisfiable", "", b""),
+            // Without a length: it ends where it ends.
+            None => [
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+                &layer()[..100],
+            ]
+            .concat(),
+        })
+    });
+    let test = TestStore::new();
+    let error = server.pull(&test).unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { .. }), "{error}");
 }
