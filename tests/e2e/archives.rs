@@ -8,27 +8,27 @@ use berth_tests::fixtures;
 use berth_tests::home::Home;
 use berth_tests::podman::Podman;
 
-/// An OCI image layout written by umoci, with the image `busybox` of two layers.
+/// An OCI image layout written by umoci, with the image `busybox:latest` of two layers.
 fn by_umoci(dir: &Path) -> PathBuf {
-    let layout = dir.join("umoci");
+    let layout = dir.join("busybox");
     let umoci = |words: &str| {
         let mut command = Cmd::new("umoci", words);
         command.inner.current_dir(dir);
         command
     };
-    let _ = umoci("init --layout umoci").ok();
-    let _ = umoci("new --image umoci:busybox").ok();
-    let _ = umoci("unpack --image umoci:busybox bundle").ok();
+    let _ = umoci("init --layout busybox").ok();
+    let _ = umoci("new --image busybox:latest").ok();
+    let _ = umoci("unpack --image busybox:latest bundle").ok();
     let _ = Cmd::new("tar", "-C")
         .arg(dir.join("bundle/rootfs"))
         .arg("-xf")
         .arg(fixtures::busybox_rootfs())
         .ok();
-    let _ = umoci("repack --refresh-bundle --image umoci:busybox bundle").ok();
+    let _ = umoci("repack --refresh-bundle --image busybox:latest bundle").ok();
     fs::write(dir.join("bundle/rootfs/by"), "umoci").unwrap();
     fs::remove_file(dir.join("bundle/rootfs/etc/group")).unwrap();
-    let _ = umoci("repack --image umoci:busybox bundle").ok();
-    let _ = umoci("config --image umoci:busybox --config.cmd cat --config.cmd /by").ok();
+    let _ = umoci("repack --image busybox:latest bundle").ok();
+    let _ = umoci("config --image busybox:latest --config.cmd cat --config.cmd /by").ok();
     layout
 }
 
@@ -55,15 +55,16 @@ fn a_layout_by_umoci_loads_as_folder_and_tar() {
         .args(["-c", "."])
         .ok()
         .stdout;
-    let _ = other.berth("load").stdin(tar).ok();
-    assert_eq!(other.berth("run --rm busybox").ok().text(), "umoci");
+    let _ = other.berth("load --name busybox").stdin(tar).ok();
+    let id = other.berth("images -q").ok().trimmed();
+    assert_eq!(other.berth("run --rm").arg(id).ok().text(), "umoci");
 }
 
 #[test]
 fn archives_by_skopeo_load() {
     let home = Home::empty();
     let dir = home.scratch();
-    let source = format!("oci:{}:busybox", by_umoci(&dir).display());
+    let source = format!("oci:{}:latest", by_umoci(&dir).display());
     for (kind, flags) in [
         ("docker-archive", ""),
         ("oci-archive", ""),
@@ -265,7 +266,8 @@ fn what_is_no_image_is_refused_and_leaves_nothing() {
         let file = dir.join(name);
         fs::write(&file, bytes).unwrap();
         home.berth("load -i").arg(&file).run().fails_with(name);
-        if name != "zeros" {
+        // An empty archive is an archive of nothing.
+        if name != "zeros" && name != "empty" {
             home.berth("import")
                 .arg(&file)
                 .arg("it")

@@ -15,7 +15,7 @@ pub fn busybox_rootfs() -> &'static Path {
     PATH.get_or_init(|| made_by("busybox.tar", "busybox-rootfs", &[]))
 }
 
-/// An OCI image layout, written by umoci, with the tag `debian`: a Debian system in several layers with
+/// An OCI image layout, written by umoci, with the tag `latest`: a Debian system in several layers with
 /// Python 3 and removed files.
 pub fn debian_layout() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -23,7 +23,7 @@ pub fn debian_layout() -> &'static Path {
         made_by(
             "debian",
             "debian-image",
-            &["debian", "python3-minimal libpython3-stdlib"],
+            &["latest", "python3-minimal libpython3-stdlib"],
         )
     })
 }

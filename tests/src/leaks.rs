@@ -91,16 +91,18 @@ fn find(home: &Home, ids: &BTreeSet<String>) -> Vec<String> {
         "state/containers",
         "state/sandboxes",
     ] {
-        for entry in fs::read_dir(home.path().join(folder))
+        let entries = fs::read_dir(home.path().join(folder))
             .into_iter()
             .flatten()
-            .flatten()
-        {
-            left.push(format!(
-                "file {folder}/{}",
-                entry.file_name().to_string_lossy()
-            ));
-        }
+            .flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        // Part of a blob is kept: the next pull of it goes on from there.
+        let left_over = names.filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_none_or(|kind| kind != "part")
+        });
+        left.extend(left_over.map(|name| format!("file {folder}/{name}")));
     }
     left
 }
