@@ -38,29 +38,19 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
 fn usage(message: &str) -> String {
     let (what, usage) = message.split_once("Usage: ").unwrap_or((message, "berth "));
     let what = what.trim().trim_start_matches("error: ");
-    let parts: Vec<String> = what
-        .split("\n\n")
-        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect();
-    let command: Vec<&str> = usage
-        .split_whitespace()
-        .take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
-        .collect();
+    let parts: Vec<String> =
+        what.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let command: Vec<&str> =
+        usage.split_whitespace().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
     let help = format!("`{} --help` tells more", command.join(" "));
-    let what = parts
-        .join("; ")
-        .replace("; For more information, try '--help'.", "");
+    let what = parts.join("; ").replace("; For more information, try '--help'.", "");
     format!("{what}; {help}")
 }
 
 /// The exit code an error stands for.
 pub fn code(error: &anyhow::Error) -> u8 {
-    let engine = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<berth_engine::Error>());
-    engine
-        .and_then(|error| u8::try_from(error.exit_code()).ok())
-        .unwrap_or(BERTH_FAILED)
+    let engine = error.chain().find_map(|cause| cause.downcast_ref::<berth_engine::Error>());
+    engine.and_then(|error| u8::try_from(error.exit_code()).ok()).unwrap_or(BERTH_FAILED)
 }
 
 /// The error in one line without control characters: parts of it may come from an image or a registry.
@@ -91,13 +81,10 @@ mod tests {
     fn a_usage_error_is_one_line() {
         let message = "error: unexpected argument '--x' found\n\n  tip: to pass it as a value,\n  use '-- --x'\n\n\
                        Usage: berth run [OPTIONS] IMAGE\n\nFor more information, try '--help'.\n";
-        let expected = "unexpected argument '--x' found; tip: to pass it as a value, use '-- --x'; `berth run --help` tells more";
+        let expected =
+            "unexpected argument '--x' found; tip: to pass it as a value, use '-- --x'; `berth run --help` tells more";
         assert_eq!(usage(message), expected);
-        let without =
-            "error: invalid value 'x' for '--cpus': no\n\nFor more information, try '--help'.\n";
-        assert_eq!(
-            usage(without),
-            "invalid value 'x' for '--cpus': no; `berth --help` tells more"
-        );
+        let without = "error: invalid value 'x' for '--cpus': no\n\nFor more information, try '--help'.\n";
+        assert_eq!(usage(without), "invalid value 'x' for '--cpus': no; `berth --help` tells more");
     }
 }

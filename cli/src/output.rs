@@ -24,9 +24,7 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self {
-            rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()],
-        }
+        Self { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
     }
 
     /// Adds a row.
@@ -53,10 +51,7 @@ impl Table {
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
         for row in &self.rows {
-            let cells = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:<width$}"));
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
             let line = cells.collect::<Vec<_>>().join("   ");
             text.push_str(line.trim_end());
             text.push('\n');
@@ -114,10 +109,7 @@ pub fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    text.chars()
-        .take(width.saturating_sub(1))
-        .chain(['…'])
-        .collect()
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -129,21 +121,13 @@ mod tests {
         let mut table = Table::new(&["NAME", "STATUS"]);
         table.row(vec!["a".into(), "Up".into()]);
         table.row(vec!["längster".into(), String::new()]);
-        assert_eq!(
-            table.render(),
-            "NAME       STATUS\na          Up\nlängster\n"
-        );
+        assert_eq!(table.render(), "NAME       STATUS\na          Up\nlängster\n");
     }
 
     #[test]
     fn sizes_are_short() {
-        for (count, text) in [
-            (0, "0B"),
-            (999, "999B"),
-            (1024, "1.00KiB"),
-            (15 << 20, "15.0MiB"),
-            (3 << 30, "3.00GiB"),
-        ] {
+        for (count, text) in [(0, "0B"), (999, "999B"), (1024, "1.00KiB"), (15 << 20, "15.0MiB"), (3 << 30, "3.00GiB")]
+        {
             assert_eq!(bytes(count), text);
         }
     }

@@ -20,9 +20,8 @@ impl Bars {
 
     fn start(&self, digest: Digest, size: u64, done: u64) {
         let style = "{prefix} [{bar:30}] {bytes:>10}/{total_bytes:10} {bytes_per_sec} {msg}";
-        let style = ProgressStyle::with_template(style)
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> ");
+        let style =
+            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
         let bar = self.all.add(ProgressBar::new(size)).with_style(style);
         bar.set_prefix(short(digest));
         bar.set_position(done);

@@ -67,10 +67,7 @@ impl Container {
     /// Reads the record of an id.
     pub fn load(roots: &Roots, id: &str) -> Result<Self> {
         let record = Record::read(roots, id)?.ok_or_else(|| Error::NotFound(id.to_owned()))?;
-        Ok(Self {
-            record,
-            roots: roots.clone(),
-        })
+        Ok(Self { record, roots: roots.clone() })
     }
 
     /// All containers, the newest first, and one error for each record that cannot be read.
@@ -122,9 +119,7 @@ impl Container {
     /// Its status. One that claims life while nobody holds the lock (the host was restarted) is corrected.
     pub fn status(&self) -> Result<Status> {
         let status = read_status(&self.roots, self.id())?;
-        if matches!(status.phase, Phase::Running | Phase::Restarting)
-            && !lock::is_held(&self.roots, self.id())
-        {
+        if matches!(status.phase, Phase::Running | Phase::Restarting) && !lock::is_held(&self.roots, self.id()) {
             // The monitor may have ended between the two looks.
             let again = read_status(&self.roots, self.id())?;
             if again == status {
@@ -158,20 +153,13 @@ impl Container {
         let status = self.status()?;
         match self.state(&status) {
             State::Running | State::Paused => self.sandbox(),
-            state => Err(Error::NotRunning {
-                name: self.name().to_owned(),
-                state: state.as_str(),
-            }),
+            state => Err(Error::NotRunning { name: self.name().to_owned(), state: state.as_str() }),
         }
     }
 
     /// The error for a container in the wrong phase of its life.
     pub fn wrong_state(&self, state: State, advice: &str) -> Error {
-        Error::WrongState {
-            name: self.name().to_owned(),
-            state: state.as_str(),
-            advice: advice.to_owned(),
-        }
+        Error::WrongState { name: self.name().to_owned(), state: state.as_str(), advice: advice.to_owned() }
     }
 }
 
@@ -185,26 +173,14 @@ pub fn users_of_volume(roots: &Roots, volume: &str) -> Result<Vec<String>> {
 
 /// What containers use of the image store: for whoever removes images.
 pub fn image_uses(roots: &Roots) -> Result<Vec<Use>> {
-    let records = Container::all_readable(roots)?
-        .into_iter()
-        .map(|container| container.record);
-    Ok(records
-        .map(|it| Use {
-            user: it.name,
-            manifest: it.image_digest,
-            layers: it.lower_dirs,
-        })
-        .collect())
+    let records = Container::all_readable(roots)?.into_iter().map(|container| container.record);
+    Ok(records.map(|it| Use { user: it.name, manifest: it.image_digest, layers: it.lower_dirs }).collect())
 }
 
 /// Reads `status.json`; a container that was never started has none.
 pub(crate) fn read_status(roots: &Roots, id: &str) -> Result<Status> {
     let path = roots.container(id).join("status.json");
-    Ok(document::read(
-        &path,
-        &format!("`berth rm -f {}` removes the container", short(id)),
-    )?
-    .unwrap_or_default())
+    Ok(document::read(&path, &format!("`berth rm -f {}` removes the container", short(id)))?.unwrap_or_default())
 }
 
 /// What is known of a container whose monitor is gone without a word.

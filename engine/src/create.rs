@@ -54,8 +54,7 @@ pub fn create(roots: &Roots, store: &Store, options: Options, fetch: Fetch) -> R
         other => other?,
     };
     let id = names::new_id()?;
-    let lock =
-        Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
+    let lock = Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
     let made = make(roots, store, &image, options, &id);
     drop(guard);
     match made {
@@ -82,26 +81,15 @@ fn check(options: &Options) -> Result<()> {
         signal::parse(text)?;
     }
     if options.remove && options.restart != monitor::RestartPolicy::No {
-        return Err(Error::Invalid(
-            "--rm and --restart exclude each other; give one of them".to_owned(),
-        ));
+        return Err(Error::Invalid("--rm and --restart exclude each other; give one of them".to_owned()));
     }
     if let Some(path) = options.cidfile.as_ref().filter(|path| path.exists()) {
-        return Err(Error::Invalid(format!(
-            "{} exists already; remove it or name another --cidfile",
-            path.display()
-        )));
+        return Err(Error::Invalid(format!("{} exists already; remove it or name another --cidfile", path.display())));
     }
     Ok(spec::check(options)?)
 }
 
-fn make(
-    roots: &Roots,
-    store: &Store,
-    image: &Image,
-    mut options: Options,
-    id: &str,
-) -> Result<Record> {
+fn make(roots: &Roots, store: &Store, image: &Image, mut options: Options, id: &str) -> Result<Record> {
     let dir = roots.container(id);
     let lower_dirs = store.lower_dirs(image)?;
     make_directories(roots, &dir, &options, &lower_dirs)?;
@@ -125,12 +113,8 @@ fn make(
         options,
     };
     // Holds its locks on the volumes until the record is written.
-    let volumes = volumes::Store::new(roots.data()).resolve(
-        id,
-        &mut record.options,
-        &image.config,
-        &record.lower_dirs,
-    )?;
+    let volumes =
+        volumes::Store::new(roots.data()).resolve(id, &mut record.options, &image.config, &record.lower_dirs)?;
     write_bundle(roots, &dir, image, &record, &volumes)?;
     if let Some(path) = &record.options.cidfile {
         fs::write(path, id).attempt(|| format!("write {}", path.display()))?;
@@ -141,39 +125,21 @@ fn make(
 }
 
 /// The container's directory. Its `upper` shows through as `/` in the container, so it looks like the image's.
-fn make_directories(
-    roots: &Roots,
-    dir: &Path,
-    options: &Options,
-    lower_dirs: &[PathBuf],
-) -> Result<()> {
+fn make_directories(roots: &Roots, dir: &Path, options: &Options, lower_dirs: &[PathBuf]) -> Result<()> {
     // The root of a user namespace is an ordinary user out here, and must reach what is in the bundle.
-    let mode = if options.userns.is_some() {
-        SEARCHABLE
-    } else {
-        PRIVATE
-    };
+    let mode = if options.userns.is_some() { SEARCHABLE } else { PRIVATE };
     if !roots.containers().exists() {
         make_dir(&roots.containers(), SEARCHABLE)?;
     }
-    for (path, mode) in [
-        ("", mode),
-        ("rootfs", 0o755),
-        ("upper", 0o755),
-        ("work", PRIVATE),
-    ] {
+    for (path, mode) in [("", mode), ("rootfs", 0o755), ("upper", 0o755), ("work", PRIVATE)] {
         let path = dir.join(path);
-        DirBuilder::new()
-            .mode(mode)
-            .create(&path)
-            .attempt(|| format!("create {}", path.display()))?;
+        DirBuilder::new().mode(mode).create(&path).attempt(|| format!("create {}", path.display()))?;
     }
     let upper = dir.join("upper");
     let attempt = || format!("make {} like the image's root", upper.display());
     let (mode, uid, gid) = match lower_dirs.first() {
         Some(top) => {
-            let metadata =
-                fs::metadata(top).attempt(|| format!("look at layer {}", top.display()))?;
+            let metadata = fs::metadata(top).attempt(|| format!("look at layer {}", top.display()))?;
             (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
         }
         None => (0o755, 0, 0),
@@ -182,13 +148,7 @@ fn make_directories(
     fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).attempt(attempt)
 }
 
-fn write_bundle(
-    roots: &Roots,
-    dir: &Path,
-    image: &Image,
-    record: &Record,
-    volumes: &volumes::Resolved,
-) -> Result<()> {
+fn write_bundle(roots: &Roots, dir: &Path, image: &Image, record: &Record, volumes: &volumes::Resolved) -> Result<()> {
     let options = &record.options;
     spec::etc::write(dir, options, &record.id)?;
     let host = spec::Host::read(options)?;
@@ -214,11 +174,7 @@ fn write_bundle(
         tty: options.tty,
         interactive: options.interactive,
         restart: options.restart,
-        remove: if options.remove {
-            remove::at_exit(roots, record, &volumes.anonymous)
-        } else {
-            Vec::new()
-        },
+        remove: if options.remove { remove::at_exit(roots, record, &volumes.anonymous) } else { Vec::new() },
     };
     document::write(&dir.join("monitor.json"), &config)
 }

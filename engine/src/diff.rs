@@ -7,10 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, openat, openat2,
-    statat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, openat, openat2, statat};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -60,40 +57,23 @@ pub struct Change {
 pub fn diff(container: &Container) -> Result<Vec<Change>> {
     let dir = container.dir();
     let advice = format!("`berth rm {}` and create it anew", container.name());
-    let config: Option<oci_spec::runtime::Spec> =
-        document::read(&dir.join("config.json"), &advice)?;
+    let config: Option<oci_spec::runtime::Spec> = document::read(&dir.join("config.json"), &advice)?;
     let mounts = config.as_ref().and_then(|config| config.mounts().as_ref());
-    let mounts = mounts
-        .into_iter()
-        .flatten()
-        .map(|mount| mount.destination().clone())
-        .collect();
+    let mounts = mounts.into_iter().flatten().map(|mount| mount.destination().clone()).collect();
     compare(&dir.join("upper"), &container.record.lower_dirs, mounts)
 }
 
 /// Compares an upper directory with the layers below it, topmost first.
 fn compare(upper: &Path, layers: &[PathBuf], mounts: BTreeSet<PathBuf>) -> Result<Vec<Change>> {
-    let open = |path: &Path| {
-        openat(CWD, path, DIRECTORY, Mode::empty()).attempt(|| format!("open {}", path.display()))
-    };
-    let layers = layers
-        .iter()
-        .map(|layer| open(layer))
-        .collect::<Result<Vec<_>>>()?;
-    let mut walk = Walk {
-        layers,
-        mounts,
-        changes: Vec::new(),
-    };
+    let open = |path: &Path| openat(CWD, path, DIRECTORY, Mode::empty()).attempt(|| format!("open {}", path.display()));
+    let layers = layers.iter().map(|layer| open(layer)).collect::<Result<Vec<_>>>()?;
+    let mut walk = Walk { layers, mounts, changes: Vec::new() };
     walk.directory(&open(upper)?, Path::new(""), Shown::Merged, 0)?;
     walk.changes.sort();
     Ok(walk.changes)
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What a directory of the upper layer shows of the image's directory of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,31 +103,14 @@ struct Walk {
 
 impl Walk {
     /// Reports what is in a directory of the upper layer, and whether there was anything to report.
-    fn directory(
-        &mut self,
-        upper: &OwnedFd,
-        path: &Path,
-        shown: Shown,
-        depth: usize,
-    ) -> Result<bool> {
+    fn directory(&mut self, upper: &OwnedFd, path: &Path, shown: Shown, depth: usize) -> Result<bool> {
         if depth >= MAX_DEPTH {
             let path = path.display();
-            return Err(Error::Invalid(format!(
-                "/{path} lies {MAX_DEPTH} directories deep, too deep to compare"
-            )));
+            return Err(Error::Invalid(format!("/{path} lies {MAX_DEPTH} directories deep, too deep to compare")));
         }
-        let attempt = || {
-            format!(
-                "read {} of the container",
-                Path::new("/").join(path).display()
-            )
-        };
+        let attempt = || format!("read {} of the container", Path::new("/").join(path).display());
         let before = self.changes.len();
-        let shown = if shown == Shown::Merged && is_opaque(upper) {
-            Shown::Replaced
-        } else {
-            shown
-        };
+        let shown = if shown == Shown::Merged && is_opaque(upper) { Shown::Replaced } else { shown };
         let mut present = BTreeSet::new();
         for name in names(upper).attempt(attempt)? {
             let stat = match statat(upper, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -155,22 +118,13 @@ impl Walk {
                 other => other.attempt(attempt)?,
             };
             let child = path.join(&name);
-            let below = if shown == Shown::New {
-                None
-            } else {
-                self.below(&child)
-            };
+            let below = if shown == Shown::New { None } else { self.below(&child) };
             if is_whiteout(&stat) {
                 if below.is_some() {
                     self.report(&child, Kind::Deleted);
                 }
             } else {
-                let entry = Entry {
-                    name: &name,
-                    path: &child,
-                    stat,
-                    below,
-                };
+                let entry = Entry { name: &name, path: &child, stat, below };
                 self.entry(upper, &entry, shown, depth)?;
             }
             present.insert(name);
@@ -186,34 +140,15 @@ impl Walk {
     }
 
     /// Reports one entry of the upper layer.
-    fn entry(
-        &mut self,
-        parent: &OwnedFd,
-        entry: &Entry,
-        parent_shown: Shown,
-        depth: usize,
-    ) -> Result<()> {
-        let Entry {
-            name,
-            path,
-            stat,
-            below,
-        } = entry;
+    fn entry(&mut self, parent: &OwnedFd, entry: &Entry, parent_shown: Shown, depth: usize) -> Result<()> {
+        let Entry { name, path, stat, below } = entry;
         let attempt = || format!("open /{} of the container", path.display());
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let was_dir = below
-            .is_some_and(|below| FileType::from_raw_mode(below.st_mode) == FileType::Directory);
+        let was_dir = below.is_some_and(|below| FileType::from_raw_mode(below.st_mode) == FileType::Directory);
         let is_mounted = self.mounts.contains(&Path::new("/").join(path));
         if !is_dir {
             if !is_mounted {
-                self.report(
-                    path,
-                    if below.is_some() {
-                        Kind::Changed
-                    } else {
-                        Kind::Added
-                    },
-                );
+                self.report(path, if below.is_some() { Kind::Changed } else { Kind::Added });
             }
             return Ok(());
         }
@@ -231,8 +166,7 @@ impl Walk {
         };
         let kind = match below {
             Some(below) if was_dir => {
-                let same = (below.st_mode, below.st_uid, below.st_gid)
-                    == (stat.st_mode, stat.st_uid, stat.st_gid);
+                let same = (below.st_mode, below.st_uid, below.st_gid) == (stat.st_mode, stat.st_uid, stat.st_gid);
                 (inside || !same).then_some(Kind::Changed)
             }
             Some(_) => Some(Kind::Changed),
@@ -240,22 +174,13 @@ impl Walk {
             None => (inside || !holds_mount()).then_some(Kind::Added),
         };
         if let Some(kind) = kind.filter(|_| !is_mounted) {
-            self.changes.insert(
-                place,
-                Change {
-                    path: Path::new("/").join(path),
-                    kind,
-                },
-            );
+            self.changes.insert(place, Change { path: Path::new("/").join(path), kind });
         }
         Ok(())
     }
 
     fn report(&mut self, path: &Path, kind: Kind) {
-        self.changes.push(Change {
-            path: Path::new("/").join(path),
-            kind,
-        });
+        self.changes.push(Change { path: Path::new("/").join(path), kind });
     }
 
     /// What the image has at a path, seen through all its layers.
@@ -301,8 +226,7 @@ fn look(layer: &OwnedFd, path: &Path) -> Seen {
     while let Some(component) = components.next() {
         so_far.push(component);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(stat) = open_below(layer, &so_far, flags).and_then(|fd| rustix::fs::fstat(&fd))
-        else {
+        let Ok(stat) = open_below(layer, &so_far, flags).and_then(|fd| rustix::fs::fstat(&fd)) else {
             return Seen::No;
         };
         if is_whiteout(&stat) {
@@ -314,9 +238,7 @@ fn look(layer: &OwnedFd, path: &Path) -> Seen {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Seen::Hidden;
         }
-        if open_below(layer, &so_far, DIRECTORY).is_ok_and(|dir| is_opaque(&dir))
-            && !exists_in(layer, path)
-        {
+        if open_below(layer, &so_far, DIRECTORY).is_ok_and(|dir| is_opaque(&dir)) && !exists_in(layer, path) {
             return Seen::Hidden;
         }
     }
@@ -324,28 +246,13 @@ fn look(layer: &OwnedFd, path: &Path) -> Seen {
 }
 
 fn exists_in(layer: &OwnedFd, path: &Path) -> bool {
-    open_below(
-        layer,
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-    )
-    .is_ok()
+    open_below(layer, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC).is_ok()
 }
 
 /// Opens a path of a layer; no part of it may be a symlink.
 fn open_below(layer: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    openat2(
-        layer,
-        path,
-        flags,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    openat2(layer, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
 }
 
 /// A character device 0/0 stands for a file that was deleted.
@@ -355,23 +262,16 @@ fn is_whiteout(stat: &Stat) -> bool {
 
 /// An opaque directory hides what the layers below have in it.
 fn is_opaque(dir: &OwnedFd) -> bool {
-    ["trusted.overlay.opaque", "user.overlay.opaque"]
-        .iter()
-        .any(|name| {
-            let mut value = [0; 2];
-            fgetxattr(dir, *name, &mut value).is_ok_and(|length| &value[..length] == b"y")
-        })
+    ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|name| {
+        let mut value = [0; 2];
+        fgetxattr(dir, *name, &mut value).is_ok_and(|length| &value[..length] == b"y")
+    })
 }
 
 fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
-    let own = openat(
-        dir,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let names = Dir::new(own)?
-        .map(|entry| entry.map(|entry| OsString::from_vec(entry.file_name().to_bytes().to_vec())));
+    let own = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let names =
+        Dir::new(own)?.map(|entry| entry.map(|entry| OsString::from_vec(entry.file_name().to_bytes().to_vec())));
     let mut names = names.collect::<rustix::io::Result<Vec<_>>>()?;
     names.retain(|name| name != "." && name != "..");
     Ok(names)
@@ -401,25 +301,12 @@ mod tests {
 
         fn whiteout(&self, path: &str) {
             let mode = Mode::from_raw_mode(0o600);
-            mknodat(
-                CWD,
-                self.path(path),
-                FileType::CharacterDevice,
-                mode,
-                makedev(0, 0),
-            )
-            .unwrap();
+            mknodat(CWD, self.path(path), FileType::CharacterDevice, mode, makedev(0, 0)).unwrap();
         }
 
         fn opaque(&self, path: &str) {
             fs::create_dir_all(self.path(path)).unwrap();
-            setxattr(
-                self.path(path),
-                "trusted.overlay.opaque",
-                b"y",
-                XattrFlags::empty(),
-            )
-            .unwrap();
+            setxattr(self.path(path), "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
         }
 
         fn diff(&self, mounts: &[&str]) -> Vec<String> {
@@ -429,10 +316,7 @@ mod tests {
             let layers = [self.path("top"), self.path("bottom")];
             let mounts = mounts.iter().map(PathBuf::from).collect();
             let changes = compare(&self.path("upper"), &layers, mounts).unwrap();
-            changes
-                .iter()
-                .map(|change| format!("{} {}", change.kind.letter(), change.path.display()))
-                .collect()
+            changes.iter().map(|change| format!("{} {}", change.kind.letter(), change.path.display())).collect()
         }
     }
 
@@ -491,16 +375,7 @@ mod tests {
         layers.file("upper/data/b");
         layers.file("upper/data/d");
         let changes = layers.diff(&[]);
-        assert_eq!(
-            changes,
-            [
-                "C /data",
-                "D /data/a",
-                "C /data/b",
-                "D /data/c",
-                "A /data/d"
-            ]
-        );
+        assert_eq!(changes, ["C /data", "D /data/a", "C /data/b", "D /data/c", "A /data/d"]);
     }
 
     #[test]
@@ -527,10 +402,6 @@ mod tests {
         layers.file("upper/etc/hosts");
         fs::create_dir_all(layers.path("upper/proc")).unwrap();
         fs::create_dir_all(layers.path("upper/mnt/data")).unwrap();
-        assert!(
-            layers
-                .diff(&["/etc/hosts", "/proc", "/mnt/data"])
-                .is_empty()
-        );
+        assert!(layers.diff(&["/etc/hosts", "/proc", "/mnt/data"]).is_empty());
     }
 }

@@ -14,26 +14,18 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads a document; `None` where there is none. `advice` says what to do about a damaged one.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<T>> {
-    let damaged = |reason: String| Error::Damaged {
-        path: path.to_owned(),
-        reason,
-        advice: advice.to_owned(),
-    };
+    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason, advice: advice.to_owned() };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).attempt(|| format!("open {}", path.display())),
     };
     let mut text = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut text)
-        .attempt(|| format!("read {}", path.display()))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut text).attempt(|| format!("read {}", path.display()))?;
     if text.len() as u64 > MAX_BYTES {
         return Err(damaged(format!("larger than {MAX_BYTES} bytes")));
     }
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| damaged(error.to_string()))
+    serde_json::from_slice(&text).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
 /// Replaces a document by rename: a reader sees the old text or the new one, never a part.
@@ -56,18 +48,9 @@ mod tests {
         assert!(read::<Vec<u32>>(&path, "").unwrap().is_none());
         write(&path, &vec![1, 2]).unwrap();
         assert_eq!(read::<Vec<u32>>(&path, "").unwrap(), Some(vec![1, 2]));
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "no temporary file stays"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
         fs::write(&path, "[1,").unwrap();
-        let error = read::<Vec<u32>>(&path, "remove it")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("a.json") && error.contains("remove it"),
-            "{error}"
-        );
+        let error = read::<Vec<u32>>(&path, "remove it").unwrap_err().to_string();
+        assert!(error.contains("a.json") && error.contains("remove it"), "{error}");
     }
 }

@@ -29,9 +29,7 @@ pub enum Error {
         candidates: String,
     },
     /// The name belongs to another container.
-    #[error(
-        "the name `{name}` belongs to container {holder}; choose another or `berth rm {name}` first"
-    )]
+    #[error("the name `{name}` belongs to container {holder}; choose another or `berth rm {name}` first")]
     NameTaken {
         /// The name asked for.
         name: String,
@@ -132,9 +130,6 @@ pub(crate) trait Attempt<T> {
 
 impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
     fn attempt<S: Into<String>>(self, attempt: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|error| Error::Os {
-            attempt: attempt().into(),
-            source: error.into(),
-        })
+        self.map_err(|error| Error::Os { attempt: attempt().into(), source: error.into() })
     }
 }

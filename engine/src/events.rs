@@ -60,13 +60,7 @@ impl Event {
 pub fn append(roots: &Roots, event: &Event) -> Result<()> {
     let path = roots.events();
     let attempt = || format!("append to {}", path.display());
-    let open = || {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-    };
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
     let mut file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_dir(roots.state(), PRIVATE)?;
@@ -75,9 +69,7 @@ pub fn append(roots: &Roots, event: &Event) -> Result<()> {
         other => other,
     }
     .attempt(attempt)?;
-    let mut line = serde_json::to_vec(event)
-        .map_err(io::Error::from)
-        .attempt(attempt)?;
+    let mut line = serde_json::to_vec(event).map_err(io::Error::from).attempt(attempt)?;
     line.push(b'\n');
     file.write_all(&line).attempt(attempt)?;
     if file.metadata().attempt(attempt)?.len() > MAX_BYTES / 2 {
@@ -124,37 +116,21 @@ impl Filter {
     }
 
     fn matches(&self, event: &Event) -> bool {
-        let any = |wanted: &[String], fits: &dyn Fn(&str) -> bool| {
-            wanted.is_empty() || wanted.iter().any(|w| fits(w))
-        };
+        let any = |wanted: &[String], fits: &dyn Fn(&str) -> bool| wanted.is_empty() || wanted.iter().any(|w| fits(w));
         self.since.is_none_or(|since| event.time >= since)
             && self.until.is_none_or(|until| event.time <= until)
-            && any(&self.containers, &|wanted| {
-                event.name == wanted || event.id.starts_with(wanted)
-            })
+            && any(&self.containers, &|wanted| event.name == wanted || event.id.starts_with(wanted))
             && any(&self.actions, &|wanted| event.action == wanted)
             && any(&self.images, &|wanted| event.image == wanted)
     }
 }
 
 /// Shows events: those there are where `since` or `until` is given, then new ones as they happen until `until`.
-pub fn follow(
-    roots: &Roots,
-    filter: &Filter,
-    show: &mut dyn FnMut(&Event) -> Result<()>,
-) -> Result<()> {
+pub fn follow(roots: &Roots, filter: &Filter, show: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {
     let path = roots.events();
     let attempt = || format!("read {}", path.display());
     make_dir(roots.state(), PRIVATE)?;
-    let open = || {
-        OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .attempt(attempt)
-    };
+    let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).attempt(attempt);
     // Watch before the first look, so that nothing falls between.
     let mut reader = BufReader::new(open()?);
     let mut watch = Watch::new(&path)?;
@@ -167,10 +143,7 @@ pub fn follow(
     }
     loop {
         read_lines(&mut reader, filter, show).attempt(attempt)??;
-        let left = match filter
-            .until
-            .map(|until| until.duration_since(Timestamp::now()))
-        {
+        let left = match filter.until.map(|until| until.duration_since(Timestamp::now())) {
             Some(left) if !left.is_positive() => return Ok(()),
             left => left.map(jiff::SignedDuration::unsigned_abs),
         };
@@ -210,17 +183,10 @@ fn read_lines(
 
 /// The last exit code the journal tells of a container.
 pub(crate) fn exit_code(roots: &Roots, id: &str) -> Result<Option<i32>> {
-    let filter = Filter {
-        containers: vec![id.to_owned()],
-        actions: vec!["die".to_owned()],
-        ..Filter::default()
-    };
+    let filter = Filter { containers: vec![id.to_owned()], actions: vec!["die".to_owned()], ..Filter::default() };
     let mut code = None;
     let mut take = |event: &Event| {
-        code = event
-            .attributes
-            .get("exitCode")
-            .and_then(|code| code.parse().ok());
+        code = event.attributes.get("exitCode").and_then(|code| code.parse().ok());
         Ok(())
     };
     for path in [older(&roots.events()), roots.events()] {
@@ -262,41 +228,21 @@ mod tests {
     fn past_events_are_filtered() {
         let dir = tempfile::tempdir().unwrap();
         let roots = Roots::new(dir.path(), &dir.path().join("state")).unwrap();
-        for event in [
-            event("create", "a", 10),
-            event("start", "a", 20),
-            event("die", "b", 30),
-        ] {
+        for event in [event("create", "a", 10), event("start", "a", 20), event("die", "b", 30)] {
             append(&roots, &event).unwrap();
         }
         let until = Some(Timestamp::from_second(1000).unwrap());
-        let all = Filter {
-            until,
-            ..Filter::default()
-        };
+        let all = Filter { until, ..Filter::default() };
         assert_eq!(shown(&roots, &all).len(), 3);
         let mut wanted = all.clone();
         wanted.add("container=name-a").unwrap();
         wanted.add("event=start").unwrap();
-        assert_eq!(
-            shown(&roots, &wanted),
-            [("start".to_owned(), "name-a".to_owned())]
-        );
+        assert_eq!(shown(&roots, &wanted), [("start".to_owned(), "name-a".to_owned())]);
         let mut by_id = all.clone();
         by_id.add("container=bbbb").unwrap();
         assert_eq!(shown(&roots, &by_id).len(), 1);
         let since = Some(Timestamp::from_second(20).unwrap());
-        assert_eq!(
-            shown(
-                &roots,
-                &Filter {
-                    since,
-                    ..all.clone()
-                }
-            )
-            .len(),
-            2
-        );
+        assert_eq!(shown(&roots, &Filter { since, ..all.clone() }).len(), 2);
         assert!(Filter::default().add("colour=red").is_err());
     }
 
@@ -307,17 +253,7 @@ mod tests {
         fs::write(roots.events(), "{\"time\":\n\u{0}\u{0}\nnull\n").unwrap();
         append(&roots, &event("start", "a", 20)).unwrap();
         let until = Some(Timestamp::from_second(1000).unwrap());
-        assert_eq!(
-            shown(
-                &roots,
-                &Filter {
-                    until,
-                    ..Filter::default()
-                }
-            )
-            .len(),
-            1
-        );
+        assert_eq!(shown(&roots, &Filter { until, ..Filter::default() }).len(), 1);
     }
 
     #[test]
@@ -329,17 +265,7 @@ mod tests {
         append(&roots, &event("die", "a", 30)).unwrap();
         assert!(fs::metadata(roots.events()).unwrap().len() < 1000);
         let until = Some(Timestamp::from_second(1000).unwrap());
-        assert_eq!(
-            shown(
-                &roots,
-                &Filter {
-                    until,
-                    ..Filter::default()
-                }
-            )
-            .len(),
-            2
-        );
+        assert_eq!(shown(&roots, &Filter { until, ..Filter::default() }).len(), 2);
     }
 
     #[test]
@@ -350,11 +276,7 @@ mod tests {
         let mut last = Vec::new();
         let mut show = |event: &Event| {
             last.push(event.action.clone());
-            if event.action == "die" {
-                Err(Error::Invalid("enough".to_owned()))
-            } else {
-                Ok(())
-            }
+            if event.action == "die" { Err(Error::Invalid("enough".to_owned())) } else { Ok(()) }
         };
         // A follower that has seen the old event causes the next one itself: no clock, no second thread.
         let mut step = |event: &Event| {
@@ -362,15 +284,7 @@ mod tests {
             append(&roots, &super::tests::event("die", "a", 30))
         };
         let since = Some(Timestamp::from_second(0).unwrap());
-        follow(
-            &roots,
-            &Filter {
-                since,
-                ..Filter::default()
-            },
-            &mut step,
-        )
-        .unwrap_err();
+        follow(&roots, &Filter { since, ..Filter::default() }, &mut step).unwrap_err();
         assert_eq!(last, ["create", "die"]);
     }
 
@@ -382,8 +296,7 @@ mod tests {
         assert_eq!(exit_code(&roots, &id).unwrap(), None);
         for code in ["1", "7"] {
             let mut die = event("die", "a", 30);
-            die.attributes
-                .insert("exitCode".to_owned(), code.to_owned());
+            die.attributes.insert("exitCode".to_owned(), code.to_owned());
             append(&roots, &die).unwrap();
         }
         append(&roots, &event("destroy", "a", 31)).unwrap();

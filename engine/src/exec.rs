@@ -31,17 +31,8 @@ impl Request {
     /// The arguments of `berth-oci exec`.
     fn arguments(&self, id: &str) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
-        let flags = [
-            (self.detach, "--detach"),
-            (self.interactive && !self.detach, "--interactive"),
-            (self.tty, "--tty"),
-        ];
-        arguments.extend(
-            flags
-                .into_iter()
-                .filter(|(set, _)| *set)
-                .map(|(_, flag)| flag.into()),
-        );
+        let flags = [(self.detach, "--detach"), (!self.interactive || self.detach, "--no-stdin"), (self.tty, "--tty")];
+        arguments.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.into()));
         for entry in &self.env {
             let value = if entry.contains('=') {
                 Some(OsString::from(entry))
@@ -53,18 +44,10 @@ impl Request {
                     pair
                 })
             };
-            arguments.extend(
-                value
-                    .into_iter()
-                    .flat_map(|value| [OsString::from("--env"), value]),
-            );
+            arguments.extend(value.into_iter().flat_map(|value| [OsString::from("--env"), value]));
         }
         for (flag, value) in [("--cwd", &self.workdir), ("--user", &self.user)] {
-            arguments.extend(
-                value
-                    .iter()
-                    .flat_map(|value| [OsString::from(flag), OsString::from(value)]),
-            );
+            arguments.extend(value.iter().flat_map(|value| [OsString::from(flag), OsString::from(value)]));
         }
         arguments.push(id.into());
         arguments.extend(self.command.iter().cloned());
@@ -95,9 +78,6 @@ mod tests {
             command: vec!["ls".into(), "-l".into()],
             ..Request::default()
         };
-        assert_eq!(
-            request.arguments("id"),
-            ["--tty", "--env", "A=1", "--user", "web", "id", "ls", "-l"]
-        );
+        assert_eq!(request.arguments("id"), ["--no-stdin", "--tty", "--env", "A=1", "--user", "web", "id", "ls", "-l"]);
     }
 }

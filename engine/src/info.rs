@@ -56,9 +56,7 @@ pub struct Info {
 pub fn info(roots: &Roots, images: usize) -> Result<Info> {
     let (containers, _) = Container::all(roots)?;
     let alive = |container: &&Container| {
-        container
-            .status()
-            .is_ok_and(|status| matches!(status.phase, Phase::Running | Phase::Restarting))
+        container.status().is_ok_and(|status| matches!(status.phase, Phase::Running | Phase::Restarting))
     };
     let running = containers.iter().filter(alive).count();
     let host = rustix::system::uname();
@@ -88,8 +86,7 @@ pub(crate) fn host_memory() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").attempt(|| "read /proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map(|kib| kib << 10)
-        .ok_or_else(|| Error::Invalid("/proc/meminfo does not tell the host's memory".to_owned()))
+    kib.map(|kib| kib << 10).ok_or_else(|| Error::Invalid("/proc/meminfo does not tell the host's memory".to_owned()))
 }
 
 /// Which control groups the host has: v2 alone, v1 alone, or v1 with v2 beside it.
@@ -105,13 +102,8 @@ fn cgroup_version(root: &Path) -> &'static str {
 
 /// The name in an `os-release(5)`.
 fn distribution(text: &str) -> String {
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.map_or_else(
-        || "Linux".to_owned(),
-        |name| name.trim_matches(['"', '\'']).to_owned(),
-    )
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches(['"', '\'']).to_owned())
 }
 
 #[cfg(test)]

@@ -22,8 +22,7 @@ pub fn inspect(container: &Container) -> Result<Value> {
     let status = container.status()?;
     let state = container.state(&status);
     let dir = container.dir();
-    let spec: Value =
-        document::read(&dir.join("config.json"), "remove the container")?.unwrap_or_default();
+    let spec: Value = document::read(&dir.join("config.json"), "remove the container")?.unwrap_or_default();
     Ok(json!({
         "Id": record.id,
         "Name": record.name,
@@ -58,8 +57,7 @@ pub fn inspect(container: &Container) -> Result<Value> {
 }
 
 fn state_of(state: State, status: &Status) -> Value {
-    let time =
-        |time: Option<Timestamp>| time.map_or_else(|| NEVER.to_owned(), |time| time.to_string());
+    let time = |time: Option<Timestamp>| time.map_or_else(|| NEVER.to_owned(), |time| time.to_string());
     json!({
         "Status": state,
         "Running": matches!(state, State::Running | State::Paused),
@@ -94,13 +92,7 @@ fn mounts(container: &Container) -> Vec<Value> {
             "RW": !mount.read_only,
         })
     };
-    container
-        .record
-        .options
-        .mounts
-        .iter()
-        .map(describe)
-        .collect()
+    container.record.options.mounts.iter().map(describe).collect()
 }
 
 fn config(container: &Container, spec: &Value) -> Value {
@@ -131,11 +123,7 @@ fn host_config(options: &Options) -> Value {
         RestartPolicy::UnlessStopped => ("unless-stopped", 0),
     };
     let host_or = |host: bool, own: &str| {
-        if host {
-            "host".to_owned()
-        } else {
-            own.to_owned()
-        }
+        if host { "host".to_owned() } else { own.to_owned() }
     };
     json!({
         "AutoRemove": options.remove,

@@ -14,7 +14,6 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::Deserialize;
 
 use crate::error::{Attempt as _, Error, Result};
@@ -44,35 +43,22 @@ pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
     inherit(lock)?;
     fcntl_setfd(&writer, FdFlags::empty()).attempt(|| "hand a pipe on")?;
     let mut command = runtime.monitor(roots, id, lock);
-    command
-        .arg("--ready-fd")
-        .arg(writer.as_raw_fd().to_string());
+    command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = command
-        .spawn()
-        .attempt(|| format!("execute {}", runtime.path.display()))?;
+    let mut child = command.spawn().attempt(|| format!("execute {}", runtime.path.display()))?;
     drop(writer);
     let mut line = Vec::new();
     let read = BufReader::new(ready.take(MAX_ANSWER)).read_until(b'\n', &mut line);
     read.attempt(|| "listen to the monitor")?;
     if line.is_empty() {
         let status = child.wait().attempt(|| "wait for the monitor")?;
-        let message = format!(
-            "the monitor ended without a word ({status}); `berth logs {}` may say more",
-            &id[..12]
-        );
+        let message = format!("the monitor ended without a word ({status}); `berth logs {}` may say more", &id[..12]);
         return Err(Error::Start { message, code: 125 });
     }
     match serde_json::from_slice(&line) {
         Ok(Answer::Started { pid }) => Ok(pid),
-        Ok(Answer::Failed { error, code }) => Err(Error::Start {
-            message: error,
-            code: code.unwrap_or(125),
-        }),
-        Err(error) => Err(Error::Start {
-            message: format!("the monitor's answer is broken: {error}"),
-            code: 125,
-        }),
+        Ok(Answer::Failed { error, code }) => Err(Error::Start { message: error, code: code.unwrap_or(125) }),
+        Err(error) => Err(Error::Start { message: format!("the monitor's answer is broken: {error}"), code: 125 }),
     }
 }
 
@@ -80,11 +66,7 @@ pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
 pub fn become_exec(roots: &Roots, arguments: &[OsString]) -> Result<Infallible> {
     let runtime = Runtime::open()?;
     let mut command = runtime.command();
-    command
-        .arg("--root")
-        .arg(roots.sandboxes())
-        .arg("exec")
-        .args(arguments);
+    command.arg("--root").arg(roots.sandboxes()).arg("exec").args(arguments);
     Err(command.exec()).attempt(|| format!("execute {}", runtime.path.display()))
 }
 
@@ -105,10 +87,12 @@ struct Runtime {
 impl Runtime {
     fn open() -> Result<Self> {
         let path = find()?;
-        let plain = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .attempt(|| format!("open {}", path.display()))?;
         // Where the clone cannot be made (an old kernel, no CAP_SYS_ADMIN here), berth-oci still protects itself.
-        let file = read_only_clone(&plain).unwrap_or(plain);
+        let file = match berth_runtime::sandbox::read_only_file(&path) {
+            Ok(clone) => clone,
+            Err(_) => rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .attempt(|| format!("open {}", path.display()))?,
+        };
         Ok(Self { path, file })
     }
 
@@ -121,13 +105,8 @@ impl Runtime {
 
     fn monitor(&self, roots: &Roots, id: &str, lock: &Lock) -> Command {
         let mut command = self.command();
-        command
-            .arg("monitor")
-            .arg("--config")
-            .arg(roots.container(id).join("monitor.json"));
-        command
-            .arg("--lock-fd")
-            .arg(lock.as_fd().as_raw_fd().to_string());
+        command.arg("monitor").arg("--config").arg(roots.container(id).join("monitor.json"));
+        command.arg("--lock-fd").arg(lock.as_fd().as_raw_fd().to_string());
         command
     }
 }
@@ -135,36 +114,6 @@ impl Runtime {
 /// The lock goes on to the process that is executed next.
 fn inherit(lock: &Lock) -> Result<()> {
     fcntl_setfd(lock, FdFlags::empty()).attempt(|| "hand the container's lock on")
-}
-
-/// A clone of the file's mount that is attached nowhere and read-only (`open_tree(2)`, `mount_setattr(2)`).
-fn read_only_clone(file: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(file, "", flags)?;
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the path is an empty C string and the structure outlives the call, with its true size given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == 0 {
-        Ok(tree)
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// Next to this program, else `BERTH_OCI`, else in `PATH`.
@@ -179,9 +128,7 @@ fn find() -> Result<PathBuf> {
         return Ok(given.into());
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path)
-        .map(|dir| dir.join(BINARY))
-        .find(|file| file.is_file());
+    let found = env::split_paths(&path).map(|dir| dir.join(BINARY)).find(|file| file.is_file());
     found.ok_or_else(|| {
         Error::Invalid(format!(
             "cannot find {BINARY}; put it next to berth, into PATH, or name it in {BINARY_VARIABLE}"

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::CgroupManager;
 use berth_runtime::monitor::{RestartPolicy, STOP_REQUESTED};
-use berth_runtime::sandbox::Sandbox;
+use berth_runtime::sandbox::{Sandbox, is_deaf_to};
 
 use crate::container::{Container, State, short};
 use crate::document;
@@ -20,7 +20,7 @@ use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
 use crate::launch;
 use crate::lock::{self, Lock};
-use crate::monitor::{Monitor, is_deaf_to};
+use crate::monitor::Monitor;
 use crate::names;
 use crate::options::Limits;
 use crate::paths::Roots;
@@ -130,8 +130,7 @@ fn kill_all(roots: &Roots, id: &str) {
         Err(berth_runtime::error::Error::NotFound { .. }) => {}
         Err(_) => {
             // A damaged state: what it would say of the control group is known here too.
-            let _ =
-                CgroupManager::new(&spec::cgroups_path(id)).and_then(|cgroup| cgroup.kill_all());
+            let _ = CgroupManager::new(&spec::cgroups_path(id)).and_then(|cgroup| cgroup.kill_all());
         }
     }
 }
@@ -158,20 +157,13 @@ fn request_stop(roots: &Roots, id: &str) -> Result<()> {
 pub fn kill(container: &Container, signal: &str) -> Result<()> {
     let number = signal::parse(signal)?;
     let sandbox = container.running_sandbox()?;
-    let stop_signal = container
-        .record
-        .options
-        .stop_signal
-        .as_deref()
-        .unwrap_or("TERM");
+    let stop_signal = container.record.options.stop_signal.as_deref().unwrap_or("TERM");
     if number == libc::SIGKILL || signal::parse(stop_signal).is_ok_and(|stop| stop == number) {
         request_stop(container.roots(), container.id())?;
     }
     sandbox.kill(number, false)?;
     let mut event = Event::of(&container.record, "kill");
-    event
-        .attributes
-        .insert("signal".to_owned(), number.to_string());
+    event.attributes.insert("signal".to_owned(), number.to_string());
     events::append(container.roots(), &event)
 }
 
@@ -190,21 +182,14 @@ pub fn pause(container: &Container) -> Result<()> {
 pub fn unpause(container: &Container) -> Result<()> {
     let sandbox = container.running_sandbox()?;
     if !sandbox.is_paused()? {
-        return Err(container.wrong_state(
-            State::Running,
-            "only a paused container can go on, and it is not paused",
-        ));
+        return Err(container.wrong_state(State::Running, "only a paused container can go on, and it is not paused"));
     }
     sandbox.resume()?;
     events::append(container.roots(), &Event::of(&container.record, "unpause"))
 }
 
 /// Stops a container where it runs, and starts it.
-pub fn restart(
-    container: &Container,
-    signal: Option<&str>,
-    timeout: Option<Duration>,
-) -> Result<()> {
+pub fn restart(container: &Container, signal: Option<&str>, timeout: Option<Duration>) -> Result<()> {
     let state = container.state(&container.status()?);
     if container.record.options.remove && state.is_alive() {
         let advice = "it is removed when it ends (--rm), so it cannot be restarted";
@@ -239,19 +224,12 @@ pub fn rename(container: &Container, name: &str) -> Result<()> {
 }
 
 /// Changes a container's limits, at once where it runs, and its restart policy.
-pub fn update(
-    container: &Container,
-    changes: &Limits,
-    restart: Option<RestartPolicy>,
-) -> Result<()> {
+pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPolicy>) -> Result<()> {
     let roots = container.roots();
     let limits = container.record.options.limits.updated(changes);
     spec::check_limits(&limits, spec::cpus())?;
-    if restart.is_some_and(|policy| policy != RestartPolicy::No) && container.record.options.remove
-    {
-        return Err(Error::Invalid(
-            "a container that is removed when it ends (--rm) cannot be restarted".to_owned(),
-        ));
+    if restart.is_some_and(|policy| policy != RestartPolicy::No) && container.record.options.remove {
+        return Err(Error::Invalid("a container that is removed when it ends (--rm) cannot be restarted".to_owned()));
     }
     let record = Record::change(roots, container.id(), |record| {
         let resources = spec::resources(&limits);
@@ -270,19 +248,13 @@ pub fn update(
 }
 
 /// Changes the limits in `config.json`, for the next start; device rules stay.
-fn change_resources(
-    container: &Container,
-    resources: &oci_spec::runtime::LinuxResources,
-) -> Result<()> {
+fn change_resources(container: &Container, resources: &oci_spec::runtime::LinuxResources) -> Result<()> {
     let path = container.dir().join("config.json");
     let advice = format!("`berth rm {}` and create it anew", container.name());
-    let mut config: oci_spec::runtime::Spec = document::read(&path, &advice)?
-        .ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
+    let mut config: oci_spec::runtime::Spec =
+        document::read(&path, &advice)?.ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
     if let Some(linux) = config.linux_mut() {
-        let devices = linux
-            .resources()
-            .as_ref()
-            .and_then(|resources| resources.devices().clone());
+        let devices = linux.resources().as_ref().and_then(|resources| resources.devices().clone());
         let mut resources = resources.clone();
         resources.set_devices(devices);
         linux.set_resources(Some(resources));
@@ -291,14 +263,10 @@ fn change_resources(
 }
 
 /// Changes what the monitor reads when the container is started next.
-fn change_monitor(
-    container: &Container,
-    change: impl FnOnce(&mut berth_runtime::monitor::Config),
-) -> Result<()> {
+fn change_monitor(container: &Container, change: impl FnOnce(&mut berth_runtime::monitor::Config)) -> Result<()> {
     let path = container.dir().join("monitor.json");
     let advice = format!("`berth rm {}` and create it anew", container.name());
-    let mut config = document::read(&path, &advice)?
-        .ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
+    let mut config = document::read(&path, &advice)?.ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
     change(&mut config);
     document::write(&path, &config)
 }

@@ -33,21 +33,15 @@ impl Lock {
         let path = roots.live_container(id).join("lock");
         let attempt = || format!("lock {}", path.display());
         loop {
-            let file = match OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-            {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    make_dir(&roots.live_container(id), PRIVATE)?;
-                    continue;
-                }
-                Err(error) => return Err(error).attempt(attempt),
-            };
+            let file =
+                match OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        make_dir(&roots.live_container(id), PRIVATE)?;
+                        continue;
+                    }
+                    Err(error) => return Err(error).attempt(attempt),
+                };
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 other => other.attempt(attempt)?,
@@ -71,11 +65,7 @@ impl Lock {
                 return Ok(None);
             }
             if begin.elapsed() > PATIENCE {
-                return Err(busy(
-                    short(id),
-                    "in use by another berth command",
-                    "try again when that has ended",
-                ));
+                return Err(busy(short(id), "in use by another berth command", "try again when that has ended"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -86,22 +76,14 @@ impl Lock {
         let dir = roots.live_container(id);
         // The lock goes last, so that a crash here leaves something a sweep will find.
         if let Ok(entries) = fs::read_dir(&dir) {
-            for entry in entries
-                .flatten()
-                .filter(|entry| entry.file_name() != "lock")
-            {
+            for entry in entries.flatten().filter(|entry| entry.file_name() != "lock") {
                 let _ = fs::remove_file(entry.path());
             }
         }
         let _ = fs::remove_file(dir.join("lock"));
         match fs::remove_dir(&dir) {
             // Somebody was faster to begin something new here, or to clean up.
-            Err(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
-                ) =>
-            {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
                 Err(error).attempt(|| format!("remove {}", dir.display()))
             }
             _ => Ok(()),
@@ -126,20 +108,12 @@ pub fn is_held(roots: &Roots, id: &str) -> bool {
 /// Whether the lock's holder is a monitor that has said so in `status.json`.
 fn monitored(roots: &Roots, id: &str) -> bool {
     let status = crate::container::read_status(roots, id);
-    status.is_ok_and(|status| {
-        status
-            .monitor_pid
-            .is_some_and(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(false))
-    })
+    status.is_ok_and(|status| status.monitor_pid.is_some_and(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(false)))
 }
 
 /// The error for a lock that somebody else holds.
 pub(crate) fn busy(name: &str, state: &'static str, advice: &str) -> Error {
-    Error::WrongState {
-        name: name.to_owned(),
-        state,
-        advice: advice.to_owned(),
-    }
+    Error::WrongState { name: name.to_owned(), state, advice: advice.to_owned() }
 }
 
 #[cfg(test)]

@@ -71,50 +71,28 @@ impl<'a> Entry<'a> {
             b"P" => false,
             _ => return None,
         };
-        Some(Self {
-            time,
-            stream,
-            full,
-            content: fields.next().unwrap_or_default(),
-        })
+        Some(Self { time, stream, full, content: fields.next().unwrap_or_default() })
     }
 }
 
 /// Shows a container's log on `stdout` and `stderr`, each stream to its own.
-pub fn show(
-    container: &Container,
-    wanted: &Wanted,
-    stdout: &mut dyn Write,
-    stderr: &mut dyn Write,
-) -> Result<()> {
+pub fn show(container: &Container, wanted: &Wanted, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<()> {
     let path = container.dir().join("container.log");
     let attempt = || format!("read {}", path.display());
-    let monitor = if wanted.follow {
-        Monitor::of(container)?
-    } else {
-        None
-    };
+    let monitor = if wanted.follow { Monitor::of(container)? } else { None };
     let file = match File::open(&path) {
         // Never started: nothing was written, and nothing will be before somebody starts it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.attempt(attempt)?,
     };
-    let watch = if monitor.is_some() {
-        Some(Watch::new(&path)?)
-    } else {
-        None
-    };
+    let watch = if monitor.is_some() { Some(Watch::new(&path)?) } else { None };
     let begin = match wanted.tail {
         Some(lines) => tail(&file, lines).attempt(attempt)?,
         None => 0,
     };
     let mut reader = BufReader::new(file);
     reader.seek(SeekFrom::Start(begin)).attempt(attempt)?;
-    let mut printer = Printer {
-        wanted,
-        begun: [false; 2],
-        streams: [stdout, stderr],
-    };
+    let mut printer = Printer { wanted, begun: [false; 2], streams: [stdout, stderr] };
     loop {
         printer.print_records(&mut reader).attempt(attempt)?;
         let (Some(monitor), Some(watch)) = (&monitor, &watch) else {
@@ -123,9 +101,7 @@ pub fn show(
         if wanted.until.is_some_and(|until| until < Timestamp::now()) {
             return Ok(());
         }
-        let left = wanted
-            .until
-            .map(|until| until.duration_since(Timestamp::now()).unsigned_abs());
+        let left = wanted.until.map(|until| until.duration_since(Timestamp::now()).unsigned_abs());
         if watch.wait(Some(monitor.pidfd().as_fd()), left)? {
             // The last words were written before the monitor ended.
             return printer.print_records(&mut reader).attempt(attempt);
@@ -177,11 +153,7 @@ impl Printer<'_> {
         }
         self.begun[stream] = !entry.full;
         self.streams[stream].write_all(entry.content)?;
-        if entry.full {
-            self.streams[stream].write_all(b"\n")
-        } else {
-            Ok(())
-        }
+        if entry.full { self.streams[stream].write_all(b"\n") } else { Ok(()) }
     }
 }
 
@@ -199,9 +171,7 @@ fn tail(file: &File, lines: u64) -> io::Result<u64> {
             let mut block = vec![0; (block_end - block_begin) as usize];
             file.read_exact_at(&mut block, block_begin)?;
             let newlines = block.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-            let mut found: Vec<u64> = newlines
-                .map(|(at, _)| block_begin + at as u64 + 1)
-                .collect();
+            let mut found: Vec<u64> = newlines.map(|(at, _)| block_begin + at as u64 + 1).collect();
             if block_begin == 0 {
                 found.insert(0, 0);
             }
@@ -242,16 +212,9 @@ mod tests {
         let begin = wanted.tail.map_or(0, |lines| tail(&file, lines).unwrap());
         file.seek(SeekFrom::Start(begin)).unwrap();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut printer = Printer {
-            wanted,
-            begun: [false; 2],
-            streams: [&mut stdout, &mut stderr],
-        };
+        let mut printer = Printer { wanted, begun: [false; 2], streams: [&mut stdout, &mut stderr] };
         printer.print_records(&mut BufReader::new(file)).unwrap();
-        (
-            String::from_utf8(stdout).unwrap(),
-            String::from_utf8(stderr).unwrap(),
-        )
+        (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }
 
     #[test]
@@ -259,66 +222,34 @@ mod tests {
         let all = printed(LOG, &Wanted::default());
         assert_eq!(all, ("one\ntwo\n\n".to_owned(), "wrong\n".to_owned()));
         let whole = printed(&format!("{LOG}\n"), &Wanted::default());
-        assert_eq!(
-            whole.0, "one\ntwo\n\nthree",
-            "what ended without a newline is shown without one"
-        );
+        assert_eq!(whole.0, "one\ntwo\n\nthree", "what ended without a newline is shown without one");
     }
 
     #[test]
     fn times_select_and_are_shown() {
         let since = Some("2026-01-31T12:00:02Z".parse().unwrap());
         let until = Some("2026-01-31T12:00:02.5Z".parse().unwrap());
-        let wanted = Wanted {
-            since,
-            until,
-            timestamps: true,
-            ..Wanted::default()
-        };
-        assert_eq!(
-            printed(LOG, &wanted).0,
-            "2026-01-31T12:00:02.000000001Z two\n"
-        );
+        let wanted = Wanted { since, until, timestamps: true, ..Wanted::default() };
+        assert_eq!(printed(LOG, &wanted).0, "2026-01-31T12:00:02.000000001Z two\n");
     }
 
     #[test]
     fn the_tail_counts_lines() {
         let log = format!("{LOG}\n");
-        for (lines, expected) in [
-            (0, ""),
-            (1, "three"),
-            (2, "\nthree"),
-            (3, "two\n\nthree"),
-            (4, "two\n\nthree"),
-            (5, "one\ntwo\n\nthree"),
-        ] {
-            let wanted = Wanted {
-                tail: Some(lines),
-                ..Wanted::default()
-            };
+        for (lines, expected) in
+            [(0, ""), (1, "three"), (2, "\nthree"), (3, "two\n\nthree"), (4, "two\n\nthree"), (5, "one\ntwo\n\nthree")]
+        {
+            let wanted = Wanted { tail: Some(lines), ..Wanted::default() };
             assert_eq!(printed(&log, &wanted).0, expected, "{lines}");
         }
-        assert_eq!(
-            printed(
-                "",
-                &Wanted {
-                    tail: Some(3),
-                    ..Wanted::default()
-                }
-            )
-            .0,
-            ""
-        );
+        assert_eq!(printed("", &Wanted { tail: Some(3), ..Wanted::default() }).0, "");
     }
 
     #[test]
     fn the_tail_of_a_long_log_is_found_across_blocks() {
         let line = |number: u32| format!("2026-01-31T12:00:00.000000001Z stdout F {number:0100}\n");
         let log: String = (0..5000).map(line).collect();
-        let wanted = Wanted {
-            tail: Some(1500),
-            ..Wanted::default()
-        };
+        let wanted = Wanted { tail: Some(1500), ..Wanted::default() };
         let shown = printed(&log, &wanted).0;
         assert_eq!(shown.lines().count(), 1500);
         assert!(shown.starts_with(&format!("{:0100}", 3500)));

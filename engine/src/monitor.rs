@@ -1,6 +1,5 @@
 //! Waiting for the end of a container: for its monitor, which lives exactly as long as the container may run.
 
-use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -34,9 +33,7 @@ impl Monitor {
             if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
                 // Still held and still the same: the process that the number meant was the monitor.
                 let again = read_status(container.roots(), container.id())?;
-                if again.monitor_pid == status.monitor_pid
-                    && lock::is_held(container.roots(), container.id())
-                {
+                if again.monitor_pid == status.monitor_pid && lock::is_held(container.roots(), container.id()) {
                     return Ok(Some(Self { pidfd }));
                 }
             }
@@ -59,9 +56,7 @@ impl Monitor {
                 Ok(0) if left.is_none_or(|left| left.is_zero()) => return Ok(false),
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
                 other => {
-                    return other
-                        .map(|_| true)
-                        .attempt(|| "wait for a container's monitor");
+                    return other.map(|_| true).attempt(|| "wait for a container's monitor");
                 }
             }
         }
@@ -71,37 +66,6 @@ impl Monitor {
     pub fn pidfd(&self) -> &OwnedFd {
         &self.pidfd
     }
-}
-
-/// Whether the first process would live on whatever the signal: as process 1 of its namespace it is spared every
-/// signal it has not asked for (`pid_namespaces(7)`).
-pub(crate) fn is_deaf_to(pid: i32, signal: i32) -> bool {
-    // A thread in sigtimedwait(2) takes the signal though its mask does not show it; look at the masks on both sides
-    // of the look at the system call.
-    !handles(pid, signal) && !waits_for_signals(pid) && !handles(pid, signal)
-}
-
-/// Whether the process catches, ignores or blocks the signal (`proc_pid_status(5)`). Unknown counts as yes.
-fn handles(pid: i32, signal: i32) -> bool {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return true;
-    };
-    let bit = 1_u64 << (signal - 1);
-    ["SigBlk:", "SigIgn:", "SigCgt:"].iter().any(|key| {
-        let value = text.lines().find_map(|line| line.strip_prefix(key));
-        value
-            .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
-            .is_none_or(|mask| mask & bit != 0)
-    })
-}
-
-/// Whether the process is in `rt_sigtimedwait` (`proc_pid_syscall(5)`).
-fn waits_for_signals(pid: i32) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    text.split(' ')
-        .next()
-        .and_then(|number| number.parse().ok())
-        == Some(libc::SYS_rt_sigtimedwait)
 }
 
 /// Waits until the container has ended for good and returns its last status.
@@ -114,9 +78,5 @@ pub fn wait(container: &Container) -> Result<Status> {
     }
     // With `--rm` nothing is left of it but what the journal says.
     let exit_code = events::exit_code(container.roots(), container.id())?;
-    Ok(Status {
-        phase: Phase::Exited,
-        exit_code,
-        ..Status::default()
-    })
+    Ok(Status { phase: Phase::Exited, exit_code, ..Status::default() })
 }

@@ -57,21 +57,13 @@ fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 }
 
 fn is_hex(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Checks the form of a name: letters, digits and `_.-`, a letter or digit first.
 pub fn check(name: &str) -> Result<()> {
-    let plain = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-    let begins = name
-        .as_bytes()
-        .first()
-        .is_some_and(u8::is_ascii_alphanumeric);
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    let begins = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
     if plain && begins && name.len() <= MAX_NAME && !is_id(name) {
         return Ok(());
     }
@@ -96,10 +88,7 @@ pub(crate) fn claim(roots: &Roots, name: &str, id: &str) -> Result<()> {
                     continue;
                 };
                 if exists(roots, &holder) || lock::is_held(roots, &holder) {
-                    return Err(Error::NameTaken {
-                        name: name.to_owned(),
-                        holder: short(&holder).to_owned(),
-                    });
+                    return Err(Error::NameTaken { name: name.to_owned(), holder: short(&holder).to_owned() });
                 }
                 // Left behind by a crash.
                 release(roots, name, &holder)?;
@@ -116,11 +105,7 @@ pub(crate) fn claim_random(roots: &Roots, id: &str) -> Result<String> {
         let adjective = word(ADJECTIVES, u16::from_le_bytes([a, b]));
         let noun = word(NOUNS, u16::from_le_bytes([c, d]));
         // Thousands of containers use up the words; a number then makes room.
-        let number = if attempt < 4 {
-            String::new()
-        } else {
-            (usize::from(a) * attempt as usize).to_string()
-        };
+        let number = if attempt < 4 { String::new() } else { (usize::from(a) * attempt as usize).to_string() };
         let name = format!("{adjective}_{noun}{number}");
         match claim(roots, &name, id) {
             Err(Error::NameTaken { .. }) => {}
@@ -133,10 +118,7 @@ pub(crate) fn claim_random(roots: &Roots, id: &str) -> Result<String> {
 /// One of the words.
 fn word(words: &'static str, number: u16) -> &'static str {
     let count = words.split(' ').count();
-    words
-        .split(' ')
-        .nth(usize::from(number) % count)
-        .unwrap_or(words)
+    words.split(' ').nth(usize::from(number) % count).unwrap_or(words)
 }
 
 /// Takes the name away again if it still belongs to this id.
@@ -155,11 +137,7 @@ pub(crate) fn release(roots: &Roots, name: &str, id: &str) -> Result<()> {
 
 /// The id a name points to.
 pub(crate) fn holder(roots: &Roots, name: &str) -> Option<String> {
-    let id = fs::read_link(roots.names().join(name))
-        .ok()?
-        .into_os_string()
-        .into_string()
-        .ok()?;
+    let id = fs::read_link(roots.names().join(name)).ok()?.into_os_string().into_string().ok()?;
     is_id(&id).then_some(id)
 }
 
@@ -168,12 +146,8 @@ pub(crate) fn all(roots: &Roots) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(roots.names()) else {
         return Vec::new();
     };
-    let names = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter_map(|name| holder(roots, &name).map(|id| (name, id)))
-        .collect()
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| holder(roots, &name).map(|id| (name, id))).collect()
 }
 
 /// The ids of all container directories, whole or not.
@@ -189,14 +163,8 @@ pub(crate) fn directory_ids(dir: &Path) -> Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).attempt(attempt),
     };
-    let names = entries.filter_map(|entry| {
-        entry
-            .map(|entry| entry.file_name().into_string().ok())
-            .transpose()
-    });
-    let names = names
-        .collect::<io::Result<Vec<String>>>()
-        .attempt(attempt)?;
+    let names = entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose());
+    let names = names.collect::<io::Result<Vec<String>>>().attempt(attempt)?;
     Ok(names.into_iter().filter(|name| is_id(name)).collect())
 }
 
@@ -214,30 +182,19 @@ pub fn resolve(roots: &Roots, reference: &str) -> Result<String> {
         return Err(not_found());
     }
     if is_id(reference) {
-        return exists(roots, reference)
-            .then(|| reference.to_owned())
-            .ok_or_else(not_found);
+        return exists(roots, reference).then(|| reference.to_owned()).ok_or_else(not_found);
     }
-    let mut fits: Vec<String> = ids(roots)?
-        .into_iter()
-        .filter(|id| id.starts_with(reference) && exists(roots, id))
-        .collect();
+    let mut fits: Vec<String> =
+        ids(roots)?.into_iter().filter(|id| id.starts_with(reference) && exists(roots, id)).collect();
     fits.sort();
     match fits.as_slice() {
         [] => Err(not_found()),
         [_] => Ok(fits.remove(0)),
         _ => {
             let digits = (reference.len() + 4).max(12);
-            let candidates: Vec<&str> = fits
-                .iter()
-                .take(5)
-                .map(|id| &id[..digits.min(id.len())])
-                .collect();
+            let candidates: Vec<&str> = fits.iter().take(5).map(|id| &id[..digits.min(id.len())]).collect();
             let more = if fits.len() > 5 { ", …" } else { "" };
-            Err(Error::Ambiguous {
-                reference: reference.to_owned(),
-                candidates: candidates.join(", ") + more,
-            })
+            Err(Error::Ambiguous { reference: reference.to_owned(), candidates: candidates.join(", ") + more })
         }
     }
 }
@@ -269,17 +226,7 @@ mod tests {
         for good in ["a", "web-1", "A.b_c", "0"] {
             check(good).unwrap();
         }
-        for bad in [
-            "",
-            "-a",
-            ".a",
-            "..",
-            "a/b",
-            "a b",
-            "ä",
-            &"a".repeat(129),
-            &"a".repeat(64),
-        ] {
+        for bad in ["", "-a", ".a", "..", "a/b", "a b", "ä", &"a".repeat(129), &"a".repeat(64)] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }
@@ -290,16 +237,9 @@ mod tests {
         let (one, two) = (container(&roots, "1"), container(&roots, "2"));
         claim(&roots, "web", &one).unwrap();
         let error = claim(&roots, "web", &two).unwrap_err();
-        assert!(
-            matches!(&error, Error::NameTaken { holder, .. } if one.starts_with(holder)),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::NameTaken { holder, .. } if one.starts_with(holder)), "{error}");
         release(&roots, "web", &two).unwrap();
-        assert_eq!(
-            holder(&roots, "web"),
-            Some(one.clone()),
-            "only its holder gives a name up"
-        );
+        assert_eq!(holder(&roots, "web"), Some(one.clone()), "only its holder gives a name up");
         release(&roots, "web", &one).unwrap();
         claim(&roots, "web", &two).unwrap();
     }
@@ -325,9 +265,7 @@ mod tests {
     fn random_names_are_names() {
         let (_dir, roots) = roots();
         let id = container(&roots, "1");
-        let names: std::collections::HashSet<String> = (0..50)
-            .map(|_| claim_random(&roots, &id).unwrap())
-            .collect();
+        let names: std::collections::HashSet<String> = (0..50).map(|_| claim_random(&roots, &id).unwrap()).collect();
         assert_eq!(names.len(), 50);
     }
 
@@ -339,30 +277,11 @@ mod tests {
         claim(&roots, "abc2", &one).unwrap();
         assert_eq!(resolve(&roots, "web").unwrap(), one);
         assert_eq!(resolve(&roots, "abc1").unwrap(), one);
-        assert_eq!(
-            resolve(&roots, "abc2").unwrap(),
-            one,
-            "a name wins over the beginning of an id"
-        );
+        assert_eq!(resolve(&roots, "abc2").unwrap(), one, "a name wins over the beginning of an id");
         assert_eq!(resolve(&roots, &two).unwrap(), two);
-        assert!(matches!(
-            resolve(&roots, "abc").unwrap_err(),
-            Error::Ambiguous { .. }
-        ));
-        for nothing in [
-            "",
-            ".",
-            "..",
-            "../names",
-            "web2",
-            "abd",
-            "ABC1",
-            &"f".repeat(64),
-        ] {
-            assert!(
-                matches!(resolve(&roots, nothing).unwrap_err(), Error::NotFound(_)),
-                "{nothing}"
-            );
+        assert!(matches!(resolve(&roots, "abc").unwrap_err(), Error::Ambiguous { .. }));
+        for nothing in ["", ".", "..", "../names", "web2", "abd", "ABC1", &"f".repeat(64)] {
+            assert!(matches!(resolve(&roots, nothing).unwrap_err(), Error::NotFound(_)), "{nothing}");
         }
     }
 }

@@ -145,10 +145,7 @@ impl Limits {
             memory_reservation: changes.memory_reservation.or(self.memory_reservation),
             cpus: changes.cpus.or(self.cpus),
             cpu_shares: changes.cpu_shares.or(self.cpu_shares),
-            cpuset_cpus: changes
-                .cpuset_cpus
-                .clone()
-                .or_else(|| self.cpuset_cpus.clone()),
+            cpuset_cpus: changes.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
             pids: changes.pids.or(self.pids),
             blkio_weight: changes.blkio_weight.or(self.blkio_weight),
         }

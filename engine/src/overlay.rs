@@ -8,24 +8,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
 /// The layers, topmost first, to be read.
 pub(crate) fn read_only<'a>(layers: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<OwnedFd> {
     let layers: Vec<&PathBuf> = layers.into_iter().collect();
     match layers.as_slice() {
-        [] => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "there are no layers",
-        )),
+        [] => Err(io::Error::new(io::ErrorKind::InvalidInput, "there are no layers")),
         // Overlayfs wants an upper directory or two lower ones.
-        [only] => Ok(open(
-            *only,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?),
+        [only] => Ok(open(*only, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),
         layers => mount(layers, None),
     }
 }
@@ -48,16 +40,11 @@ fn mount(layers: &[&PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Owned
 /// Tells the mount to be its layers; returns what must stay open until it is created.
 type SetLayers = fn(&OwnedFd, &[&PathBuf]) -> io::Result<Vec<File>>;
 
-fn mount_with(
-    set_layers: SetLayers,
-    layers: &[&PathBuf],
-    upper: Option<(&Path, &Path)>,
-) -> io::Result<OwnedFd> {
+fn mount_with(set_layers: SetLayers, layers: &[&PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let _open = set_layers(&context, layers)?;
-    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mut attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     if let Some((upper, work)) = upper {
         fsconfig_set_string(&context, "upperdir", upper)?;
         fsconfig_set_string(&context, "workdir", work)?;
@@ -66,30 +53,18 @@ fn mount_with(
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
     fsconfig_create(&context)?;
-    Ok(fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        attributes,
-    )?)
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 fn set_each_layer(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<Vec<File>> {
-    layers
-        .iter()
-        .try_for_each(|layer| fsconfig_set_string(context, "lowerdir+", *layer))?;
+    layers.iter().try_for_each(|layer| fsconfig_set_string(context, "lowerdir+", *layer))?;
     Ok(Vec::new())
 }
 
 /// All layers in one value, which may have 255 bytes: by the numbers of their descriptors, about a dozen layers.
 fn set_all_layers(context: &OwnedFd, layers: &[&PathBuf]) -> io::Result<Vec<File>> {
-    let open = layers
-        .iter()
-        .map(File::open)
-        .collect::<io::Result<Vec<_>>>()?;
-    let names: Vec<String> = open
-        .iter()
-        .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))
-        .collect();
+    let open = layers.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<String> = open.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
     fsconfig_set_string(context, "lowerdir", names.join(":"))?;
     Ok(open)
 }
@@ -107,11 +82,7 @@ mod tests {
         let layers = ["top", "base"].map(|name| dir.path().join(name));
         for layer in &layers {
             fs::create_dir(layer).unwrap();
-            fs::write(
-                layer.join("both"),
-                layer.file_name().unwrap().as_encoded_bytes(),
-            )
-            .unwrap();
+            fs::write(layer.join("both"), layer.file_name().unwrap().as_encoded_bytes()).unwrap();
         }
         fs::write(layers[1].join("below"), "below").unwrap();
 

@@ -21,13 +21,8 @@ pub struct Roots {
 impl Roots {
     /// Both roots, made absolute: they are handed to processes with other working directories. Nothing is created.
     pub fn new(data: &Path, state: &Path) -> Result<Self> {
-        let absolute = |path: &Path| {
-            std::path::absolute(path).attempt(|| format!("use {} as a root", path.display()))
-        };
-        Ok(Self {
-            data: absolute(data)?,
-            state: absolute(state)?,
-        })
+        let absolute = |path: &Path| std::path::absolute(path).attempt(|| format!("use {} as a root", path.display()));
+        Ok(Self { data: absolute(data)?, state: absolute(state)? })
     }
 
     /// The data root.
@@ -83,9 +78,5 @@ impl Roots {
 
 /// Makes a directory with this mode, and those above it where they are missing.
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .attempt(|| format!("create {}", path.display()))
+    DirBuilder::new().recursive(true).mode(mode).create(path).attempt(|| format!("create {}", path.display()))
 }

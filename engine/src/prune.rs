@@ -24,8 +24,7 @@ impl Filter {
             Some(("until", value)) => self.until = Some(time::parse(value, Timestamp::now())?),
             Some(("label", value)) => self.labels.push(value.to_owned()),
             _ => {
-                let message =
-                    format!("`{text}` is no filter here; use until=TIME or label=KEY[=VALUE]");
+                let message = format!("`{text}` is no filter here; use until=TIME or label=KEY[=VALUE]");
                 return Err(Error::Invalid(message));
             }
         }
@@ -35,10 +34,7 @@ impl Filter {
     fn matches(&self, container: &Container) -> bool {
         let record = &container.record;
         self.until.is_none_or(|until| record.created_at < until)
-            && self
-                .labels
-                .iter()
-                .all(|wanted| has_label(&record.options.labels, wanted))
+            && self.labels.iter().all(|wanted| has_label(&record.options.labels, wanted))
     }
 }
 
@@ -60,14 +56,8 @@ pub struct Pruned {
 pub fn containers(roots: &Roots, filter: &Filter) -> Result<Vec<String>> {
     let (containers, _) = Container::all(roots)?;
     let mut gone = Vec::new();
-    for container in containers
-        .into_iter()
-        .filter(|container| filter.matches(container))
-    {
-        if container
-            .status()
-            .is_ok_and(|status| container.state(&status).is_alive())
-        {
+    for container in containers.into_iter().filter(|container| filter.matches(container)) {
+        if container.status().is_ok_and(|status| container.state(&status).is_alive()) {
             continue;
         }
         match remove::remove(roots, container.id(), false, false) {
@@ -82,18 +72,9 @@ pub fn containers(roots: &Roots, filter: &Filter) -> Result<Vec<String>> {
 
 /// Removes containers that do not run, images without a name (`all`: that no container uses), and with `volumes` the
 /// anonymous volumes that no container has; and what crashes have left anywhere. Returns also what could not be cleaned.
-pub fn system(
-    roots: &Roots,
-    store: &Store,
-    filter: &Filter,
-    all: bool,
-    volumes: bool,
-) -> Result<(Pruned, Vec<Error>)> {
+pub fn system(roots: &Roots, store: &Store, filter: &Filter, all: bool, volumes: bool) -> Result<(Pruned, Vec<Error>)> {
     let errors = sweep::sweep_data(roots);
-    let mut pruned = Pruned {
-        containers: containers(roots, filter)?,
-        ..Pruned::default()
-    };
+    let mut pruned = Pruned { containers: containers(roots, filter)?, ..Pruned::default() };
     if volumes {
         let users = |volume: &str| container::users_of_volume(roots, volume);
         let gone = volumes::Store::new(roots.data()).prune(false, users)?;
@@ -101,9 +82,7 @@ pub fn system(
     }
     let images = store.prune(all, || Ok(container::image_uses(roots)?))?;
     pruned.images = images.untagged;
-    pruned
-        .images
-        .extend(images.deleted.iter().map(ToString::to_string));
+    pruned.images.extend(images.deleted.iter().map(ToString::to_string));
     pruned.reclaimed = images.reclaimed;
     Ok((pruned, errors))
 }

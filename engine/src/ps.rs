@@ -55,19 +55,12 @@ pub struct Filter {
 impl Filter {
     /// Those that run, or all.
     pub fn new(all: bool) -> Self {
-        Self {
-            all,
-            ..Self::default()
-        }
+        Self { all, ..Self::default() }
     }
 
     /// Takes in one `KEY=VALUE` of `--filter`.
     pub fn add(&mut self, text: &str) -> Result<()> {
-        let refuse = |what: &str| {
-            Err(Error::Invalid(format!(
-                "`{text}` is no filter for containers; {what}"
-            )))
-        };
+        let refuse = |what: &str| Err(Error::Invalid(format!("`{text}` is no filter for containers; {what}")));
         match text.split_once('=') {
             Some(("name", value)) => self.names.push(value.to_owned()),
             Some(("id", value)) => self.ids.push(value.to_owned()),
@@ -94,23 +87,15 @@ impl Filter {
     }
 
     fn matches(&self, line: &Line) -> bool {
-        let any = |wanted: &[String], fits: &dyn Fn(&str) -> bool| {
-            wanted.is_empty() || wanted.iter().any(|w| fits(w))
-        };
+        let any = |wanted: &[String], fits: &dyn Fn(&str) -> bool| wanted.is_empty() || wanted.iter().any(|w| fits(w));
         (self.all || line.state.is_alive())
             && any(&self.names, &|wanted| line.name.contains(wanted))
             && any(&self.ids, &|wanted| line.id.starts_with(wanted))
             && any(&self.statuses, &|wanted| line.state.as_str() == wanted)
-            && self
-                .labels
-                .iter()
-                .all(|wanted| has_label(&line.labels, wanted))
+            && self.labels.iter().all(|wanted| has_label(&line.labels, wanted))
             && any(&self.ancestors, &|wanted| is_image(line, wanted))
             && (self.exit_codes.is_empty()
-                || line.state == State::Exited
-                    && line
-                        .exit_code
-                        .is_some_and(|code| self.exit_codes.contains(&code)))
+                || line.state == State::Exited && line.exit_code.is_some_and(|code| self.exit_codes.contains(&code)))
     }
 }
 
@@ -124,10 +109,7 @@ pub(crate) fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool
 
 /// Whether the container was made of this image: a reference with or without `:latest`, or the beginning of a digest.
 fn is_image(line: &Line, wanted: &str) -> bool {
-    let digest = line
-        .image_id
-        .strip_prefix("sha256:")
-        .unwrap_or(&line.image_id);
+    let digest = line.image_id.strip_prefix("sha256:").unwrap_or(&line.image_id);
     let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
     line.image == wanted
         || line.image.strip_suffix(":latest") == Some(wanted)
@@ -172,9 +154,7 @@ fn line(container: Container, status: &Status, now: Timestamp) -> Line {
 
 /// As docker words it: `Up 5 minutes`, `Exited (0) 2 hours ago`.
 fn describe(state: State, status: &Status, now: Timestamp) -> String {
-    let since = |time: Option<Timestamp>| {
-        time.map_or_else(|| "some time".to_owned(), |time| age(time, now))
-    };
+    let since = |time: Option<Timestamp>| time.map_or_else(|| "some time".to_owned(), |time| age(time, now));
     let code = status.exit_code.unwrap_or_default();
     match state {
         State::Created => "Created".to_owned(),
@@ -234,29 +214,11 @@ mod tests {
         let (web, old) = (line("web", State::Running), line("old", State::Exited));
         assert!(matches(&[], &web) && !matches(&[], &old));
         assert!(matches(&["status=exited"], &old) && !matches(&["status=exited"], &web));
-        assert!(
-            matches(&["exited=3"], &old)
-                && !matches(&["exited=0"], &old)
-                && !matches(&["exited=3"], &web)
-        );
-        for good in [
-            "name=we",
-            "id=aaa",
-            "label=tier",
-            "label=tier=web",
-            "ancestor=busybox",
-            "ancestor=bbbb",
-        ] {
+        assert!(matches(&["exited=3"], &old) && !matches(&["exited=0"], &old) && !matches(&["exited=3"], &web));
+        for good in ["name=we", "id=aaa", "label=tier", "label=tier=web", "ancestor=busybox", "ancestor=bbbb"] {
             assert!(matches(&[good], &web), "{good}");
         }
-        for bad in [
-            "name=x",
-            "id=b",
-            "label=other",
-            "label=tier=db",
-            "ancestor=alpine",
-            "ancestor=cccc",
-        ] {
+        for bad in ["name=x", "id=b", "label=other", "label=tier=db", "ancestor=alpine", "ancestor=cccc"] {
             assert!(!matches(&[bad], &web), "{bad}");
         }
         assert!(matches(&["name=x", "name=web"], &web) && !matches(&["name=web", "id=b"], &web));
@@ -267,12 +229,7 @@ mod tests {
 
     #[test]
     fn ages_have_one_unit() {
-        let ago = |seconds| {
-            age(
-                Timestamp::from_second(0).unwrap(),
-                Timestamp::from_second(seconds).unwrap(),
-            )
-        };
+        let ago = |seconds| age(Timestamp::from_second(0).unwrap(), Timestamp::from_second(seconds).unwrap());
         for (seconds, text) in [
             (-5, "less than a second"),
             (1, "1 second"),

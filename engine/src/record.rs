@@ -49,11 +49,7 @@ impl Record {
     }
 
     /// Changes the record while no other command does.
-    pub fn change(
-        roots: &Roots,
-        id: &str,
-        change: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<Self> {
+    pub fn change(roots: &Roots, id: &str, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<Self> {
         let dir = roots.container(id);
         let attempt = || format!("lock {}", dir.display());
         let directory = File::open(&dir).attempt(attempt)?;

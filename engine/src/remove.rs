@@ -28,9 +28,7 @@ pub fn remove(roots: &Roots, reference: &str, force: bool, volumes: bool) -> Res
         let container = Container::load(roots, &id)?;
         let state = container.state(&container.status()?);
         let alive = |state| {
-            let advice = format!(
-                "`berth stop {reference}` stops it, `berth rm -f {reference}` removes it as it is"
-            );
+            let advice = format!("`berth stop {reference}` stops it, `berth rm -f {reference}` removes it as it is");
             container.wrong_state(state, &advice)
         };
         if state.is_alive() {
@@ -70,10 +68,7 @@ pub(crate) fn remove_record(roots: &Roots, record: &Record, volumes: bool) -> Re
 pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
     let dir = roots.container(id);
     // More than one where a `rename` was cut short.
-    for (name, _) in names::all(roots)
-        .into_iter()
-        .filter(|(_, holder)| holder == id)
-    {
+    for (name, _) in names::all(roots).into_iter().filter(|(_, holder)| holder == id) {
         names::release(roots, &name, id)?;
     }
     if !dir.join(REMOVED).exists() {

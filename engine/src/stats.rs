@@ -38,11 +38,7 @@ impl Usage {
     /// Memory in use as a part of the limit, in per cent.
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     pub fn memory_percent(&self) -> f64 {
-        if self.memory_limit == 0 {
-            0.0
-        } else {
-            self.memory as f64 / self.memory_limit as f64 * 100.0
-        }
+        if self.memory_limit == 0 { 0.0 } else { self.memory as f64 / self.memory_limit as f64 * 100.0 }
     }
 }
 
@@ -57,10 +53,7 @@ impl Sample {
     /// `None`: the container does not run any more.
     fn take(container: &Container) -> Option<Self> {
         let stats = container.sandbox().ok()?.stats().ok()?;
-        Some(Self {
-            at: Instant::now(),
-            stats,
-        })
+        Some(Self { at: Instant::now(), stats })
     }
 }
 
@@ -78,19 +71,14 @@ impl Sampler {
             let sample = Sample::take(&container);
             (container, sample)
         });
-        Ok(Self {
-            containers: containers.collect(),
-            host_memory: crate::info::host_memory()?,
-        })
+        Ok(Self { containers: containers.collect(), host_memory: crate::info::host_memory()? })
     }
 
     /// Looks at these from now on; those that were looked at already are compared with the last look.
     pub fn watch(&mut self, containers: Vec<Container>) {
         let mut before = std::mem::take(&mut self.containers);
         let entries = containers.into_iter().map(|container| {
-            let known = before
-                .iter()
-                .position(|(known, _)| known.id() == container.id());
+            let known = before.iter().position(|(known, _)| known.id() == container.id());
             let sample = match known {
                 Some(known) => before.swap_remove(known).1,
                 None => Sample::take(&container),
@@ -114,22 +102,13 @@ impl Sampler {
     }
 }
 
-fn usage(
-    container: &Container,
-    last: Option<&Sample>,
-    now: Option<&Sample>,
-    host_memory: u64,
-) -> Usage {
+fn usage(container: &Container, last: Option<&Sample>, now: Option<&Sample>, host_memory: u64) -> Usage {
     let stats = now.map(|sample| sample.stats).unwrap_or_default();
     let cpu_percent = match (last, now) {
         (Some(last), Some(now)) => {
             let used = now.stats.cpu.usage.saturating_sub(last.stats.cpu.usage);
             let passed = now.at.duration_since(last.at);
-            if passed.is_zero() {
-                0.0
-            } else {
-                used.as_secs_f64() / passed.as_secs_f64() * 100.0
-            }
+            if passed.is_zero() { 0.0 } else { used.as_secs_f64() / passed.as_secs_f64() * 100.0 }
         }
         _ => 0.0,
     };

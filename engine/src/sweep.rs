@@ -124,12 +124,8 @@ pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
         Err(berth_runtime::error::Error::NotFound { .. }) => Ok(()),
         Err(_) => {
             // A damaged state: what it would say of the control group is known here too.
-            let cgroup = CgroupManager::new(&spec::cgroups_path(id))
-                .map_err(berth_runtime::error::Error::from)?;
-            cgroup
-                .kill_all()
-                .and_then(|()| cgroup.delete())
-                .map_err(berth_runtime::error::Error::from)?;
+            let cgroup = CgroupManager::new(&spec::cgroups_path(id)).map_err(berth_runtime::error::Error::from)?;
+            cgroup.kill_all().and_then(|()| cgroup.delete()).map_err(berth_runtime::error::Error::from)?;
             remove_path(&dir)
         }
     }
@@ -198,10 +194,7 @@ mod tests {
                 image_id: String::new(),
                 lower_dirs: Vec::new(),
                 args: Vec::new(),
-                options: Options {
-                    remove,
-                    ..Options::default()
-                },
+                options: Options { remove, ..Options::default() },
             };
             fs::create_dir_all(self.roots.container(&id).join("upper/deep")).unwrap();
             names::claim(&self.roots, &record.name, &id).unwrap();
@@ -210,17 +203,8 @@ mod tests {
         }
 
         fn status(&self, digit: char, phase: Phase) {
-            let status = Status {
-                phase,
-                pid: Some(1),
-                monitor_pid: Some(1),
-                ..Status::default()
-            };
-            document::write(
-                &self.roots.container(&Self::id(digit)).join("status.json"),
-                &status,
-            )
-            .unwrap();
+            let status = Status { phase, pid: Some(1), monitor_pid: Some(1), ..Status::default() };
+            document::write(&self.roots.container(&Self::id(digit)).join("status.json"), &status).unwrap();
         }
 
         /// The volatile directory, as a process leaves it that was killed.
@@ -234,17 +218,9 @@ mod tests {
 
         fn left(&self) -> Vec<String> {
             let mut left = Vec::new();
-            for dir in [
-                self.roots.containers(),
-                self.roots.names(),
-                self.roots.live(),
-            ] {
+            for dir in [self.roots.containers(), self.roots.names(), self.roots.live()] {
                 left.extend(
-                    fs::read_dir(dir)
-                        .into_iter()
-                        .flatten()
-                        .flatten()
-                        .map(|entry| entry.path().display().to_string()),
+                    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()),
                 );
             }
             left
@@ -300,10 +276,7 @@ mod tests {
         assert!(host.sweep().is_empty());
         let container = Container::find(&host.roots, "name-a").unwrap();
         let status = container.status().unwrap();
-        assert_eq!(
-            (status.phase, status.exit_code, status.pid),
-            (Phase::Exited, Some(137), None)
-        );
+        assert_eq!((status.phase, status.exit_code, status.pid), (Phase::Exited, Some(137), None));
         assert!(status.error.is_some());
         assert!(!container.live_dir().exists());
     }
@@ -315,14 +288,7 @@ mod tests {
         host.status('a', Phase::Exited);
         host.orphan('a');
         assert!(host.sweep().is_empty());
-        assert_eq!(
-            Container::find(&host.roots, "name-a")
-                .unwrap()
-                .status()
-                .unwrap()
-                .exit_code,
-            None
-        );
+        assert_eq!(Container::find(&host.roots, "name-a").unwrap().status().unwrap().exit_code, None);
     }
 
     #[test]
@@ -353,27 +319,15 @@ mod tests {
         let host = Host::new();
         for (digit, file) in [('a', "container.json"), ('b', "status.json")] {
             host.container(digit, false);
-            fs::write(
-                host.roots.container(&Host::id(digit)).join(file),
-                "{\"id\":",
-            )
-            .unwrap();
+            fs::write(host.roots.container(&Host::id(digit)).join(file), "{\"id\":").unwrap();
             host.orphan(digit);
         }
         host.orphan('c');
         assert!(host.sweep().is_empty());
         assert!(!host.roots.live_container(&Host::id('c')).exists());
-        let error = Container::find(&host.roots, "name-a")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("container.json") && error.contains("berth rm -f"),
-            "{error}"
-        );
-        let status = Container::find(&host.roots, "name-b")
-            .unwrap()
-            .status()
-            .unwrap();
+        let error = Container::find(&host.roots, "name-a").unwrap_err().to_string();
+        assert!(error.contains("container.json") && error.contains("berth rm -f"), "{error}");
+        let status = Container::find(&host.roots, "name-b").unwrap().status().unwrap();
         assert_eq!((status.phase, status.exit_code), (Phase::Exited, Some(137)));
         remove::remove(&host.roots, "name-a", false, false).unwrap_err();
         remove::remove(&host.roots, "name-a", true, false).unwrap();
@@ -392,14 +346,7 @@ mod tests {
         fs::write(sandbox.join("state.json"), "{").unwrap();
         assert_eq!(host.sweep(), [""; 0]);
         assert!(!sandbox.exists());
-        assert_eq!(
-            Container::find(&host.roots, "name-a")
-                .unwrap()
-                .status()
-                .unwrap()
-                .phase,
-            Phase::Exited
-        );
+        assert_eq!(Container::find(&host.roots, "name-a").unwrap().status().unwrap().phase, Phase::Exited);
     }
 
     #[test]

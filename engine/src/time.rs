@@ -17,10 +17,7 @@ pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
-    if text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return unix(text).ok_or_else(refuse);
     }
     if let Ok(local) = text.parse::<DateTime>() {
@@ -52,11 +49,7 @@ mod tests {
             ("1769860200", "2026-01-31T11:50:00Z"),
             ("1769860200.25", "2026-01-31T11:50:00.25Z"),
         ] {
-            assert_eq!(
-                parse(text, now).unwrap(),
-                expected.parse().unwrap(),
-                "{text}"
-            );
+            assert_eq!(parse(text, now).unwrap(), expected.parse().unwrap(), "{text}");
         }
         assert!(parse("2026-01-31", now).is_ok());
         for bad in ["", "yesterday", "1.2.3", "99999999999999999999"] {

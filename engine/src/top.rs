@@ -39,22 +39,14 @@ pub fn processes(container: &Container) -> Result<Vec<Process>> {
     pids.sort_unstable();
     let uptime = uptime()?;
     // A process may have ended since it was listed.
-    Ok(pids
-        .into_iter()
-        .filter_map(|pid| describe(pid, uptime))
-        .collect())
+    Ok(pids.into_iter().filter_map(|pid| describe(pid, uptime)).collect())
 }
 
 /// How long the host has been up (`proc_uptime(5)`).
 fn uptime() -> Result<Duration> {
     let text = fs::read_to_string("/proc/uptime").attempt(|| "read /proc/uptime")?;
-    let seconds = text
-        .split(' ')
-        .next()
-        .and_then(|seconds| seconds.parse().ok());
-    seconds
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| Error::Invalid("/proc/uptime is not readable".to_owned()))
+    let seconds = text.split(' ').next().and_then(|seconds| seconds.parse().ok());
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| Error::Invalid("/proc/uptime is not readable".to_owned()))
 }
 
 fn describe(pid: i32, uptime: Duration) -> Option<Process> {
@@ -67,14 +59,7 @@ fn describe(pid: i32, uptime: Duration) -> Option<Process> {
     parse(pid, uid, &stat, &arguments, uptime, ticks.max(1))
 }
 
-fn parse(
-    pid: i32,
-    uid: u32,
-    stat: &str,
-    arguments: &[u8],
-    uptime: Duration,
-    ticks: u64,
-) -> Option<Process> {
+fn parse(pid: i32, uid: u32, stat: &str, arguments: &[u8], uptime: Duration, ticks: u64) -> Option<Process> {
     // The name may hold anything, parentheses too: the last one closes it.
     let (begin, rest) = stat.rsplit_once(')')?;
     let name = begin.split_once('(')?.1;
@@ -98,23 +83,15 @@ fn parse(
 
 fn start_time(age: Duration) -> String {
     let now = Timestamp::now();
-    let started = SignedDuration::try_from(age)
-        .ok()
-        .and_then(|age| now.checked_sub(age).ok())
-        .unwrap_or(now);
+    let started = SignedDuration::try_from(age).ok().and_then(|age| now.checked_sub(age).ok()).unwrap_or(now);
     let started = started.to_zoned(TimeZone::system());
     let today = now.to_zoned(TimeZone::system()).date() == started.date();
-    started
-        .strftime(if today { "%H:%M" } else { "%b%d" })
-        .to_string()
+    started.strftime(if today { "%H:%M" } else { "%b%d" }).to_string()
 }
 
 /// The name of a terminal by its device number; pseudo-terminals have the major numbers 136 to 143.
 fn terminal(device: i64) -> String {
-    let (major, minor) = (
-        (device >> 8) & 0xfff,
-        (device & 0xff) | ((device >> 12) & 0xfff00),
-    );
+    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
     match major {
         0 => "?".to_owned(),
         136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
@@ -126,14 +103,8 @@ fn terminal(device: i64) -> String {
 fn command(arguments: &[u8], name: &str) -> String {
     let text = String::from_utf8_lossy(arguments);
     let text = text.trim_end_matches('\0').replace('\0', " ");
-    let text = if text.is_empty() {
-        format!("[{name}]")
-    } else {
-        text
-    };
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    let text = if text.is_empty() { format!("[{name}]") } else { text };
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -143,40 +114,17 @@ mod tests {
     #[test]
     fn a_process_is_described() {
         let stat = "42 (a) b) S 7 42 42 34817 42 0 0 0 0 0 250 50 0 0 20 0 1 0 6000 1 1";
-        let process = parse(
-            42,
-            1000,
-            stat,
-            b"sleep\0 100\n\0",
-            Duration::from_secs(90),
-            100,
-        )
-        .unwrap();
+        let process = parse(42, 1000, stat, b"sleep\0 100\n\0", Duration::from_secs(90), 100).unwrap();
         assert_eq!((process.pid, process.ppid, process.uid), (42, 7, 1000));
-        assert_eq!(
-            (process.c, process.time.as_str(), process.tty.as_str()),
-            (10, "00:00:03", "pts/1")
-        );
+        assert_eq!((process.c, process.time.as_str(), process.tty.as_str()), (10, "00:00:03", "pts/1"));
         assert_eq!(process.cmd, "sleep  100?");
-        assert_eq!(
-            parse(42, 0, stat, b"", Duration::ZERO, 100).unwrap().cmd,
-            "[a) b]"
-        );
+        assert_eq!(parse(42, 0, stat, b"", Duration::ZERO, 100).unwrap().cmd, "[a) b]");
     }
 
     #[test]
     fn nonsense_is_nothing() {
-        for stat in [
-            "",
-            "1",
-            "1 (x",
-            "1 (x) S",
-            "1 (x) S a b c d e f g h i j k l m n o p q r s t",
-        ] {
-            assert!(
-                parse(1, 0, stat, b"", Duration::ZERO, 100).is_none(),
-                "{stat}"
-            );
+        for stat in ["", "1", "1 (x", "1 (x) S", "1 (x) S a b c d e f g h i j k l m n o p q r s t"] {
+            assert!(parse(1, 0, stat, b"", Duration::ZERO, 100).is_none(), "{stat}");
         }
     }
 }

@@ -20,12 +20,8 @@ impl Watch {
     /// Watches a file from now on for being written to, replaced or removed.
     pub(crate) fn new(path: &Path) -> Result<Self> {
         let attempt = || format!("watch {}", path.display());
-        let inotify =
-            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).attempt(attempt)?;
-        let flags = WatchFlags::MODIFY
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::ATTRIB;
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).attempt(attempt)?;
+        let flags = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF | WatchFlags::ATTRIB;
         inotify::add_watch(&inotify, path, flags).attempt(attempt)?;
         Ok(Self { inotify })
     }

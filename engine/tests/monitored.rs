@@ -42,30 +42,15 @@ impl Host {
             options: Options::default(),
         };
         record.write(&roots).unwrap();
-        let monitor = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let host = Self {
-            roots,
-            id,
-            monitor,
-            lock,
-            _dir: dir,
-        };
+        let monitor = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let host = Self { roots, id, monitor, lock, _dir: dir };
         host.status(Phase::Running, None);
         host
     }
 
     fn status(&self, phase: Phase, exit_code: Option<i32>) {
         let monitor_pid = (phase == Phase::Running).then(|| self.monitor.id().cast_signed());
-        let status = Status {
-            phase,
-            monitor_pid,
-            exit_code,
-            ..Status::default()
-        };
+        let status = Status { phase, monitor_pid, exit_code, ..Status::default() };
         let path = self.roots.container(&self.id).join("status.json");
         fs::write(path, serde_json::to_vec(&status).unwrap()).unwrap();
     }
@@ -76,11 +61,7 @@ impl Host {
 
     fn log(&self, text: &str) {
         let path = self.roots.container(&self.id).join("container.log");
-        let mut log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .unwrap();
+        let mut log = OpenOptions::new().append(true).create(true).open(path).unwrap();
         writeln!(log, "{:.9} stdout F {text}", Timestamp::now()).unwrap();
     }
 }
@@ -121,20 +102,10 @@ fn a_log_is_followed_to_the_last_words() {
     let mut host = Host::new();
     let input = host.monitor.stdin.take();
     host.log("one");
-    let mut stdout = Steps {
-        host: &host,
-        input,
-        shown: Vec::new(),
-    };
-    let wanted = Wanted {
-        follow: true,
-        ..Wanted::default()
-    };
+    let mut stdout = Steps { host: &host, input, shown: Vec::new() };
+    let wanted = Wanted { follow: true, ..Wanted::default() };
     logs::show(&host.container(), &wanted, &mut stdout, &mut io::sink()).unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&stdout.shown),
-        "one\ntwo\nlast words\n"
-    );
+    assert_eq!(String::from_utf8_lossy(&stdout.shown), "one\ntwo\nlast words\n");
 }
 
 #[test]
@@ -155,21 +126,9 @@ fn a_monitor_is_waited_for() {
 fn a_container_that_is_looked_after_is_not_swept_started_or_removed() {
     let host = Host::new();
     assert!(sweep::sweep(&host.roots).is_empty());
-    assert!(
-        lifecycle::begin_start(&host.container()).unwrap().is_none(),
-        "it runs already"
-    );
+    assert!(lifecycle::begin_start(&host.container()).unwrap().is_none(), "it runs already");
     let error = remove::remove(&host.roots, &host.id, false, false).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::WrongState {
-                state: "running",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::WrongState { state: "running", .. }), "{error}");
     assert!(host.container().live_dir().exists());
 }
 

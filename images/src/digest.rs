@@ -76,9 +76,7 @@ impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        text.strip_prefix("sha256:")
-            .and_then(Self::from_hex)
-            .ok_or_else(|| InvalidDigest(text.to_owned()))
+        text.strip_prefix("sha256:").and_then(Self::from_hex).ok_or_else(|| InvalidDigest(text.to_owned()))
     }
 }
 
@@ -104,11 +102,7 @@ pub(crate) struct Hashing<T> {
 
 impl<T> Hashing<T> {
     pub fn new(inner: T) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-            count: 0,
-        }
+        Self { inner, hash: Sha256::new(), count: 0 }
     }
 
     /// Bytes so far.
@@ -161,13 +155,7 @@ mod tests {
     #[test]
     fn other_forms_are_refused() {
         let hex = "0".repeat(64);
-        for text in [
-            "",
-            "sha256:",
-            &hex,
-            &format!("sha512:{hex}"),
-            &format!("sha256:{}", "A".repeat(64)),
-        ] {
+        for text in ["", "sha256:", &hex, &format!("sha512:{hex}"), &format!("sha256:{}", "A".repeat(64))] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

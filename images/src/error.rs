@@ -33,9 +33,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// No image of that name or id is in the store.
-    #[error(
-        "image '{reference}' is not here; fetch it with `berth pull {reference}`, or see `berth images`"
-    )]
+    #[error("image '{reference}' is not here; fetch it with `berth pull {reference}`, or see `berth images`")]
     NotFound {
         /// As given.
         reference: String,
@@ -149,9 +147,7 @@ pub enum Error {
         reason: String,
     },
     /// A registry has no such image.
-    #[error(
-        "registry {registry} has no {reference}; check the spelling, or `berth login {registry}` if it is private"
-    )]
+    #[error("registry {registry} has no {reference}; check the spelling, or `berth login {registry}` if it is private")]
     NotOnRegistry {
         /// Which image or blob.
         reference: String,
@@ -193,15 +189,8 @@ pub enum Error {
 
 impl Error {
     /// Shorthand for `map_err` on system calls.
-    pub(crate) fn io<E: Into<io::Error>>(
-        action: &'static str,
-        path: impl AsRef<Path>,
-    ) -> impl FnOnce(E) -> Self {
-        move |error| Self::Io {
-            action,
-            path: path.as_ref().to_owned(),
-            error: error.into(),
-        }
+    pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(E) -> Self {
+        move |error| Self::Io { action, path: path.as_ref().to_owned(), error: error.into() }
     }
 
     /// What a failed request says, down to the cause.
@@ -215,18 +204,12 @@ impl Error {
             }
             cause.to_string()
         };
-        Self::Connection {
-            registry: registry.to_owned(),
-            reason,
-        }
+        Self::Connection { registry: registry.to_owned(), reason }
     }
 
     /// Shorthand for a document that does not parse.
     pub(crate) fn invalid(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Invalid {
-            what: what.into(),
-            reason: reason.to_string(),
-        }
+        Self::Invalid { what: what.into(), reason: reason.to_string() }
     }
 }
 
@@ -234,8 +217,7 @@ impl Error {
 pub(crate) fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => {
-            "no space is left on the disk; make room, for example with `berth image prune --all`"
-                .to_owned()
+            "no space is left on the disk; make room, for example with `berth image prune --all`".to_owned()
         }
         Some(libc::EDQUOT) => "the disk quota is used up".to_owned(),
         _ => error.to_string(),

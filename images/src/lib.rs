@@ -26,9 +26,6 @@ pub use layer::{LayerError, Limits, UNPACK_COMMAND, Unpacker, unpack_worker_main
 pub use platform::Platform;
 pub use reference::Reference;
 pub use registry::{
-    Connection, Credentials, Event, Progress, PullOptions, PushOptions, Quiet, login, logout, pull,
-    push,
+    Connection, Credentials, Event, Progress, PullOptions, PushOptions, Quiet, login, logout, pull, push,
 };
-pub use store::{
-    Description, Guard, HistoryEntry, Image, Layer, Pruned, Removed, RootFs, Store, Summary, Use,
-};
+pub use store::{Description, Guard, HistoryEntry, Image, Layer, Pruned, Removed, RootFs, Store, Summary, Use};

@@ -47,10 +47,7 @@ impl Compression {
             | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
             | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Self::Zstd,
             other => {
-                return Err(Error::MediaType {
-                    what: "a layer".to_owned(),
-                    media_type: other.to_owned(),
-                });
+                return Err(Error::MediaType { what: "a layer".to_owned(), media_type: other.to_owned() });
             }
         })
     }

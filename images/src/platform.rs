@@ -29,11 +29,7 @@ impl Platform {
             "powerpc64" => ("ppc64le", None),
             other => (other, None),
         };
-        Self {
-            os: "linux".to_owned(),
-            architecture: architecture.to_owned(),
-            variant: variant.map(str::to_owned),
-        }
+        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
     }
 
     /// The best entry of an index for this platform: an equal variant is better than none.
@@ -42,8 +38,8 @@ impl Platform {
             .iter()
             .filter_map(|entry| {
                 let offered = entry.platform().as_ref()?;
-                let fits = offered.os().to_string() == self.os
-                    && offered.architecture().to_string() == self.architecture;
+                let fits =
+                    offered.os().to_string() == self.os && offered.architecture().to_string() == self.architecture;
                 let score = match (offered.variant(), &self.variant) {
                     (Some(offered), Some(wanted)) if offered == wanted => 2,
                     (None, _) | (_, None) => 1,
@@ -63,11 +59,7 @@ impl Platform {
             .filter_map(|entry| entry.platform().as_ref())
             .filter(|platform| platform.os().to_string() != "unknown")
             .map(|platform| {
-                let variant = platform
-                    .variant()
-                    .as_ref()
-                    .map(|v| format!("/{v}"))
-                    .unwrap_or_default();
+                let variant = platform.variant().as_ref().map(|v| format!("/{v}")).unwrap_or_default();
                 format!("{}/{}{variant}", platform.os(), platform.architecture())
             })
             .collect();
@@ -82,9 +74,7 @@ impl Platform {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant
-            .as_ref()
-            .map_or(Ok(()), |variant| write!(f, "/{variant}"))
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
     }
 }
 
@@ -95,10 +85,7 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, Error> {
         let parts: Vec<&str> = text.split('/').collect();
         let is_part = |part: &&str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         if parts.len() > 3 || !parts.iter().all(is_part) {
             let advice = "it is written os[/architecture[/variant]], such as linux/amd64";
@@ -106,10 +93,7 @@ impl FromStr for Platform {
         }
         let host = Self::host();
         let Some(&architecture) = parts.get(1) else {
-            return Ok(Self {
-                os: text.to_owned(),
-                ..host
-            });
+            return Ok(Self { os: text.to_owned(), ..host });
         };
         let architecture = match architecture {
             "x86_64" => "amd64",

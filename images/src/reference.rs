@@ -54,10 +54,7 @@ impl Reference {
     /// Registry and repository, as short as docker shows them.
     pub fn familiar_name(&self) -> String {
         if self.registry == DEFAULT_REGISTRY {
-            self.repository
-                .strip_prefix("library/")
-                .unwrap_or(&self.repository)
-                .to_owned()
+            self.repository.strip_prefix("library/").unwrap_or(&self.repository).to_owned()
         } else {
             self.name()
         }
@@ -71,11 +68,7 @@ impl Reference {
     /// The same repository, by digest alone.
     #[must_use]
     pub fn at(&self, digest: Digest) -> Self {
-        Self {
-            tag: None,
-            digest: Some(digest),
-            ..self.clone()
-        }
+        Self { tag: None, digest: Some(digest), ..self.clone() }
     }
 
     fn with_suffix(&self, mut text: String) -> String {
@@ -101,15 +94,11 @@ impl FromStr for Reference {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = |reason| Error::InvalidReference {
-            text: text.to_owned(),
-            reason,
-        };
+        let invalid = |reason| Error::InvalidReference { text: text.to_owned(), reason };
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
-                let digest = digest
-                    .parse()
-                    .map_err(|_| invalid("after '@' comes sha256: and 64 hexadecimal digits"))?;
+                let digest =
+                    digest.parse().map_err(|_| invalid("after '@' comes sha256: and 64 hexadecimal digits"))?;
                 (rest, Some(digest))
             }
             None => (text, None),
@@ -122,9 +111,7 @@ impl FromStr for Reference {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(invalid(
-                "a tag is up to 128 letters, digits, '_', '.', '-', not starting with '.' or '-'",
-            ));
+            return Err(invalid("a tag is up to 128 letters, digits, '_', '.', '-', not starting with '.' or '-'"));
         }
         if digest.is_none() && tag.is_none() && Digest::from_hex(name).is_some() {
             return Err(invalid("64 hexadecimal digits are an image id, not a name"));
@@ -133,15 +120,9 @@ impl FromStr for Reference {
             Some((host, path)) if is_host(host) => (host, path),
             _ => (DEFAULT_REGISTRY, name),
         };
-        let registry = if registry == "index.docker.io" {
-            DEFAULT_REGISTRY
-        } else {
-            registry
-        };
+        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
         if !is_registry(registry) {
-            return Err(invalid(
-                "the registry is not a host name with an optional port",
-            ));
+            return Err(invalid("the registry is not a host name with an optional port"));
         }
         if path.is_empty() || name.len() > MAX_NAME || !path.split('/').all(is_component) {
             return Err(invalid(
@@ -158,12 +139,7 @@ impl FromStr for Reference {
             (None, Some(_)) => None,
             (None, None) => Some("latest".to_owned()),
         };
-        Ok(Self {
-            registry: registry.to_owned(),
-            repository,
-            tag,
-            digest,
-        })
+        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
     }
 }
 
@@ -182,13 +158,9 @@ fn is_registry(text: &str) -> bool {
         }
         ("ipv6", rest)
     } else {
-        text.find(':')
-            .map_or((text, ""), |colon| text.split_at(colon))
+        text.find(':').map_or((text, ""), |colon| text.split_at(colon))
     };
-    let port_ok = port.is_empty()
-        || port
-            .strip_prefix(':')
-            .is_some_and(|digits| digits.parse::<u16>().is_ok());
+    let port_ok = port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.parse::<u16>().is_ok());
     let label_ok = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
@@ -202,9 +174,7 @@ fn is_tag(tag: &str) -> bool {
     !tag.is_empty()
         && tag.len() <= MAX_TAG
         && !tag.starts_with(['.', '-'])
-        && tag
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+        && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 /// `[a-z0-9]+` parts joined by `.`, `_`, `__` or any number of `-`.
@@ -217,9 +187,9 @@ fn is_component(text: &str) -> bool {
     if !alphanumeric(first) || !alphanumeric(last) {
         return false;
     }
-    bytes.split(alphanumeric).all(|separator| {
-        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
-    })
+    bytes
+        .split(alphanumeric)
+        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
 }
 
 #[cfg(test)]
@@ -239,26 +209,14 @@ mod tests {
         assert_eq!(full("busybox"), "docker.io/library/busybox:latest");
         assert_eq!(full("busybox:1.36"), "docker.io/library/busybox:1.36");
         assert_eq!(full("user/app"), "docker.io/user/app:latest");
-        assert_eq!(
-            full("index.docker.io/busybox"),
-            "docker.io/library/busybox:latest"
-        );
+        assert_eq!(full("index.docker.io/busybox"), "docker.io/library/busybox:latest");
         assert_eq!(full("localhost/a"), "localhost/a:latest");
         assert_eq!(full("localhost:5000/a/b:x"), "localhost:5000/a/b:x");
         assert_eq!(full("[::1]:5000/a"), "[::1]:5000/a:latest");
-        assert_eq!(
-            full("ghcr.io/a__b/c-d--e.f"),
-            "ghcr.io/a__b/c-d--e.f:latest"
-        );
+        assert_eq!(full("ghcr.io/a__b/c-d--e.f"), "ghcr.io/a__b/c-d--e.f:latest");
         let digest = Digest::of(b"");
-        assert_eq!(
-            full(&format!("a@{digest}")),
-            format!("docker.io/library/a@{digest}")
-        );
-        assert_eq!(
-            full(&format!("a:t@{digest}")),
-            format!("docker.io/library/a:t@{digest}")
-        );
+        assert_eq!(full(&format!("a@{digest}")), format!("docker.io/library/a@{digest}"));
+        assert_eq!(full(&format!("a:t@{digest}")), format!("docker.io/library/a:t@{digest}"));
     }
 
     #[test]

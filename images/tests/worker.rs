@@ -11,9 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use berth_images::{
-    ImportOptions, LoadOptions, Store, UNPACK_COMMAND, Unpacker, unpack_worker_main,
-};
+use berth_images::{ImportOptions, LoadOptions, Store, UNPACK_COMMAND, Unpacker, unpack_worker_main};
 use support::{Tar, gzip};
 
 fn main() -> ExitCode {
@@ -25,19 +23,14 @@ fn main() -> ExitCode {
         Some(UNPACK_COMMAND) => unpack_worker_main(&arguments[2]),
         Some("import") => {
             let store = Store::open(Path::new(&arguments[2])).unwrap();
-            store
-                .import(std::io::stdin(), Some("killed"), &ImportOptions::default())
-                .unwrap();
+            store.import(std::io::stdin(), Some("killed"), &ImportOptions::default()).unwrap();
             ExitCode::SUCCESS
         }
         _ => {
             let tests: [(&str, fn()); 6] = [
                 ("layers_unpack_in_a_process", layers_unpack_in_a_process),
                 ("many_layers", many_layers),
-                (
-                    "errors_come_back_from_the_process",
-                    errors_come_back_from_the_process,
-                ),
+                ("errors_come_back_from_the_process", errors_come_back_from_the_process),
                 ("a_program_that_is_not_berth", a_program_that_is_not_berth),
                 ("killed_while_reading", killed_while_reading),
                 ("killed_while_unpacking", killed_while_unpacking),
@@ -68,10 +61,7 @@ fn layers_unpack_in_a_process() {
     let upper = Tar::new()
         .hard_link("linked", "own/suid")
         .file("own/.wh..wh..opq", "")
-        .pax(&[(
-            "SCHILY.xattr.security.capability",
-            &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        )])
+        .pax(&[("SCHILY.xattr.security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])])
         .file("capable", "")
         .done();
     let folder = tempfile::tempdir().unwrap();
@@ -79,37 +69,11 @@ fn layers_unpack_in_a_process() {
     store.load(folder.path(), &LoadOptions::default()).unwrap();
     let dirs = store.lower_dirs(&store.resolve("a").unwrap()).unwrap();
     let stat = |path: &str| std::fs::symlink_metadata(dirs[0].join(path)).unwrap();
-    assert_eq!(
-        (
-            stat("linked").uid(),
-            stat("linked").mode() & 0o7777,
-            stat("linked").nlink()
-        ),
-        (6, 0o4711, 2)
-    );
-    assert_eq!(
-        (stat("own").uid(), stat("own").mode() & 0o7777),
-        (5, 0o2750)
-    );
+    assert_eq!((stat("linked").uid(), stat("linked").mode() & 0o7777, stat("linked").nlink()), (6, 0o4711, 2));
+    assert_eq!((stat("own").uid(), stat("own").mode() & 0o7777), (5, 0o2750));
     let mut value = [0; 64];
-    assert_eq!(
-        rustix::fs::lgetxattr(
-            dirs[0].join("own"),
-            "trusted.overlay.opaque",
-            &mut value[..]
-        )
-        .unwrap(),
-        1
-    );
-    assert_eq!(
-        rustix::fs::lgetxattr(
-            dirs[0].join("capable"),
-            "security.capability",
-            &mut value[..]
-        )
-        .unwrap(),
-        20
-    );
+    assert_eq!(rustix::fs::lgetxattr(dirs[0].join("own"), "trusted.overlay.opaque", &mut value[..]).unwrap(), 1);
+    assert_eq!(rustix::fs::lgetxattr(dirs[0].join("capable"), "security.capability", &mut value[..]).unwrap(), 20);
 }
 
 /// Each links to a file of the layer below, so all wait for each other and see each other's directories.
@@ -121,9 +85,7 @@ fn many_layers() {
             let tar = Tar::new().file(&format!("f{number}"), "x");
             match number {
                 0 => tar.done(),
-                _ => tar
-                    .hard_link(&format!("l{number}"), &format!("f{}", number - 1))
-                    .done(),
+                _ => tar.hard_link(&format!("l{number}"), &format!("f{}", number - 1)).done(),
             }
         })
         .collect();
@@ -138,28 +100,17 @@ fn errors_come_back_from_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let layer = Tar::new().file("../x", "").done();
-    let error = store
-        .import(&layer[..], None, &ImportOptions::default())
-        .unwrap_err()
-        .to_string();
+    let error = store.import(&layer[..], None, &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("'../x' leads out of the image"), "{error}");
     assert_clean(dir.path());
 }
 
 fn a_program_that_is_not_berth() {
     let dir = tempfile::tempdir().unwrap();
-    for (program, reason) in [
-        ("/bin/true", "is /bin/true berth?"),
-        ("/nonexistent", "cannot start /nonexistent"),
-    ] {
-        let store = Store::open(dir.path())
-            .unwrap()
-            .with_unpacker(Unpacker::Process(program.into()));
+    for (program, reason) in [("/bin/true", "is /bin/true berth?"), ("/nonexistent", "cannot start /nonexistent")] {
+        let store = Store::open(dir.path()).unwrap().with_unpacker(Unpacker::Process(program.into()));
         let layer = Tar::new().file("x", "").done();
-        let error = store
-            .import(&layer[..], None, &ImportOptions::default())
-            .unwrap_err()
-            .to_string();
+        let error = store.import(&layer[..], None, &ImportOptions::default()).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
         assert_clean(dir.path());
     }
@@ -167,12 +118,7 @@ fn a_program_that_is_not_berth() {
 
 fn start_import(data_root: &Path) -> Child {
     let program = std::env::current_exe().unwrap();
-    Command::new(program)
-        .arg("import")
-        .arg(data_root)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap()
+    Command::new(program).arg("import").arg(data_root).stdin(Stdio::piped()).spawn().unwrap()
 }
 
 fn killed_while_reading() {
@@ -180,12 +126,7 @@ fn killed_while_reading() {
     let layer = Tar::new().file("big", vec![1; 4 << 20]).done();
     let mut import = start_import(dir.path());
     // More than a pipe holds, so the process is in the middle of it.
-    import
-        .stdin
-        .as_mut()
-        .unwrap()
-        .write_all(&layer[..layer.len() / 2])
-        .unwrap();
+    import.stdin.as_mut().unwrap().write_all(&layer[..layer.len() / 2]).unwrap();
     assert!(entries(dir.path(), "ingest") > 0);
     import.kill().unwrap();
     import.wait().unwrap();
@@ -196,18 +137,12 @@ fn killed_while_reading() {
 fn killed_while_unpacking() {
     let dir = tempfile::tempdir().unwrap();
     // So many files that the process is still at it when the first one is seen.
-    let layer = (0..60_000)
-        .fold(Tar::new(), |tar, number| {
-            tar.file(&format!("f{number}"), "x")
-        })
-        .done();
+    let layer = (0..60_000).fold(Tar::new(), |tar, number| tar.file(&format!("f{number}"), "x")).done();
     let mut import = start_import(dir.path());
     import.stdin.take().unwrap().write_all(&layer).unwrap();
     wait_until(|| {
         let ingest = std::fs::read_dir(dir.path().join("images/ingest")).unwrap();
-        ingest
-            .filter_map(Result::ok)
-            .any(|entry| entry.path().join("fs/f0").exists())
+        ingest.filter_map(Result::ok).any(|entry| entry.path().join("fs/f0").exists())
     });
     import.kill().unwrap();
     import.wait().unwrap();
@@ -222,10 +157,7 @@ fn killed_while_unpacking() {
 fn wait_until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(
-            start.elapsed() < Duration::from_mins(1),
-            "waited for too long"
-        );
+        assert!(start.elapsed() < Duration::from_mins(1), "waited for too long");
         std::thread::yield_now();
     }
 }

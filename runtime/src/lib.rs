@@ -4,6 +4,11 @@
 //! the process that looks after one container.
 
 pub mod annotations;
+pub mod attach;
+pub mod bundle;
 pub mod cgroup;
+pub mod error;
 pub mod monitor;
+pub mod relay;
+pub mod sandbox;
 pub mod seccomp;

@@ -14,10 +14,7 @@ use serde_json::json;
 
 /// Kills `command` at each of its steps (every `BERTH_KILL_EVERY`th, one by default) and lets `after` look.
 fn at_every_step(command: impl Fn() -> Cmd, after: impl Fn(usize)) {
-    let every = std::env::var("BERTH_KILL_EVERY")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1);
+    let every = std::env::var("BERTH_KILL_EVERY").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let total = kill_points::run(command(), usize::MAX);
     after(usize::MAX);
     assert!(total > 10, "only {total} steps were seen");
@@ -44,20 +41,14 @@ fn nothing_left(home: &Home, at: usize) {
 #[test]
 fn a_foreground_run_killed_at_every_step() {
     let home = Home::new();
-    at_every_step(
-        || home.shell("--name it --memory 64m", "echo x > /file"),
-        |at| nothing_left(&home, at),
-    );
+    at_every_step(|| home.shell("--name it --memory 64m", "echo x > /file"), |at| nothing_left(&home, at));
     assert_eq!(home.prints("--name it", "echo works"), "works");
 }
 
 #[test]
 fn a_detached_run_killed_at_every_step() {
     let home = Home::new();
-    at_every_step(
-        || home.berth("run -d --name it busybox true"),
-        |at| nothing_left(&home, at),
-    );
+    at_every_step(|| home.berth("run -d --name it busybox true"), |at| nothing_left(&home, at));
     assert_eq!(home.prints("--name it", "echo works"), "works");
 }
 
@@ -86,11 +77,7 @@ fn exec_killed_at_every_step() {
     at_every_step(
         || home.berth("exec it true"),
         |at| {
-            assert_eq!(
-                home.berth("exec it echo works").run().code(0).trimmed(),
-                "works",
-                "killed at step {at}"
-            );
+            assert_eq!(home.berth("exec it echo works").run().code(0).trimmed(), "works", "killed at step {at}");
             berth_tests::wait::until("nothing of it is left in the container", || pids() == "1");
         },
     );
@@ -100,19 +87,8 @@ fn exec_killed_at_every_step() {
 fn import_killed_at_every_step() {
     let home = Home::empty();
     let small = home.scratch().join("small.tar");
-    fs::write(
-        &small,
-        TarFile::new()
-            .folder("d/")
-            .file("d/f", "x")
-            .file("g", "y")
-            .finish(),
-    )
-    .unwrap();
-    at_every_step(
-        || home.berth("import").arg(&small).arg("small"),
-        |at| whole_or_nothing(&home, "small", at),
-    );
+    fs::write(&small, TarFile::new().folder("d/").file("d/f", "x").file("g", "y").finish()).unwrap();
+    at_every_step(|| home.berth("import").arg(&small).arg("small"), |at| whole_or_nothing(&home, "small", at));
 }
 
 #[test]
@@ -124,10 +100,7 @@ fn load_killed_at_every_step() {
         Layer::zstd(&TarFile::new().file("d/.wh.f", "").file("g", "y").finish()),
     ];
     layout.image("small:latest", &layers, &json!({}));
-    at_every_step(
-        || home.berth("load -i").arg(layout.path()),
-        |at| whole_or_nothing(&home, "small", at),
-    );
+    at_every_step(|| home.berth("load -i").arg(layout.path()), |at| whole_or_nothing(&home, "small", at));
 }
 
 /// The image is there and whole, or not at all; in both cases no blob or layer is left when it has been removed.
@@ -138,10 +111,7 @@ fn whole_or_nothing(home: &Home, name: &str, at: usize) {
     } else {
         let _ = home.berth("image inspect").arg(name).run().code(0);
         let saved = home.berth("save").arg(name).run().code(0);
-        assert!(
-            !saved.stdout.is_empty(),
-            "killed at step {at}: the image is not whole"
-        );
+        assert!(!saved.stdout.is_empty(), "killed at step {at}: the image is not whole");
         let _ = home.berth("rmi").arg(name).run().code(0);
     }
     let _ = home.berth("image prune -a -f").run().code(0);
@@ -152,10 +122,7 @@ fn whole_or_nothing(home: &Home, name: &str, at: usize) {
             .flatten()
             .map(|entry| entry.file_name())
             .collect();
-        assert!(
-            left.is_empty(),
-            "killed at step {at}: left in {folder}: {left:?}"
-        );
+        assert!(left.is_empty(), "killed at step {at}: left in {folder}: {left:?}");
     }
 }
 
@@ -165,22 +132,11 @@ fn a_monitor_that_is_killed_takes_its_container_along() {
     let id = home.detached("--name it", "exec sleep 1000");
     let parent = |pid: i64| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("PPid:\t"))
-            .unwrap()
-            .parse::<i32>()
-            .unwrap()
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse::<i32>().unwrap()
     };
     let monitor = parent(home.pid(&id));
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(monitor),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
-    berth_tests::wait::until("it is known to have ended", || {
-        home.status("it") == "exited"
-    });
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL).unwrap();
+    berth_tests::wait::until("it is known to have ended", || home.status("it") == "exited");
     let _ = home.berth("restart it").ok();
     assert_eq!(home.berth("exec it echo again").ok().trimmed(), "again");
 }
@@ -188,31 +144,18 @@ fn a_monitor_that_is_killed_takes_its_container_along() {
 #[test]
 fn damaged_state_is_named_and_can_be_removed() {
     let home = Home::new();
-    for file in [
-        "container.json",
-        "status.json",
-        "monitor.json",
-        "config.json",
-    ] {
+    for file in ["container.json", "status.json", "monitor.json", "config.json"] {
         let id = home.detached("--name it", "exec sleep 1000");
         let path = home.data().join("containers").join(&id).join(file);
         let whole = fs::read(&path).unwrap();
-        for damage in [
-            b"{".to_vec(),
-            Vec::new(),
-            b"\xff\xff".to_vec(),
-            whole[..whole.len() / 2].to_vec(),
-        ] {
+        for damage in [b"{".to_vec(), Vec::new(), b"\xff\xff".to_vec(), whole[..whole.len() / 2].to_vec()] {
             fs::write(&path, &damage).unwrap();
             // Others are not hurt by it, and nothing panics.
             let _ = home.berth("run --rm busybox true").run().code(0);
             let listed = home.berth("ps -a").run();
             assert!(!listed.stderr_text().contains("panicked"), "{listed:?}");
             let inspected = home.berth("inspect").arg(&id).run();
-            assert!(
-                !inspected.stderr_text().contains("panicked"),
-                "{inspected:?}"
-            );
+            assert!(!inspected.stderr_text().contains("panicked"), "{inspected:?}");
         }
         let _ = home.berth("rm -f").arg(&id).run().code(0);
         assert!(home.containers().is_empty(), "{file}");
@@ -231,10 +174,6 @@ fn an_image_that_vanished_is_named() {
     let _ = home.berth("rm -f").arg(&id).ok();
     // With the image imported anew, everything works again.
     let _ = home.berth("rmi -f busybox").run();
-    let _ = home
-        .berth("import")
-        .arg(fixtures::busybox_rootfs())
-        .arg("busybox")
-        .ok();
+    let _ = home.berth("import").arg(fixtures::busybox_rootfs()).arg("busybox").ok();
     assert_eq!(home.prints("", "echo works"), "works");
 }

@@ -22,34 +22,22 @@ fn a_debian_image_of_several_layers_runs_python() {
                    'sha': hashlib.sha256(b'berth').hexdigest()[:8], 'pid': os.getpid()}))\n\
                    sys.exit(7)\n";
     fs::write(&script, program).unwrap();
-    let run = home.berth(&format!(
-        "run --rm --memory 256m -v {}:/script.py:ro {image} python3 /script.py one",
-        script.display()
-    ));
+    let run = home
+        .berth(&format!("run --rm --memory 256m -v {}:/script.py:ro {image} python3 /script.py one", script.display()));
     let out = run.run().code(7).json();
     assert_eq!(out["squares"], serde_json::json!([0, 1, 4, 9]));
-    assert_eq!(
-        (&out["size"], &out["pid"], &out["args"][0]),
-        (&1.into(), &1.into(), &"one".into())
-    );
+    assert_eq!((&out["size"], &out["pid"], &out["args"][0]), (&1.into(), &1.into(), &"one".into()));
 
     // The last layer has removed the documentation and put one file in its place.
-    let out = home
-        .berth(&format!("run --rm {image} ls /usr/share/doc"))
-        .ok();
+    let out = home.berth(&format!("run --rm {image} ls /usr/share/doc")).ok();
     assert_eq!(out.text(), "made\n");
     // Setuid bits, links and the package database are as Debian has them.
     let check = "stat -c %a /usr/bin/passwd; readlink /bin; dpkg --audit; dpkg --verify 2>/dev/null | grep -v -e /usr/share/doc -e /usr/share/man || true";
-    let out = home
-        .berth(&format!("run --rm {image} bash -c"))
-        .arg(check)
-        .ok();
+    let out = home.berth(&format!("run --rm {image} bash -c")).arg(check).ok();
     assert_eq!(out.trimmed(), "4755\nusr/bin");
     // apt-get drops its privileges with setgroups, setresuid and the like.
     let _ = home
-        .berth(&format!(
-            "run --rm --security-opt no-new-privileges=false {image} su nobody -s /bin/sh -c"
-        ))
+        .berth(&format!("run --rm --security-opt no-new-privileges=false {image} su nobody -s /bin/sh -c"))
         .arg("test $(id -un) = nobody")
         .ok();
 }

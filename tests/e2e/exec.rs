@@ -8,25 +8,14 @@ use nix::sys::signal::Signal;
 #[test]
 fn exec_runs_in_the_same_container() {
     let home = Home::new();
-    let id = home.detached(
-        "--hostname boat --name it",
-        "echo here > /mark; exec sleep 1000",
-    );
+    let id = home.detached("--hostname boat --name it", "echo here > /mark; exec sleep 1000");
     home.expect_log("it", "");
-    wait::until("the mark is there", || {
-        home.berth("exec it test -e /mark").run().exit_code() == 0
-    });
-    let out = home
-        .berth("exec it sh -c")
-        .arg("cat /mark; hostname; cat /proc/1/comm")
-        .ok();
+    wait::until("the mark is there", || home.berth("exec it test -e /mark").run().exit_code() == 0);
+    let out = home.berth("exec it sh -c").arg("cat /mark; hostname; cat /proc/1/comm").ok();
     assert_eq!(out.trimmed(), "here\nboat\nsleep");
     // It is held by the same limits.
     let inner = home.berth("exec it cat /proc/self/cgroup").ok().text();
-    assert!(
-        !inner.contains(".."),
-        "exec is outside of the container's cgroup: {inner}"
-    );
+    assert!(!inner.contains(".."), "exec is outside of the container's cgroup: {inner}");
     let pids = cgroup::read(home.pid(&id), "pids", "pids.current", "pids.current");
     assert_eq!(pids, "1", "nothing of it stays");
 }
@@ -36,43 +25,20 @@ fn exit_codes_and_output_pass() {
     let home = Home::new();
     let _ = home.detached("--name it", "exec sleep 1000");
     for code in [0, 1, 77, 255] {
-        let _ = home
-            .berth("exec it sh -c")
-            .arg(format!("exit {code}"))
-            .run()
-            .code(code);
+        let _ = home.berth("exec it sh -c").arg(format!("exit {code}")).run().code(code);
     }
-    let _ = home
-        .berth("exec it sh -c")
-        .arg("kill -KILL $$")
-        .run()
-        .code(137);
-    home.berth("exec it no-such-command")
-        .run()
-        .code(127)
-        .fails_with("no-such-command");
-    home.berth("exec it /etc/passwd")
-        .run()
-        .code(126)
-        .fails_with("/etc/passwd");
-    let out = home
-        .berth("exec it sh -c")
-        .arg("echo out; echo err >&2")
-        .ok();
-    assert_eq!(
-        (out.text(), out.stderr_text()),
-        ("out\n".into(), "err\n".into())
-    );
+    let _ = home.berth("exec it sh -c").arg("kill -KILL $$").run().code(137);
+    home.berth("exec it no-such-command").run().code(127).fails_with("no-such-command");
+    home.berth("exec it /etc/passwd").run().code(126).fails_with("/etc/passwd");
+    let out = home.berth("exec it sh -c").arg("echo out; echo err >&2").ok();
+    assert_eq!((out.text(), out.stderr_text()), ("out\n".into(), "err\n".into()));
 }
 
 #[test]
 fn i_passes_input() {
     let home = Home::new();
     let _ = home.detached("--name it", "exec sleep 1000");
-    assert_eq!(
-        home.berth("exec -i it cat").stdin("ahoy").ok().text(),
-        "ahoy"
-    );
+    assert_eq!(home.berth("exec -i it cat").stdin("ahoy").ok().text(), "ahoy");
     assert_eq!(home.berth("exec it cat").stdin("ahoy").ok().text(), "");
 }
 
@@ -88,14 +54,7 @@ fn it_gives_a_terminal() {
     terminal.type_in("sleep 0.2; stty size\n");
     terminal.expect("44 99");
     terminal.type_in("sleep 1000\n");
-    wait::until("sleep runs", || {
-        home.berth("top it")
-            .run()
-            .text()
-            .matches("sleep 1000")
-            .count()
-            == 2
-    });
+    wait::until("sleep runs", || home.berth("top it").run().text().matches("sleep 1000").count() == 2);
     terminal.type_in("\x03");
     terminal.type_in("exit 6\n");
     assert_eq!(terminal.wait(), 6);
@@ -105,41 +64,23 @@ fn it_gives_a_terminal() {
 #[test]
 fn e_u_and_w() {
     let home = Home::new();
-    let _ = home.detached(
-        "--name it -e BASE=1 -e BOTH=run -u nobody -w /tmp",
-        "exec sleep 1000",
-    );
-    let out = home
-        .berth("exec it sh -c")
-        .arg("echo $BASE $BOTH $(id -u) $(pwd)")
-        .ok();
-    assert_eq!(
-        out.trimmed(),
-        "1 run 65534 /tmp",
-        "what run was given holds"
-    );
-    let out = home
-        .berth("exec -e BOTH=exec -e NEW=2 -u berth -w /home it sh -c")
-        .arg("echo $BOTH $NEW $(id -u) $(pwd)");
+    let _ = home.detached("--name it -e BASE=1 -e BOTH=run -u nobody -w /tmp", "exec sleep 1000");
+    let out = home.berth("exec it sh -c").arg("echo $BASE $BOTH $(id -u) $(pwd)").ok();
+    assert_eq!(out.trimmed(), "1 run 65534 /tmp", "what run was given holds");
+    let out =
+        home.berth("exec -e BOTH=exec -e NEW=2 -u berth -w /home it sh -c").arg("echo $BOTH $NEW $(id -u) $(pwd)");
     assert_eq!(out.ok().trimmed(), "exec 2 1000 /home");
     assert_eq!(home.berth("exec -u 12:34 it id -g").ok().trimmed(), "34");
-    home.berth("exec -u no-such it true")
-        .run()
-        .fails_with("no-such");
+    home.berth("exec -u no-such it true").run().fails_with("no-such");
 }
 
 #[test]
 fn d_does_not_wait() {
     let home = Home::new();
     let _ = home.detached("--name it", "exec sleep 1000");
-    let out = home
-        .berth("exec -d it sh -c")
-        .arg("sleep 0.3; echo done > /mark; sleep 1000")
-        .ok();
+    let out = home.berth("exec -d it sh -c").arg("sleep 0.3; echo done > /mark; sleep 1000").ok();
     assert_eq!(out.text(), "");
-    wait::until("it has gone on", || {
-        home.berth("exec it cat /mark").run().trimmed() == "done"
-    });
+    wait::until("it has gone on", || home.berth("exec it cat /mark").run().trimmed() == "done");
 }
 
 #[test]
@@ -147,21 +88,11 @@ fn exec_has_the_containers_bounds() {
     let home = Home::new();
     let _ = home.detached("--name it --cap-drop CHOWN", "exec sleep 1000");
     let status = home.berth("exec it cat /proc/self/status").ok().text();
-    for line in [
-        "CapEff:\t00000000a80425fa",
-        "CapBnd:\t00000000a80425fa",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-    ] {
+    for line in ["CapEff:\t00000000a80425fa", "CapBnd:\t00000000a80425fa", "NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{line} is not in\n{status}");
     }
     let _ = home.detached("--name free --privileged", "exec sleep 1000");
-    assert!(
-        home.berth("exec free cat /proc/self/status")
-            .ok()
-            .text()
-            .contains("Seccomp:\t0")
-    );
+    assert!(home.berth("exec free cat /proc/self/status").ok().text().contains("Seccomp:\t0"));
 }
 
 #[test]
@@ -179,10 +110,7 @@ fn signals_to_exec_reach_the_command() {
 fn exec_ends_with_the_container() {
     let home = Home::new();
     let _ = home.detached("--name it", "exec sleep 1000");
-    let running = home
-        .berth("exec it sh -c")
-        .arg("echo ready; exec sleep 1000")
-        .spawn();
+    let running = home.berth("exec it sh -c").arg("echo ready; exec sleep 1000").spawn();
     running.expect("ready");
     let _ = home.berth("kill it").ok();
     let _ = running.wait().code(137);

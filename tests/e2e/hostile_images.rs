@@ -12,10 +12,7 @@ use tar::EntryType;
 /// Loads the layout and insists that it is refused with these words, and that the store is as before.
 #[track_caller]
 fn refused(home: &Home, layout: &Layout, words: &str) {
-    home.berth("load -i")
-        .arg(layout.path())
-        .run()
-        .fails_with(words);
+    home.berth("load -i").arg(layout.path()).run().fails_with(words);
     nothing_kept(home);
 }
 
@@ -24,8 +21,7 @@ fn nothing_kept(home: &Home) {
     assert_eq!(home.berth("images -q -a").run().text(), "");
     let _ = home.berth("image prune -a -f").ok();
     for folder in ["blobs/sha256", "layers", "ingest"] {
-        let entries =
-            fs::read_dir(home.data().join("images").join(folder)).map_or(0, Iterator::count);
+        let entries = fs::read_dir(home.data().join("images").join(folder)).map_or(0, Iterator::count);
         assert_eq!(entries, 0, "left in {folder}");
     }
 }
@@ -75,17 +71,10 @@ fn a_layer_that_unpacks_to_far_more_than_it_says() {
         std::io::Write::write_all(&mut encoder, &zeros).unwrap();
     }
     let bytes = encoder.finish().unwrap();
-    let layer = Layer {
-        diff_id: layout::digest(b"x"),
-        media_type: format!("{}+gzip", layout::LAYER),
-        bytes,
-    };
+    let layer = Layer { diff_id: layout::digest(b"x"), media_type: format!("{}+gzip", layout::LAYER), bytes };
     layout.image("bomb:1", &[layer], &json!({}));
     refused(&home, &layout, "");
-    let used: u64 = walk(&home.data())
-        .iter()
-        .map(|path| fs::symlink_metadata(path).map_or(0, |m| m.len()))
-        .sum();
+    let used: u64 = walk(&home.data()).iter().map(|path| fs::symlink_metadata(path).map_or(0, |m| m.len())).sum();
     assert!(used < 1 << 20, "{used} bytes are left of it");
 }
 
@@ -109,88 +98,27 @@ fn paths_that_lead_out_of_the_layer() {
     let out = outside.display().to_string();
     let up = format!("{}{out}", "../".repeat(20).trim_end_matches('/'));
     let archives = [
-        (
-            "dot-dot",
-            TarFile::new().file(&format!("{up}/planted"), "x"),
-        ),
-        (
-            "absolute",
-            TarFile::new().file(&format!("{out}/planted"), "x"),
-        ),
-        (
-            "symlink",
-            TarFile::new()
-                .symlink("link", &out)
-                .file("link/planted", "x"),
-        ),
-        (
-            "relative symlink",
-            TarFile::new()
-                .symlink("link", &up)
-                .file("link/planted", "x"),
-        ),
-        (
-            "symlink over a folder",
-            TarFile::new()
-                .folder("d/")
-                .symlink("d", &out)
-                .file("d/planted", "x"),
-        ),
-        (
-            "chain",
-            TarFile::new()
-                .symlink("a", "b")
-                .symlink("b", &out)
-                .file("a/planted", "x"),
-        ),
-        (
-            "file through a link",
-            TarFile::new()
-                .symlink("f", &format!("{out}/target"))
-                .file("f", "overwritten"),
-        ),
-        (
-            "hard link out",
-            TarFile::new()
-                .hard_link("f", &format!("{up}/target"))
-                .file("f", "overwritten"),
-        ),
+        ("dot-dot", TarFile::new().file(&format!("{up}/planted"), "x")),
+        ("absolute", TarFile::new().file(&format!("{out}/planted"), "x")),
+        ("symlink", TarFile::new().symlink("link", &out).file("link/planted", "x")),
+        ("relative symlink", TarFile::new().symlink("link", &up).file("link/planted", "x")),
+        ("symlink over a folder", TarFile::new().folder("d/").symlink("d", &out).file("d/planted", "x")),
+        ("chain", TarFile::new().symlink("a", "b").symlink("b", &out).file("a/planted", "x")),
+        ("file through a link", TarFile::new().symlink("f", &format!("{out}/target")).file("f", "overwritten")),
+        ("hard link out", TarFile::new().hard_link("f", &format!("{up}/target")).file("f", "overwritten")),
         (
             "hard link through a link",
-            TarFile::new()
-                .symlink("l", &out)
-                .hard_link("f", "l/target")
-                .file("f", "overwritten"),
+            TarFile::new().symlink("l", &out).hard_link("f", "l/target").file("f", "overwritten"),
         ),
-        (
-            "whiteout up",
-            TarFile::new().file(&format!("{up}/.wh.target"), ""),
-        ),
-        (
-            "whiteout through a link",
-            TarFile::new().symlink("l", &out).file("l/.wh.target", ""),
-        ),
-        (
-            "opaque through a link",
-            TarFile::new().symlink("l", &out).file("l/.wh..wh..opq", ""),
-        ),
+        ("whiteout up", TarFile::new().file(&format!("{up}/.wh.target"), "")),
+        ("whiteout through a link", TarFile::new().symlink("l", &out).file("l/.wh.target", "")),
+        ("opaque through a link", TarFile::new().symlink("l", &out).file("l/.wh..wh..opq", "")),
         ("whiteout of dot-dot", TarFile::new().file(".wh...", "")),
         (
             "mode of a folder through a link",
-            TarFile::new().symlink("l", &out).entry(
-                EntryType::Directory,
-                b"l/",
-                b"",
-                Meta::mode(0o777),
-                b"",
-            ),
+            TarFile::new().symlink("l", &out).entry(EntryType::Directory, b"l/", b"", Meta::mode(0o777), b""),
         ),
-        (
-            "dot-dot in the middle",
-            TarFile::new()
-                .folder("a/")
-                .file(&format!("a/../..{out}/planted"), "x"),
-        ),
+        ("dot-dot in the middle", TarFile::new().folder("a/").file(&format!("a/../..{out}/planted"), "x")),
     ];
     let before = fs::metadata(&outside).unwrap();
     for (name, archive) in archives {
@@ -199,10 +127,7 @@ fn paths_that_lead_out_of_the_layer() {
         for below in [vec![], vec![busybox()]] {
             let home = Home::empty();
             let layout = Layout::new(home.scratch().join("layout"));
-            let layers: Vec<_> = below
-                .into_iter()
-                .chain([Layer::plain(bytes.clone())])
-                .collect();
+            let layers: Vec<_> = below.into_iter().chain([Layer::plain(bytes.clone())]).collect();
             layout.image("bad:1", &layers, &json!({}));
             let result = home.berth("load -i").arg(layout.path()).run();
             if result.exit_code() != 0 {
@@ -210,11 +135,7 @@ fn paths_that_lead_out_of_the_layer() {
                 nothing_kept(&home);
             }
             assert!(!outside.join("planted").exists(), "{name}: planted");
-            assert_eq!(
-                fs::read_to_string(outside.join("target")).unwrap(),
-                "untouched",
-                "{name}"
-            );
+            assert_eq!(fs::read_to_string(outside.join("target")).unwrap(), "untouched", "{name}");
             let after = fs::metadata(&outside).unwrap();
             assert_eq!(before.permissions(), after.permissions(), "{name}");
         }
@@ -227,38 +148,12 @@ fn archives_that_break_off_or_lie() {
     let whole = fs::read(fixtures::busybox_rootfs()).unwrap();
     for (name, bytes) in [
         ("cut", whole[..whole.len() / 2].to_vec()),
-        (
-            "size",
-            TarFile::new().lying_file("f", 1 << 40, b"little").finish(),
-        ),
-        (
-            "noise",
-            (0..100_000_u32)
-                .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
-                .collect(),
-        ),
+        ("size", TarFile::new().lying_file("f", 1 << 40, b"little").finish()),
+        ("noise", (0..100_000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect()),
         ("empty name", TarFile::new().file("", "x").finish()),
-        (
-            "nul path",
-            TarFile::new()
-                .pax(&[("path", b"a\0b")])
-                .file("x", "")
-                .finish(),
-        ),
-        (
-            "huge pax",
-            TarFile::new()
-                .pax(&[("comment", &vec![b'x'; 64 << 20])])
-                .file("x", "")
-                .finish(),
-        ),
-        (
-            "long path",
-            TarFile::new()
-                .pax(&[("path", "d/".repeat(100_000).as_bytes())])
-                .file("x", "")
-                .finish(),
-        ),
+        ("nul path", TarFile::new().pax(&[("path", b"a\0b")]).file("x", "").finish()),
+        ("huge pax", TarFile::new().pax(&[("comment", &vec![b'x'; 64 << 20])]).file("x", "").finish()),
+        ("long path", TarFile::new().pax(&[("path", "d/".repeat(100_000).as_bytes())]).file("x", "").finish()),
     ] {
         let home = Home::empty();
         let layout = Layout::new(home.scratch().join("layout"));
@@ -282,10 +177,7 @@ fn unknown_media_types_and_platforms() {
 
     let layout = Layout::new(home.scratch().join("platform"));
     let layer = busybox();
-    let mut manifest = layout.manifest(
-        &layout.config(std::slice::from_ref(&layer), &json!({})),
-        &[layer],
-    );
+    let mut manifest = layout.manifest(&layout.config(std::slice::from_ref(&layer), &json!({})), &[layer]);
     manifest["platform"] = json!({ "os": "linux", "architecture": "s390x" });
     let index = json!({ "schemaVersion": 2, "mediaType": layout::INDEX, "manifests": [manifest] });
     let index = layout.blob(layout::INDEX, index.to_string().as_bytes());
@@ -306,11 +198,7 @@ fn documents_that_make_no_sense() {
             None,
         ),
         ("manifest", "{}", Some("{\"schemaVersion\":2}")),
-        (
-            "deep",
-            "{}",
-            Some(&*format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))),
-        ),
+        ("deep", "{}", Some(&*format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)))),
     ] {
         let layout = Layout::new(home.scratch().join(name));
         let config = layout.blob(layout::CONFIG, config.as_bytes());
@@ -324,24 +212,16 @@ fn documents_that_make_no_sense() {
     let layout = Layout::new(home.scratch().join("index"));
     fs::write(layout.path().join("index.json"), "{").unwrap();
     refused(&home, &layout, "index.json");
-    fs::write(
-        layout.path().join("oci-layout"),
-        r#"{"imageLayoutVersion":"9.0.0"}"#,
-    )
-    .unwrap();
+    fs::write(layout.path().join("oci-layout"), r#"{"imageLayoutVersion":"9.0.0"}"#).unwrap();
     refused(&home, &layout, "");
 }
 
 #[test]
 fn digests_that_are_paths() {
     let home = Home::empty();
-    for digest in [
-        "sha256:../../../../etc/passwd",
-        "../x",
-        "md5:d41d8cd98f00b204e9800998ecf8427e",
-        "sha256:",
-        "sha256:ABC",
-    ] {
+    for digest in
+        ["sha256:../../../../etc/passwd", "../x", "md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:", "sha256:ABC"]
+    {
         let layout = Layout::new(home.scratch().join("layout"));
         let descriptor = json!({ "mediaType": layout::MANIFEST, "digest": digest, "size": 2 });
         layout.write_index(&[("bad:1", descriptor)]);
@@ -354,19 +234,8 @@ fn a_full_disk_leaves_nothing_half() {
     let home = Home::empty();
     let small = home.path().join("data");
     fs::create_dir(&small).unwrap();
-    nix::mount::mount(
-        Some("none"),
-        &small,
-        Some("tmpfs"),
-        nix::mount::MsFlags::empty(),
-        Some("size=1m"),
-    )
-    .unwrap();
-    let out = home
-        .berth("import")
-        .arg(fixtures::busybox_rootfs())
-        .arg("busybox")
-        .run();
+    nix::mount::mount(Some("none"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=1m")).unwrap();
+    let out = home.berth("import").arg(fixtures::busybox_rootfs()).arg("busybox").run();
     let images = home.berth("images -q").run();
     let ingest = fs::read_dir(small.join("images/ingest")).map_or(0, Iterator::count);
     nix::mount::umount2(&small, nix::mount::MntFlags::MNT_DETACH).unwrap();

@@ -21,9 +21,7 @@ fn load(home: &Home, name: &str) {
 }
 
 fn blobs(home: &Home) -> usize {
-    fs::read_dir(home.data().join("images/blobs/sha256"))
-        .unwrap()
-        .count()
+    fs::read_dir(home.data().join("images/blobs/sha256")).unwrap().count()
 }
 
 #[test]
@@ -31,85 +29,36 @@ fn images_lists() {
     let home = Home::new();
     load(&home, "other");
     let text = home.berth("images").ok().text();
-    let busybox = text
-        .lines()
-        .find(|line| line.starts_with("busybox"))
-        .unwrap_or_else(|| panic!("{text}"));
-    assert!(
-        busybox.contains("latest") && busybox.contains('B'),
-        "{busybox}"
-    );
+    let busybox = text.lines().find(|line| line.starts_with("busybox")).unwrap_or_else(|| panic!("{text}"));
+    assert!(busybox.contains("latest") && busybox.contains('B'), "{busybox}");
     assert!(text.contains("other"), "{text}");
     assert_eq!(home.berth("images -q").ok().text().lines().count(), 2);
-    assert_eq!(
-        home.berth("images -q busybox").ok().text().lines().count(),
-        1
-    );
+    assert_eq!(home.berth("images -q busybox").ok().text().lines().count(), 1);
 }
 
 #[test]
 fn an_image_goes_by_name_tag_digest_and_prefix() {
     let home = Home::new();
     let info = home.berth("image inspect busybox").ok().json();
-    let id = info[0]["Id"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("sha256:")
-        .unwrap()
-        .to_owned();
-    for name in [
-        "busybox",
-        "busybox:latest",
-        "docker.io/library/busybox",
-        &id,
-        &id[..12],
-        &format!("sha256:{id}"),
-    ] {
+    let id = info[0]["Id"].as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+    for name in ["busybox", "busybox:latest", "docker.io/library/busybox", &id, &id[..12], &format!("sha256:{id}")] {
         let found = home.berth("image inspect").arg(name).ok().json();
         assert!(found[0]["Id"].as_str().unwrap().ends_with(&id), "{name}");
     }
-    assert_eq!(
-        home.berth("run --rm")
-            .args([&id[..12], "echo", "x"])
-            .ok()
-            .text(),
-        "x\n"
-    );
-    home.berth("image inspect busybox:other")
-        .run()
-        .fails_with("busybox:other");
-    home.berth("run --pull never busybox:other true")
-        .run()
-        .code(125)
-        .fails_with("busybox:other");
-    home.berth("run --pull never UPPER/case true")
-        .run()
-        .code(125)
-        .fails_with("UPPER/case");
+    assert_eq!(home.berth("run --rm").args([&id[..12], "echo", "x"]).ok().text(), "x\n");
+    home.berth("image inspect busybox:other").run().fails_with("busybox:other");
+    home.berth("run --pull never busybox:other true").run().code(125).fails_with("busybox:other");
+    home.berth("run --pull never UPPER/case true").run().code(125).fails_with("UPPER/case");
 }
 
 #[test]
 fn tag_and_rmi() {
     let home = Home::new();
-    let _ = home
-        .berth("tag busybox example.org:5000/boats/busybox:v1")
-        .ok();
-    assert_eq!(
-        home.berth("run --rm example.org:5000/boats/busybox:v1 echo x")
-            .ok()
-            .text(),
-        "x\n"
-    );
+    let _ = home.berth("tag busybox example.org:5000/boats/busybox:v1").ok();
+    assert_eq!(home.berth("run --rm example.org:5000/boats/busybox:v1 echo x").ok().text(), "x\n");
     let _ = home.berth("rmi busybox").ok();
-    home.berth("image inspect busybox")
-        .run()
-        .fails_with("busybox");
-    assert_eq!(
-        home.berth("run --rm example.org:5000/boats/busybox:v1 echo x")
-            .ok()
-            .text(),
-        "x\n"
-    );
+    home.berth("image inspect busybox").run().fails_with("busybox");
+    assert_eq!(home.berth("run --rm example.org:5000/boats/busybox:v1 echo x").ok().text(), "x\n");
     let _ = home.berth("rmi example.org:5000/boats/busybox:v1").ok();
     assert_eq!(home.berth("images -q").ok().text(), "");
     assert_eq!(blobs(&home), 0, "nothing needs the blobs any more");
@@ -125,15 +74,7 @@ fn rmi_leaves_what_a_container_uses() {
     let _ = home.berth("run --rm busybox true").ok();
     let _ = home.berth("rmi -f busybox").ok();
     let _ = home.berth("image prune -a -f").ok();
-    assert_eq!(
-        home.berth("exec")
-            .args([&id, "cat", "/etc/passwd"])
-            .ok()
-            .text()
-            .lines()
-            .count(),
-        3
-    );
+    assert_eq!(home.berth("exec").args([&id, "cat", "/etc/passwd"]).ok().text().lines().count(), 3);
     let _ = home.berth("restart -t 0").arg(&id).ok();
     assert_eq!(home.status(&id), "running", "its image was kept");
     let _ = home.berth("rm -f").arg(&id).ok();
@@ -148,10 +89,7 @@ fn prune_removes_what_nothing_names() {
     let _ = home.berth("tag busybox other:1").ok();
     let before = blobs(&home);
     let _ = home.berth("image prune -f").ok();
-    assert!(
-        blobs(&home) < before,
-        "the image that lost its name is still there"
-    );
+    assert!(blobs(&home) < before, "the image that lost its name is still there");
     let _ = home.berth("run --rm busybox true").ok();
     let _ = home.berth("image prune -a -f").ok();
     assert_eq!(blobs(&home), 0);
@@ -163,10 +101,7 @@ fn history_and_inspect_describe() {
     let text = home.berth("image history busybox").ok().text();
     assert!(text.lines().count() >= 2, "a heading and a layer: {text}");
     let info = home.berth("image inspect busybox").ok().json();
-    assert_eq!(
-        (&info[0]["Os"], &info[0]["Architecture"]),
-        (&"linux".into(), &"amd64".into())
-    );
+    assert_eq!((&info[0]["Os"], &info[0]["Architecture"]), (&"linux".into(), &"amd64".into()));
     assert_eq!(info[0]["RootFS"]["Layers"].as_array().unwrap().len(), 1);
 }
 
@@ -174,17 +109,12 @@ fn history_and_inspect_describe() {
 fn the_store_is_an_oci_layout() {
     let home = Home::new();
     let images = home.data().join("images");
-    let layout: serde_json::Value =
-        serde_json::from_slice(&fs::read(images.join("oci-layout")).unwrap()).unwrap();
+    let layout: serde_json::Value = serde_json::from_slice(&fs::read(images.join("oci-layout")).unwrap()).unwrap();
     assert_eq!(layout["imageLayoutVersion"], "1.0.0");
     for blob in fs::read_dir(images.join("blobs/sha256")).unwrap() {
         let path = blob.unwrap().path();
         let digest = berth_tests::layout::digest(&fs::read(&path).unwrap());
-        assert!(
-            digest.ends_with(path.file_name().unwrap().to_str().unwrap()),
-            "{}",
-            path.display()
-        );
+        assert!(digest.ends_with(path.file_name().unwrap().to_str().unwrap()), "{}", path.display());
     }
 }
 
@@ -222,27 +152,15 @@ fn garbage_is_collected_while_images_come_and_containers_run() {
         let _ = command.wait().code(0);
     }
     assert_eq!(home.berth("images -q").ok().text().lines().count(), 7);
-    assert_eq!(
-        home.berth("exec")
-            .args([&keep, "echo", "fine"])
-            .ok()
-            .trimmed(),
-        "fine"
-    );
+    assert_eq!(home.berth("exec").args([&keep, "echo", "fine"]).ok().trimmed(), "fine");
 }
 
 #[test]
 fn twenty_containers_at_once() {
     let home = Home::new();
-    let running: Vec<_> = (0..20)
-        .map(|n| home.shell("", &format!("echo {n}; exit {n}")).spawn())
-        .collect();
+    let running: Vec<_> = (0..20).map(|n| home.shell("", &format!("echo {n}; exit {n}")).spawn()).collect();
     for (n, command) in running.into_iter().enumerate() {
         let out = command.wait();
-        assert_eq!(
-            (out.exit_code(), out.trimmed()),
-            (n as i32, n.to_string()),
-            "{out:?}"
-        );
+        assert_eq!((out.exit_code(), out.trimmed()), (n as i32, n.to_string()), "{out:?}");
     }
 }

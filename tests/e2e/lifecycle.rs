@@ -9,20 +9,13 @@ use berth_tests::wait;
 #[test]
 fn detached_survives_the_shell_that_started_it() {
     let home = Home::new();
-    let mut terminal = Terminal::start(
-        home.berth("run -d --name lasting busybox sh -c")
-            .arg("sleep 1000; exit"),
-        80,
-        24,
-    );
+    let mut terminal =
+        Terminal::start(home.berth("run -d --name lasting busybox sh -c").arg("sleep 1000; exit"), 80, 24);
     assert_eq!(terminal.wait(), 0);
     // The terminal hangs up.
     drop(terminal);
     assert_eq!(home.status("lasting"), "running");
-    assert_eq!(
-        home.berth("exec lasting echo there").ok().trimmed(),
-        "there"
-    );
+    assert_eq!(home.berth("exec lasting echo there").ok().trimmed(), "there");
 }
 
 #[test]
@@ -40,39 +33,24 @@ fn rm_removes_and_without_it_the_container_stays() {
     let _ = home.berth("run --name stays busybox true").ok();
     assert_eq!(home.status("stays"), "exited");
     let _ = home.berth("run -d --rm --name later busybox true").ok();
-    wait::until("a detached --rm container goes", || {
-        home.berth("inspect later").run().exit_code() != 0
-    });
+    wait::until("a detached --rm container goes", || home.berth("inspect later").run().exit_code() != 0);
 }
 
 #[test]
 fn a_name_is_taken_once() {
     let home = Home::new();
     let first = home.detached("--name taken", "exec sleep 1000");
-    home.berth("run --name taken busybox true")
-        .run()
-        .code(125)
-        .fails_with("taken");
+    home.berth("run --name taken busybox true").run().code(125).fails_with("taken");
     assert_eq!(home.containers(), [first], "the second left nothing");
-    home.berth("run --name -bad busybox true")
-        .run()
-        .code(125)
-        .fails_with("bad");
-    home.berth("run --name ../bad busybox true")
-        .run()
-        .code(125)
-        .fails_with("bad");
+    home.berth("run --name -bad busybox true").run().code(125).fails_with("bad");
+    home.berth("run --name ../bad busybox true").run().code(125).fails_with("bad");
 }
 
 #[test]
 fn a_container_without_a_name_gets_one() {
     let home = Home::new();
     let id = home.detached("", "exec sleep 1000");
-    let name = home.inspect(&id)["Name"]
-        .as_str()
-        .unwrap()
-        .trim_start_matches('/')
-        .to_owned();
+    let name = home.inspect(&id)["Name"].as_str().unwrap().trim_start_matches('/').to_owned();
     assert!(!name.is_empty());
     let _ = home.berth("exec").args([&*name, "true"]).ok();
 }
@@ -84,9 +62,7 @@ fn a_container_goes_by_id_prefix_and_name() {
     for name in ["boat", &id, &id[..12], &id[..4]] {
         assert_eq!(home.inspect(name)["Id"], *id);
     }
-    home.berth("inspect nothing-like-it")
-        .run()
-        .fails_with("nothing-like-it");
+    home.berth("inspect nothing-like-it").run().fails_with("nothing-like-it");
 }
 
 #[test]
@@ -95,29 +71,17 @@ fn cidfile_holds_the_id() {
     let file = home.scratch().join("cid");
     let id = home.detached(&format!("--cidfile {}", file.display()), "true");
     assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), id);
-    let again = home
-        .berth("run --rm --cidfile")
-        .arg(&file)
-        .args(["busybox", "true"])
-        .run();
+    let again = home.berth("run --rm --cidfile").arg(&file).args(["busybox", "true"]).run();
     again.code(125).fails_with("cid");
 }
 
 #[test]
 fn labels_and_annotations_are_kept() {
     let home = Home::new();
-    let id = home.detached(
-        "--label a=1 --label b --annotation org.example.x=y",
-        "exec sleep 1000",
-    );
+    let id = home.detached("--label a=1 --label b --annotation org.example.x=y", "exec sleep 1000");
     let labels = home.inspect(&id)["Config"]["Labels"].take();
-    assert_eq!(
-        (&labels["a"], &labels["b"]),
-        (&"1".into(), &"".into()),
-        "{labels}"
-    );
-    let config =
-        std::fs::read(home.data().join("containers").join(&id).join("config.json")).unwrap();
+    assert_eq!((&labels["a"], &labels["b"]), (&"1".into(), &"".into()), "{labels}");
+    let config = std::fs::read(home.data().join("containers").join(&id).join("config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
     assert_eq!(config["annotations"]["org.example.x"], "y");
 }
@@ -127,21 +91,14 @@ fn wait_gives_the_exit_code() {
     let home = Home::new();
     let id = home.detached("", "sleep 0.2; exit 17");
     assert_eq!(home.berth("wait").arg(&id).ok().trimmed(), "17");
-    assert_eq!(
-        home.berth("wait").arg(&id).ok().trimmed(),
-        "17",
-        "also when it has ended long ago"
-    );
+    assert_eq!(home.berth("wait").arg(&id).ok().trimmed(), "17", "also when it has ended long ago");
     assert_eq!(home.inspect(&id)["State"]["ExitCode"], 17);
 }
 
 #[test]
 fn stop_asks_then_kills() {
     let home = Home::new();
-    let polite = home.detached(
-        "",
-        "trap 'exit 4' TERM; echo ready; while :; do sleep 0.1; done",
-    );
+    let polite = home.detached("", "trap 'exit 4' TERM; echo ready; while :; do sleep 0.1; done");
     home.expect_log(&polite, "ready");
     let _ = home.berth("stop").arg(&polite).ok();
     assert_eq!(home.inspect(&polite)["State"]["ExitCode"], 4);
@@ -156,29 +113,17 @@ fn stop_asks_then_kills() {
 #[test]
 fn stop_signal_and_stop_timeout_are_the_containers() {
     let home = Home::new();
-    let id = home.detached(
-        "--stop-signal USR1",
-        "trap 'exit 3' USR1; echo ready; while :; do sleep 0.1; done",
-    );
+    let id = home.detached("--stop-signal USR1", "trap 'exit 3' USR1; echo ready; while :; do sleep 0.1; done");
     home.expect_log(&id, "ready");
     let _ = home.berth("stop").arg(&id).ok();
     assert_eq!(home.inspect(&id)["State"]["ExitCode"], 3);
 
-    let id = home.detached(
-        "--stop-timeout 1",
-        "trap '' TERM; echo ready; while :; do sleep 0.1; done",
-    );
+    let id = home.detached("--stop-timeout 1", "trap '' TERM; echo ready; while :; do sleep 0.1; done");
     home.expect_log(&id, "ready");
     let start = Instant::now();
     let _ = home.berth("stop").arg(&id).ok();
-    assert!(
-        start.elapsed().as_secs() < 9,
-        "it waited as long as the default of 10 s"
-    );
-    home.shell("--stop-signal NONSENSE", "true")
-        .run()
-        .code(125)
-        .fails_with("NONSENSE");
+    assert!(start.elapsed().as_secs() < 9, "it waited as long as the default of 10 s");
+    home.shell("--stop-signal NONSENSE", "true").run().code(125).fails_with("NONSENSE");
 }
 
 #[test]
@@ -194,10 +139,7 @@ fn kill_sends_a_signal() {
     assert_eq!(home.berth("wait").arg(&id).ok().trimmed(), "6");
     home.berth("kill").arg(&id).run().fails_with("not running");
     let id = home.detached("", "exec sleep 1000");
-    home.berth("kill -s NONSENSE")
-        .arg(&id)
-        .run()
-        .fails_with("NONSENSE");
+    home.berth("kill -s NONSENSE").arg(&id).run().fails_with("NONSENSE");
     let _ = home.berth("kill").arg(&id).ok();
     assert_eq!(home.berth("wait").arg(&id).ok().trimmed(), "137");
 }
@@ -205,32 +147,20 @@ fn kill_sends_a_signal() {
 #[test]
 fn a_paused_container_stands_still() {
     let home = Home::new();
-    let id = home.detached(
-        "",
-        "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.01; done",
-    );
+    let id = home.detached("", "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.01; done");
     let pid = home.pid(&id);
     let count = || std::fs::read_to_string(format!("/proc/{pid}/root/count")).unwrap_or_default();
     wait::until("it counts", || !count().is_empty());
     let _ = home.berth("pause").arg(&id).ok();
     assert_eq!(home.status(&id), "paused");
     let before = count();
-    assert!(
-        !wait::within(std::time::Duration::from_millis(500), || count() != before),
-        "it goes on counting"
-    );
+    assert!(!wait::within(std::time::Duration::from_millis(500), || count() != before), "it goes on counting");
     home.berth("pause").arg(&id).run().fails_with("paused");
-    home.berth("exec")
-        .args([&*id, "true"])
-        .run()
-        .fails_with("paused");
+    home.berth("exec").args([&*id, "true"]).run().fails_with("paused");
     let _ = home.berth("unpause").arg(&id).ok();
     assert_eq!(home.status(&id), "running");
     wait::until("it counts again", || count() != before);
-    home.berth("unpause")
-        .arg(&id)
-        .run()
-        .fails_with("not paused");
+    home.berth("unpause").arg(&id).run().fails_with("not paused");
 }
 
 #[test]
@@ -329,31 +259,19 @@ fn commands_on_what_is_not_there_fail_clearly() {
     ] {
         let out = home.berth(command).run();
         out.fails_with("no-such");
-        assert_eq!(
-            out.stderr_text().lines().count(),
-            1,
-            "one clear line: {out:?}"
-        );
+        assert_eq!(out.stderr_text().lines().count(), 1, "one clear line: {out:?}");
     }
 }
 
 #[test]
 fn create_makes_and_start_starts() {
     let home = Home::new();
-    let id = home
-        .berth("create --name it -i busybox sh -c")
-        .arg("cat; exit 4")
-        .ok()
-        .trimmed();
+    let id = home.berth("create --name it -i busybox sh -c").arg("cat; exit 4").ok().trimmed();
     assert_eq!(home.status("it"), "created");
     let _ = home.berth("start -ai it").stdin("ahoy").run().code(4);
     assert_eq!(home.status(&id), "exited");
     let _ = home.berth("start it").ok();
-    assert_eq!(
-        home.berth("wait it").ok().trimmed(),
-        "4",
-        "its input is at its end"
-    );
+    assert_eq!(home.berth("wait it").ok().trimmed(), "4", "its input is at its end");
     home.berth("start no-such").run().fails_with("no-such");
 }
 
@@ -362,14 +280,7 @@ fn label_file_adds_labels() {
     let home = Home::new();
     let file = home.scratch().join("labels");
     std::fs::write(&file, "# a comment\nfrom=file\nboth=file\n").unwrap();
-    let id = home.detached(
-        &format!("--label-file {} --label both=flag", file.display()),
-        "exec sleep 1000",
-    );
+    let id = home.detached(&format!("--label-file {} --label both=flag", file.display()), "exec sleep 1000");
     let labels = home.inspect(&id)["Config"]["Labels"].take();
-    assert_eq!(
-        (&labels["from"], &labels["both"]),
-        (&"file".into(), &"flag".into()),
-        "{labels}"
-    );
+    assert_eq!((&labels["from"], &labels["both"]), (&"file".into(), &"flag".into()), "{labels}");
 }

@@ -14,28 +14,14 @@ fn told(home: &Home, flags: &str, controller: &str, v1: &str, v2: &str) -> Strin
 #[test]
 fn memory_beyond_the_limit_ends_the_command() {
     let home = Home::new();
-    assert_eq!(
-        told(
-            &home,
-            "--memory 32m",
-            "memory",
-            "memory.limit_in_bytes",
-            "memory.max"
-        ),
-        (32 << 20).to_string()
-    );
+    assert_eq!(told(&home, "--memory 32m", "memory", "memory.limit_in_bytes", "memory.max"), (32 << 20).to_string());
     let hungry = "dd if=/dev/zero of=/dev/null bs=64M count=1";
     let _ = home.shell("--memory 128m", hungry).ok();
-    let run = home
-        .berth("run --name hungry --memory 16m --memory-swap 16m busybox sh -c")
-        .arg(format!("exec {hungry}"));
+    let run =
+        home.berth("run --name hungry --memory 16m --memory-swap 16m busybox sh -c").arg(format!("exec {hungry}"));
     let _ = run.run().code(137);
     let state = home.inspect("hungry")["State"].take();
-    assert_eq!(
-        (&state["OOMKilled"], &state["ExitCode"]),
-        (&true.into(), &137.into()),
-        "{state}"
-    );
+    assert_eq!((&state["OOMKilled"], &state["ExitCode"]), (&true.into(), &137.into()), "{state}");
 }
 
 #[test]
@@ -52,26 +38,14 @@ fn memory_swap_is_memory_and_swap() {
     let home = Home::new();
     let id = home.detached("--memory 32m --memory-swap 48m", "exec sleep 1000");
     let pid = home.pid(&id);
-    if !cgroup::knows(
-        pid,
-        "memory",
-        &["memory.memsw.limit_in_bytes", "memory.swap.max"],
-    ) {
+    if !cgroup::knows(pid, "memory", &["memory.memsw.limit_in_bytes", "memory.swap.max"]) {
         println!("this kernel does not account for swap: --memory-swap cannot be seen to work");
         return;
     }
-    let value = cgroup::read(
-        pid,
-        "memory",
-        "memory.memsw.limit_in_bytes",
-        "memory.swap.max",
-    );
+    let value = cgroup::read(pid, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max");
     let v1 = cgroup::knows(pid, "memory", &["memory.memsw.limit_in_bytes"]);
     assert_eq!(value, (if v1 { 48 << 20 } else { 16 << 20 }).to_string());
-    home.shell("--memory 32m --memory-swap 16m", "true")
-        .run()
-        .code(125)
-        .fails_with("swap");
+    home.shell("--memory 32m --memory-swap 16m", "true").run().code(125).fails_with("swap");
 }
 
 #[test]
@@ -83,10 +57,7 @@ fn cpus_throttles() {
     assert!(quota == "20000" || quota == "20000 100000", "{quota}");
     wait::until("the kernel has throttled it", || {
         let stat = cgroup::read(pid, "cpu", "cpu.stat", "cpu.stat");
-        stat.lines().any(|line| {
-            line.strip_prefix("nr_throttled ")
-                .is_some_and(|n| n.parse::<u64>().unwrap() >= 5)
-        })
+        stat.lines().any(|line| line.strip_prefix("nr_throttled ").is_some_and(|n| n.parse::<u64>().unwrap() >= 5))
     });
 }
 
@@ -100,74 +71,36 @@ fn cpu_shares_is_a_weight() {
 #[test]
 fn cpuset_cpus_pins() {
     let home = Home::new();
-    assert_eq!(
-        home.prints(
-            "--cpuset-cpus 0",
-            "grep Cpus_allowed_list /proc/self/status | cut -f2; nproc"
-        ),
-        "0\n1"
-    );
-    home.shell("--cpuset-cpus 9999", "true")
-        .run()
-        .fails_with("9999");
-    home.shell("--cpuset-cpus nonsense", "true")
-        .run()
-        .code(125)
-        .fails_with("nonsense");
+    assert_eq!(home.prints("--cpuset-cpus 0", "grep Cpus_allowed_list /proc/self/status | cut -f2; nproc"), "0\n1");
+    home.shell("--cpuset-cpus 9999", "true").run().fails_with("9999");
+    home.shell("--cpuset-cpus nonsense", "true").run().code(125).fails_with("nonsense");
 }
 
 #[test]
 fn pids_limit_stops_forks() {
     let home = Home::new();
-    assert_eq!(
-        told(&home, "--pids-limit 20", "pids", "pids.max", "pids.max"),
-        "20"
-    );
+    assert_eq!(told(&home, "--pids-limit 20", "pids", "pids.max", "pids.max"), "20");
     let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done";
     let _ = home.shell("--pids-limit 20", script).ok();
-    home.shell("--pids-limit 5", script)
-        .run()
-        .fails_with("can't fork");
+    home.shell("--pids-limit 5", script).run().fails_with("can't fork");
 }
 
 #[test]
 fn blkio_weight_is_passed_on() {
     let home = Home::new();
     let id = home.detached("--blkio-weight 300", "exec sleep 1000");
-    let config =
-        std::fs::read(home.data().join("containers").join(&id).join("config.json")).unwrap();
+    let config = std::fs::read(home.data().join("containers").join(&id).join("config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-    assert_eq!(
-        config["linux"]["resources"]["blockIO"]["weight"], 300,
-        "{config:#}"
-    );
+    assert_eq!(config["linux"]["resources"]["blockIO"]["weight"], 300, "{config:#}");
     let pid = home.pid(&id);
-    if cgroup::knows(
-        pid,
-        "blkio",
-        &[
-            "blkio.bfq.weight",
-            "blkio.weight",
-            "io.bfq.weight",
-            "io.weight",
-        ],
-    ) {
-        let v1 = if cgroup::knows(pid, "blkio", &["blkio.weight"]) {
-            "blkio.weight"
-        } else {
-            "blkio.bfq.weight"
-        };
+    if cgroup::knows(pid, "blkio", &["blkio.bfq.weight", "blkio.weight", "io.bfq.weight", "io.weight"]) {
+        let v1 = if cgroup::knows(pid, "blkio", &["blkio.weight"]) { "blkio.weight" } else { "blkio.bfq.weight" };
         let weight = cgroup::read(pid, "blkio", v1, "io.bfq.weight");
         assert!(weight.contains("300"), "{weight}");
     } else {
-        println!(
-            "this kernel has no weights for block devices: --blkio-weight cannot be seen to work"
-        );
+        println!("this kernel has no weights for block devices: --blkio-weight cannot be seen to work");
     }
-    home.shell("--blkio-weight 5", "true")
-        .run()
-        .code(125)
-        .fails_with("weight");
+    home.shell("--blkio-weight 5", "true").run().code(125).fails_with("weight");
 }
 
 #[test]
@@ -178,10 +111,7 @@ fn update_changes_the_limits_of_a_running_container() {
     let _ = home.berth(update).arg(&id).ok();
     let pid = home.pid(&id);
     let told = |controller, v1, v2| cgroup::read(pid, controller, v1, v2);
-    assert_eq!(
-        told("memory", "memory.limit_in_bytes", "memory.max"),
-        (32 << 20).to_string()
-    );
+    assert_eq!(told("memory", "memory.limit_in_bytes", "memory.max"), (32 << 20).to_string());
     let quota = told("cpu", "cpu.cfs_quota_us", "cpu.max");
     assert!(quota == "50000" || quota == "50000 100000", "{quota}");
     let shares = told("cpu", "cpu.shares", "cpu.weight");
@@ -192,11 +122,6 @@ fn update_changes_the_limits_of_a_running_container() {
     let _ = home.berth("restart -t 0").arg(&id).ok();
     let pid = home.pid(&id);
     assert_eq!(cgroup::read(pid, "pids", "pids.max", "pids.max"), "30");
-    home.berth("update --memory nonsense")
-        .arg(&id)
-        .run()
-        .fails_with("nonsense");
-    home.berth("update --memory 32m no-such")
-        .run()
-        .fails_with("no-such");
+    home.berth("update --memory nonsense").arg(&id).run().fails_with("nonsense");
+    home.berth("update --memory 32m no-such").run().fails_with("no-such");
 }

@@ -6,10 +6,7 @@ use berth_tests::home::Home;
 
 /// The host's namespace of a kind, as `pid:[4026531836]`.
 fn host(kind: &str) -> String {
-    fs::read_link(format!("/proc/self/ns/{kind}"))
-        .unwrap()
-        .display()
-        .to_string()
+    fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string()
 }
 
 fn inside(home: &Home, flags: &str, kind: &str) -> String {
@@ -36,14 +33,8 @@ fn host_namespaces_on_request() {
     ] {
         assert_eq!(inside(&home, flags, kind), host(kind), "{flags}");
     }
-    home.shell("--network nonsense", "true")
-        .run()
-        .code(125)
-        .fails_with("nonsense");
-    home.shell("--pid nonsense", "true")
-        .run()
-        .code(125)
-        .fails_with("nonsense");
+    home.shell("--network nonsense", "true").run().code(125).fails_with("nonsense");
+    home.shell("--pid nonsense", "true").run().code(125).fails_with("nonsense");
 }
 
 #[test]
@@ -55,35 +46,22 @@ fn network_none_has_a_loopback_that_works() {
         assert_eq!(home.prints(flags, talk), "ahoy");
     }
     let host: usize = fs::read_dir("/sys/class/net").unwrap().count();
-    assert_eq!(
-        home.prints("--network host", "ls /sys/class/net | wc -l"),
-        host.to_string()
-    );
+    assert_eq!(home.prints("--network host", "ls /sys/class/net | wc -l"), host.to_string());
 }
 
 #[test]
 fn host_processes_are_visible_with_pid_host_alone() {
     let home = Home::new();
     let me = std::process::id();
-    assert_eq!(
-        home.prints("--pid host", &format!("[ -d /proc/{me} ] && echo seen")),
-        "seen"
-    );
-    assert_eq!(
-        home.prints("", "ps -o pid | wc -l"),
-        "4",
-        "a heading, the shell, ps and wc"
-    );
+    assert_eq!(home.prints("--pid host", &format!("[ -d /proc/{me} ] && echo seen")), "seen");
+    assert_eq!(home.prints("", "ps -o pid | wc -l"), "4", "a heading, the shell, ps and wc");
 }
 
 #[test]
 fn hostname_is_the_given_one_or_the_id() {
     let home = Home::new();
     assert_eq!(
-        home.prints(
-            "--hostname boat",
-            "hostname; echo $(cat /etc/hostname); grep -c boat /etc/hosts"
-        ),
+        home.prints("--hostname boat", "hostname; echo $(cat /etc/hostname); grep -c boat /etc/hosts"),
         "boat\nboat\n1"
     );
     let id = home.detached("", "hostname");
@@ -99,15 +77,9 @@ fn a_user_namespace_on_request() {
     assert_eq!(inside(&home, "", "user"), host("user"));
     let flags = "--userns 200000:65536";
     assert_ne!(inside(&home, flags, "user"), host("user"));
-    assert_eq!(
-        home.prints(flags, "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map"),
-        "0\n0 200000 65536"
-    );
+    assert_eq!(home.prints(flags, "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map"), "0\n0 200000 65536");
     // Root in the container owns its files, and is nobody on the host.
-    assert_eq!(
-        home.prints(flags, "touch /mine && stat -c %u:%g /mine /etc/passwd"),
-        "0:0\n0:0"
-    );
+    assert_eq!(home.prints(flags, "touch /mine && stat -c %u:%g /mine /etc/passwd"), "0:0\n0:0");
     let id = home.detached(flags, "exec sleep 1000");
     let status = fs::read_to_string(format!("/proc/{}/status", home.pid(&id))).unwrap();
     assert!(status.contains("Uid:\t200000\t"), "{status}");
@@ -126,10 +98,7 @@ fn add_host_adds_a_name() {
     let script = "grep -c '^10.1.2.3[[:space:]]*island' /etc/hosts || true";
     assert_eq!(home.prints("--add-host island:10.1.2.3", script), "1");
     assert_eq!(home.prints("", script), "0");
-    home.shell("--add-host island:nowhere", "true")
-        .run()
-        .code(125)
-        .fails_with("nowhere");
+    home.shell("--add-host island:nowhere", "true").run().code(125).fails_with("nowhere");
 }
 
 #[test]

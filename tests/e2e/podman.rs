@@ -11,21 +11,11 @@ fn podman_runs_executes_and_stops_with_berth_oci() {
     let home = Home::empty();
     let podman = Podman::new(&home.scratch());
     let with = |words: &str| podman.with_runtime(&binaries::berth_oci(), words);
-    let _ = podman
-        .command("import --quiet")
-        .arg(fixtures::busybox_rootfs())
-        .arg("localhost/busybox")
-        .ok();
+    let _ = podman.command("import --quiet").arg(fixtures::busybox_rootfs()).arg("localhost/busybox").ok();
 
-    let out = with(&format!("run --rm {RUN} localhost/busybox sh -c"))
-        .arg("echo from podman; exit 7")
-        .run()
-        .code(7);
+    let out = with(&format!("run --rm {RUN} localhost/busybox sh -c")).arg("echo from podman; exit 7").run().code(7);
     assert_eq!(out.text(), "from podman\n");
-    let _ = with(&format!(
-        "run -d --name it {RUN} --memory 64m localhost/busybox sleep 1000"
-    ))
-    .ok();
+    let _ = with(&format!("run -d --name it {RUN} --memory 64m localhost/busybox sleep 1000")).ok();
     let out = with("exec it cat /proc/1/comm").ok();
     assert_eq!(out.text(), "sleep\n");
     let _ = with("exec it sh -c").arg("exit 9").run().code(9);
@@ -34,21 +24,10 @@ fn podman_runs_executes_and_stops_with_berth_oci() {
     let _ = with("pause it").ok();
     let _ = with("unpause it").ok();
     let _ = with("stop -t 1 it").ok();
-    assert_eq!(
-        with("ps -a")
-            .arg("--format={{.Status}}")
-            .ok()
-            .trimmed()
-            .split(' ')
-            .next(),
-        Some("Exited")
-    );
+    assert_eq!(with("ps -a").arg("--format={{.Status}}").ok().trimmed().split(' ').next(), Some("Exited"));
     let _ = with("start it").ok();
     let _ = with("kill it").ok();
     let _ = with("rm -f it").ok();
     let out = with(&format!("run --rm -t {RUN} localhost/busybox tty")).ok();
-    assert!(
-        out.text().contains("/dev/pts/0") || out.text().contains("/dev/console"),
-        "{out:?}"
-    );
+    assert!(out.text().contains("/dev/pts/0") || out.text().contains("/dev/console"), "{out:?}");
 }

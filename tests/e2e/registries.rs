@@ -16,10 +16,7 @@ fn trusting(home: &Home, registry: &Registry, words: &str) -> Cmd {
 }
 
 fn login(home: &Home, registry: &Registry) {
-    let words = format!(
-        "login --username {USER} --password-stdin {}",
-        registry.host()
-    );
+    let words = format!("login --username {USER} --password-stdin {}", registry.host());
     let _ = trusting(home, registry, &words).stdin(PASSWORD).ok();
 }
 
@@ -56,40 +53,19 @@ fn login_pull_and_push() {
     copy_in(&home, &registry, "", "boats/busybox:1");
     let name = registry.reference("boats/busybox:1");
 
-    trusting(&home, &registry, "pull")
-        .arg(&name)
-        .run()
-        .fails_with("login");
-    let words = format!(
-        "login --username {USER} --password-stdin {}",
-        registry.host()
-    );
-    trusting(&home, &registry, &words)
-        .stdin("wrong")
-        .run()
-        .fails_with("");
+    trusting(&home, &registry, "pull").arg(&name).run().fails_with("login");
+    let words = format!("login --username {USER} --password-stdin {}", registry.host());
+    trusting(&home, &registry, &words).stdin("wrong").run().fails_with("");
     login(&home, &registry);
-    home.berth("pull")
-        .arg(&name)
-        .run()
-        .fails_with("certificate");
+    home.berth("pull").arg(&name).run().fails_with("certificate");
 
     let _ = trusting(&home, &registry, "pull").arg(&name).ok();
-    assert_eq!(
-        home.berth("run --rm")
-            .args([&name, "echo", "pulled"])
-            .ok()
-            .text(),
-        "pulled\n"
-    );
+    assert_eq!(home.berth("run --rm").args([&name, "echo", "pulled"]).ok().text(), "pulled\n");
 
     let pushed = registry.reference("other/place:2");
     let _ = home.berth("tag").args([&name, &pushed]).ok();
     let _ = trusting(&home, &registry, "push").arg(&pushed).ok();
-    let inspected = skopeo(&registry, "inspect")
-        .arg(format!("docker://{pushed}"))
-        .ok()
-        .json();
+    let inspected = skopeo(&registry, "inspect").arg(format!("docker://{pushed}")).ok().json();
     assert_eq!(inspected["Layers"].as_array().unwrap().len(), 1);
     let copy = home.scratch().join("copy");
     let _ = Cmd::new("skopeo", "--insecure-policy copy --quiet")
@@ -99,10 +75,8 @@ fn login_pull_and_push() {
         .arg(format!("docker://{pushed}"))
         .arg(format!("oci:{}:it", copy.display()))
         .ok();
-    let _ = Cmd::new("umoci", "unpack --image")
-        .arg(format!("{}:it", copy.display()))
-        .arg(home.scratch().join("b"))
-        .ok();
+    let _ =
+        Cmd::new("umoci", "unpack --image").arg(format!("{}:it", copy.display())).arg(home.scratch().join("b")).ok();
     assert!(home.scratch().join("b/rootfs/bin/busybox").exists());
 }
 
@@ -115,32 +89,15 @@ fn pull_by_digest_and_docker_media_types() {
     copy_layer_in(&home, &registry, "", "zstd:1", Layer::zstd(&rootfs));
     copy_in(&home, &registry, "", "digest:1");
     login(&home, &registry);
-    let digest = skopeo(&registry, "inspect")
-        .arg(format!("docker://{}", registry.reference("digest:1")))
-        .ok()
-        .json();
+    let digest = skopeo(&registry, "inspect").arg(format!("docker://{}", registry.reference("digest:1"))).ok().json();
     let digest = digest["Digest"].as_str().unwrap().to_owned();
-    for name in [
-        "docker:1".to_owned(),
-        "zstd:1".to_owned(),
-        format!("digest@{digest}"),
-    ] {
+    for name in ["docker:1".to_owned(), "zstd:1".to_owned(), format!("digest@{digest}")] {
         let name = registry.reference(&name);
         let _ = trusting(&home, &registry, "pull --quiet").arg(&name).ok();
-        assert_eq!(
-            home.berth("run --rm")
-                .args([&name, "echo", "runs"])
-                .ok()
-                .text(),
-            "runs\n",
-            "{name}"
-        );
+        assert_eq!(home.berth("run --rm").args([&name, "echo", "runs"]).ok().text(), "runs\n", "{name}");
     }
     let wrong = registry.reference(&format!("digest@{}", layout::digest(b"something else")));
-    trusting(&home, &registry, "pull")
-        .arg(&wrong)
-        .run()
-        .fails_with("");
+    trusting(&home, &registry, "pull").arg(&wrong).run().fails_with("");
 }
 
 #[test]
@@ -153,18 +110,11 @@ fn run_pulls_what_is_missing() {
     let name = registry.reference("it:1");
     let run = |pull: &str| {
         let command = home.berth(&format!("run --rm --pull {pull}"));
-        command
-            .args([&name, "echo", "x"])
-            .timeout(Duration::from_mins(3))
-            .run()
+        command.args([&name, "echo", "x"]).timeout(Duration::from_mins(3)).run()
     };
     run("never").code(125).fails_with("it:1");
     let out = run("missing").code(0);
-    assert_eq!(
-        out.text(),
-        "x\n",
-        "progress does not mix with the command's output"
-    );
+    assert_eq!(out.text(), "x\n", "progress does not mix with the command's output");
     assert_eq!(run("always").code(0).text(), "x\n");
     let host = registry.host();
     drop(registry);
@@ -178,24 +128,13 @@ fn eight_pulls_at_once() {
     let registry = Registry::start(&home.scratch());
     copy_in(&home, &registry, "", "it:1");
     login(&home, &registry);
-    let pulls: Vec<_> = (0..8)
-        .map(|_| {
-            trusting(&home, &registry, "pull")
-                .arg(registry.reference("it:1"))
-                .spawn()
-        })
-        .collect();
+    let pulls: Vec<_> =
+        (0..8).map(|_| trusting(&home, &registry, "pull").arg(registry.reference("it:1")).spawn()).collect();
     for pull in pulls {
         let _ = pull.wait().code(0);
     }
     assert_eq!(home.berth("images -q").ok().text().lines().count(), 1);
-    assert_eq!(
-        home.berth("run --rm")
-            .args([&*registry.reference("it:1"), "echo", "x"])
-            .ok()
-            .text(),
-        "x\n"
-    );
+    assert_eq!(home.berth("run --rm").args([&*registry.reference("it:1"), "echo", "x"]).ok().text(), "x\n");
 }
 
 #[test]
@@ -205,17 +144,9 @@ fn logout_forgets() {
     copy_in(&home, &registry, "", "it:1");
     login(&home, &registry);
     let config = home.path().join(".docker/config.json");
-    assert!(
-        fs::read_to_string(&config)
-            .unwrap()
-            .contains(&registry.host())
-    );
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&config).unwrap().permissions());
+    assert!(fs::read_to_string(&config).unwrap().contains(&registry.host()));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&config).unwrap().permissions());
     assert_eq!(mode & 0o077, 0, "others can read the password");
     let _ = home.berth("logout").arg(registry.host()).ok();
-    trusting(&home, &registry, "pull")
-        .arg(registry.reference("it:1"))
-        .run()
-        .fails_with("login");
+    trusting(&home, &registry, "pull").arg(registry.reference("it:1")).run().fails_with("login");
 }

@@ -18,29 +18,18 @@ const PATIENT: Duration = Duration::from_mins(4);
 
 fn image(home: &Home) -> Layout {
     let layout = Layout::new(home.scratch().join("layout"));
-    layout.image(
-        "1",
-        &[Layer::gzip(&fs::read(fixtures::busybox_rootfs()).unwrap())],
-        &json!({ "Cmd": ["sh"] }),
-    );
+    layout.image("1", &[Layer::gzip(&fs::read(fixtures::busybox_rootfs()).unwrap())], &json!({ "Cmd": ["sh"] }));
     layout
 }
 
 fn largest_blob(layout: &Layout) -> String {
-    let blobs = fs::read_dir(layout.path().join("blobs/sha256"))
-        .unwrap()
-        .flatten();
-    let largest = blobs
-        .max_by_key(|entry| entry.metadata().unwrap().len())
-        .unwrap();
+    let blobs = fs::read_dir(layout.path().join("blobs/sha256")).unwrap().flatten();
+    let largest = blobs.max_by_key(|entry| entry.metadata().unwrap().len()).unwrap();
     format!("/blobs/sha256:{}", largest.file_name().to_str().unwrap())
 }
 
 fn pull(home: &Home, server: &FaultServer) -> Output {
-    home.berth("pull")
-        .arg(server.reference("it:1"))
-        .timeout(PATIENT)
-        .run()
+    home.berth("pull").arg(server.reference("it:1")).timeout(PATIENT).run()
 }
 
 #[track_caller]
@@ -61,10 +50,7 @@ fn plain_http_works_on_loopback() {
     let layout = image(&home);
     let server = FaultServer::serve(layout.path(), |_, _| None);
     let _ = pull(&home, &server).code(0);
-    let out = home
-        .berth("run --rm")
-        .args([&*server.reference("it:1"), "echo", "fine"])
-        .ok();
+    let out = home.berth("run --rm").args([&*server.reference("it:1"), "echo", "fine"]).ok();
     assert_eq!(out.text(), "fine\n");
 }
 
@@ -73,24 +59,12 @@ fn refusals_are_told_with_what_to_do() {
     let home = Home::empty();
     let layout = image(&home);
     let realm = "Basic realm=\"test\"";
-    fails(layout.path(), &home, "login", move |_, _| {
-        Some(Response::status(401).header("WWW-Authenticate", realm))
-    });
+    fails(layout.path(), &home, "login", move |_, _| Some(Response::status(401).header("WWW-Authenticate", realm)));
     fails(layout.path(), &home, "it:1", |request, _| {
-        request
-            .path
-            .contains("/manifests/")
-            .then(|| Response::status(404))
+        request.path.contains("/manifests/").then(|| Response::status(404))
     });
-    fails(layout.path(), &home, "", |request, _| {
-        request
-            .path
-            .contains("/blobs/")
-            .then(|| Response::status(404))
-    });
-    fails(layout.path(), &home, "login", |_, _| {
-        Some(Response::status(403))
-    });
+    fails(layout.path(), &home, "", |request, _| request.path.contains("/blobs/").then(|| Response::status(404)));
+    fails(layout.path(), &home, "login", |_, _| Some(Response::status(403)));
 }
 
 #[test]
@@ -111,17 +85,9 @@ fn errors_that_stay_are_given_up() {
     let home = Home::empty();
     let layout = image(&home);
     fails(layout.path(), &home, "429", |request, _| {
-        request
-            .path
-            .contains("/manifests/")
-            .then(|| Response::status(429))
+        request.path.contains("/manifests/").then(|| Response::status(429))
     });
-    fails(layout.path(), &home, "500", |request, _| {
-        request
-            .path
-            .contains("/blobs/")
-            .then(|| Response::status(500))
-    });
+    fails(layout.path(), &home, "500", |request, _| request.path.contains("/blobs/").then(|| Response::status(500)));
 }
 
 #[test]
@@ -131,24 +97,14 @@ fn an_interrupted_blob_is_resumed() {
     let blob = largest_blob(&layout);
     let path = blob.clone();
     let server = FaultServer::serve(layout.path(), move |request, right| {
-        (request.path.ends_with(&path) && request.earlier == 0).then(|| Response {
-            cut_at: Some(right.body.len() / 2),
-            ..right.clone()
-        })
+        (request.path.ends_with(&path) && request.earlier == 0)
+            .then(|| Response { cut_at: Some(right.body.len() / 2), ..right.clone() })
     });
     let _ = pull(&home, &server).code(0);
-    let asked: Vec<_> = server
-        .requests()
-        .into_iter()
-        .filter(|r| r.method == "GET" && r.path.ends_with(&blob))
-        .collect();
+    let asked: Vec<_> =
+        server.requests().into_iter().filter(|r| r.method == "GET" && r.path.ends_with(&blob)).collect();
     assert!(asked.len() >= 2, "{asked:?}");
-    assert!(
-        asked[1..]
-            .iter()
-            .any(|r| r.range.as_deref().is_some_and(|range| range != "bytes=0-")),
-        "{asked:?}"
-    );
+    assert!(asked[1..].iter().any(|r| r.range.as_deref().is_some_and(|range| range != "bytes=0-")), "{asked:?}");
 }
 
 #[test]
@@ -162,22 +118,10 @@ fn a_registry_without_ranges_is_asked_for_the_whole() {
         }
         let body = fs::read(bytes.join(blob["/blobs/".len()..].replace(':', "/"))).unwrap();
         let cut_at = (request.earlier == 0).then_some(body.len() / 2);
-        Some(Response {
-            status: 200,
-            body,
-            cut_at,
-            headers: right.headers.clone(),
-            silent: false,
-        })
+        Some(Response { status: 200, body, cut_at, headers: right.headers.clone(), silent: false })
     });
     let _ = pull(&home, &server).code(0);
-    assert_eq!(
-        home.berth("run --rm")
-            .args([&*server.reference("it:1"), "echo", "x"])
-            .ok()
-            .text(),
-        "x\n"
-    );
+    assert_eq!(home.berth("run --rm").args([&*server.reference("it:1"), "echo", "x"]).ok().text(), "x\n");
 }
 
 #[test]
@@ -195,11 +139,7 @@ fn content_that_is_not_what_was_asked_for() {
     });
     let blob = largest_blob(&layout);
     fails(layout.path(), &home, "", move |request, right| {
-        request.path.ends_with(&blob).then(|| Response {
-            status: 200,
-            body: b"short".to_vec(),
-            ..right.clone()
-        })
+        request.path.ends_with(&blob).then(|| Response { status: 200, body: b"short".to_vec(), ..right.clone() })
     });
     // More than the manifest says, without an end in sight.
     let blob = largest_blob(&layout);
@@ -213,26 +153,13 @@ fn content_that_is_not_what_was_asked_for() {
     // A manifest by digest that is another one.
     let manifest = json!({ "schemaVersion": 2 }).to_string();
     let server = FaultServer::serve(layout.path(), move |request, right| {
-        request
-            .path
-            .contains("/manifests/sha256:")
-            .then(|| Response {
-                body: manifest.clone().into(),
-                ..right.clone()
-            })
+        request.path.contains("/manifests/sha256:").then(|| Response { body: manifest.clone().into(), ..right.clone() })
     });
     let name = server.reference(&format!("it@{}", layout::digest(b"asked for")));
-    home.berth("pull")
-        .arg(name)
-        .timeout(PATIENT)
-        .run()
-        .fails_with("");
+    home.berth("pull").arg(name).timeout(PATIENT).run().fails_with("");
     // A manifest without bounds.
     fails(layout.path(), &home, "", |request, right| {
-        request.path.contains("/manifests/").then(|| Response {
-            body: vec![b' '; 64 << 20],
-            ..right.clone()
-        })
+        request.path.contains("/manifests/").then(|| Response { body: vec![b' '; 64 << 20], ..right.clone() })
     });
 }
 
@@ -242,10 +169,7 @@ fn a_registry_that_falls_silent_is_given_up() {
     let layout = image(&home);
     let blob = largest_blob(&layout);
     fails(layout.path(), &home, "", move |request, right| {
-        request.path.ends_with(&blob).then(|| Response {
-            silent: true,
-            ..right.clone()
-        })
+        request.path.ends_with(&blob).then(|| Response { silent: true, ..right.clone() })
     });
 }
 
@@ -254,53 +178,26 @@ fn an_index_is_searched_for_this_platform() {
     let home = Home::empty();
     let layout = Layout::new(home.scratch().join("layout"));
     let layer = Layer::gzip(&fs::read(fixtures::busybox_rootfs()).unwrap());
-    let mut right = layout.manifest(
-        &layout.config(
-            std::slice::from_ref(&layer),
-            &json!({ "Cmd": ["echo", "mine"] }),
-        ),
-        &[layer],
-    );
+    let mut right =
+        layout.manifest(&layout.config(std::slice::from_ref(&layer), &json!({ "Cmd": ["echo", "mine"] })), &[layer]);
     right["platform"] = json!({ "os": "linux", "architecture": layout::architecture() });
     let other = |os: &str, architecture: &str| {
-        let mut descriptor = layout.blob(
-            layout::MANIFEST,
-            json!({ "other": [os, architecture] })
-                .to_string()
-                .as_bytes(),
-        );
+        let mut descriptor =
+            layout.blob(layout::MANIFEST, json!({ "other": [os, architecture] }).to_string().as_bytes());
         descriptor["platform"] = json!({ "os": os, "architecture": architecture });
         descriptor
     };
-    let others = [
-        other("windows", layout::architecture()),
-        other("linux", "s390x"),
-    ];
+    let others = [other("windows", layout::architecture()), other("linux", "s390x")];
     let index = |manifests: Vec<serde_json::Value>| {
-        let index =
-            json!({ "schemaVersion": 2, "mediaType": layout::INDEX, "manifests": manifests });
+        let index = json!({ "schemaVersion": 2, "mediaType": layout::INDEX, "manifests": manifests });
         layout.blob(layout::INDEX, index.to_string().as_bytes())
     };
-    layout.write_index(&[
-        (
-            "1",
-            index(vec![others[0].clone(), others[1].clone(), right]),
-        ),
-        ("2", index(others.to_vec())),
-    ]);
+    layout
+        .write_index(&[("1", index(vec![others[0].clone(), others[1].clone(), right])), ("2", index(others.to_vec()))]);
     let server = FaultServer::serve(layout.path(), |_, _| None);
     let _ = pull(&home, &server).code(0);
-    assert_eq!(
-        home.berth("run --rm")
-            .arg(server.reference("it:1"))
-            .ok()
-            .text(),
-        "mine\n"
-    );
-    home.berth("pull")
-        .arg(server.reference("it:2"))
-        .run()
-        .fails_with("s390x");
+    assert_eq!(home.berth("run --rm").arg(server.reference("it:1")).ok().text(), "mine\n");
+    home.berth("pull").arg(server.reference("it:2")).run().fails_with("s390x");
 }
 
 #[test]
@@ -311,15 +208,10 @@ fn an_interrupt_while_pulling_leaves_nothing_half() {
     let stall = Arc::new(AtomicBool::new(true));
     let stalled = Arc::clone(&stall);
     let server = FaultServer::serve(layout.path(), move |request, right| {
-        (request.path.ends_with(&blob) && stalled.load(Ordering::Relaxed)).then(|| Response {
-            silent: true,
-            ..right.clone()
-        })
+        (request.path.ends_with(&blob) && stalled.load(Ordering::Relaxed))
+            .then(|| Response { silent: true, ..right.clone() })
     });
-    for signal in [
-        nix::sys::signal::Signal::SIGINT,
-        nix::sys::signal::Signal::SIGKILL,
-    ] {
+    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGKILL] {
         let running = home.berth("pull").arg(server.reference("it:1")).spawn();
         berth_tests::wait::until("the layer is asked for", || {
             server.requests().iter().any(|r| r.path.contains("/blobs/"))

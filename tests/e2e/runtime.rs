@@ -20,24 +20,16 @@ impl Bundle {
         let home = Home::empty();
         let dir = home.scratch();
         fs::create_dir(dir.join("rootfs")).unwrap();
-        let _ = Cmd::new("tar", "-C")
-            .arg(dir.join("rootfs"))
-            .arg("-xf")
-            .arg(fixtures::busybox_rootfs())
-            .ok();
+        let _ = Cmd::new("tar", "-C").arg(dir.join("rootfs")).arg("-xf").arg(fixtures::busybox_rootfs()).ok();
         let mut spec = Cmd::new(binaries::berth_oci(), "spec");
         spec.inner.current_dir(&dir);
         let _ = spec.ok();
-        let mut config: Value =
-            serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+        let mut config: Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
         config["process"]["args"] = json!(args);
         config["process"]["terminal"] = json!(false);
         change(&mut config);
         fs::write(dir.join("config.json"), config.to_string()).unwrap();
-        let id = format!(
-            "berth-test-{}",
-            home.path().file_name().unwrap().to_str().unwrap()
-        );
+        let id = format!("berth-test-{}", home.path().file_name().unwrap().to_str().unwrap());
         Self { home, id }
     }
 
@@ -47,31 +39,19 @@ impl Bundle {
 
     /// `berth-oci --root … WORDS`, where `ID` and `BUNDLE` are replaced.
     fn oci(&self, words: &str) -> Cmd {
-        let words = words
-            .replace("ID", &self.id)
-            .replace("BUNDLE", &self.dir().display().to_string());
-        Cmd::new(
-            binaries::berth_oci(),
-            &format!("--root {}/states {words}", self.dir().display()),
-        )
+        let words = words.replace("ID", &self.id).replace("BUNDLE", &self.dir().display().to_string());
+        Cmd::new(binaries::berth_oci(), &format!("--root {}/states {words}", self.dir().display()))
     }
 
     fn status(&self) -> String {
-        self.oci("state ID").ok().json()["status"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        self.oci("state ID").ok().json()["status"].as_str().unwrap().to_owned()
     }
 
     /// `create`: what it starts keeps the streams, so they are not pipes.
     fn create(&self) {
         let mut command = self.oci("create --bundle BUNDLE --pid-file BUNDLE/pid ID");
         let log = fs::File::create(self.dir().join("output")).unwrap();
-        command
-            .inner
-            .stdin(std::process::Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+        command.inner.stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let status = command.inner.status().unwrap();
         assert!(status.success(), "{}", self.output());
     }
@@ -102,34 +82,18 @@ fn create_start_kill_delete() {
     assert_eq!(bundle.status(), "created");
     assert_eq!(bundle.output(), "", "nothing runs before start");
     let state = bundle.oci("state ID").ok().json();
-    let pid: i64 = fs::read_to_string(bundle.dir().join("pid"))
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    assert_eq!(
-        (&state["pid"], &state["id"]),
-        (&json!(pid), &json!(bundle.id))
-    );
-    assert_eq!(
-        state["bundle"],
-        json!(fs::canonicalize(bundle.dir()).unwrap())
-    );
+    let pid: i64 = fs::read_to_string(bundle.dir().join("pid")).unwrap().trim().parse().unwrap();
+    assert_eq!((&state["pid"], &state["id"]), (&json!(pid), &json!(bundle.id)));
+    assert_eq!(state["bundle"], json!(fs::canonicalize(bundle.dir()).unwrap()));
     let _ = bundle.oci("start ID").ok();
     wait::until("it has started", || bundle.output() == "started\n");
     assert_eq!(bundle.status(), "running");
     bundle.oci("start ID").run().fails_with("");
     bundle.oci("delete ID").run().fails_with("running");
-    bundle
-        .oci("create --bundle BUNDLE ID")
-        .run()
-        .fails_with("exist");
+    bundle.oci("create --bundle BUNDLE ID").run().fails_with("exist");
     assert!(bundle.oci("list").ok().text().contains(&bundle.id));
     assert!(bundle.oci("ps ID").ok().text().contains("sleep"));
-    assert_eq!(
-        bundle.oci("exec ID cat /proc/1/comm").ok().text(),
-        "sleep\n"
-    );
+    assert_eq!(bundle.oci("exec ID cat /proc/1/comm").ok().text(), "sleep\n");
     let _ = bundle.oci("exec ID sh -c").arg("exit 9").run().code(9);
     let _ = bundle.oci("pause ID").ok();
     assert_eq!(bundle.status(), "paused");
@@ -155,13 +119,8 @@ fn hooks_run_in_order() {
     });
     let config = bundle.dir().join("config.json");
     let order = bundle.dir().join("rootfs/order");
-    fs::write(
-        &config,
-        fs::read_to_string(&config)
-            .unwrap()
-            .replace("ORDER=@", &format!("ORDER={}", order.display())),
-    )
-    .unwrap();
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("ORDER=@", &format!("ORDER={}", order.display())))
+        .unwrap();
     let _ = bundle.oci("run --bundle BUNDLE ID").ok();
     let order = fs::read_to_string(order).unwrap();
     let before: Vec<_> = order.lines().filter(|line| *line != "poststart").collect();
@@ -172,34 +131,24 @@ fn hooks_run_in_order() {
 #[test]
 fn a_hook_that_fails_stops_the_creation() {
     let bundle = Bundle::new(&["true"], |config| {
-        config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", "echo no good >&2; exit 3"] }] });
+        config["hooks"] =
+            json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", "echo no good >&2; exit 3"] }] });
     });
-    bundle
-        .oci("run --bundle BUNDLE ID")
-        .run()
-        .fails_with("hook");
+    bundle.oci("run --bundle BUNDLE ID").run().fails_with("hook");
     bundle.oci("state ID").run().fails_with("");
 }
 
 #[test]
 fn a_namespace_by_path_is_joined() {
-    let bundle = Bundle::new(
-        &["readlink", "/proc/self/ns/uts", "/proc/self/ns/net"],
-        |config| {
-            for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
-                if namespace["type"] == "network" {
-                    namespace["path"] = json!("/proc/self/ns/net");
-                }
+    let bundle = Bundle::new(&["readlink", "/proc/self/ns/uts", "/proc/self/ns/net"], |config| {
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == "network" {
+                namespace["path"] = json!("/proc/self/ns/net");
             }
-        },
-    );
+        }
+    });
     let text = bundle.oci("run --bundle BUNDLE ID").ok().text();
-    let host = |kind: &str| {
-        fs::read_link(format!("/proc/self/ns/{kind}"))
-            .unwrap()
-            .display()
-            .to_string()
-    };
+    let host = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
     let lines: Vec<_> = text.lines().collect();
     assert_ne!(lines[0], host("uts"));
     assert_eq!(lines[1], host("net"));
@@ -209,10 +158,7 @@ fn a_namespace_by_path_is_joined() {
 fn errors_go_to_the_log_as_json() {
     let bundle = Bundle::new(&["no-such-command"], |_| ());
     let log = bundle.dir().join("log");
-    let words = format!(
-        "--log {} --log-format json run --bundle BUNDLE ID",
-        log.display()
-    );
+    let words = format!("--log {} --log-format json run --bundle BUNDLE ID", log.display());
     bundle.oci(&words).run().fails_with("no-such-command");
     let line = fs::read_to_string(log).unwrap();
     let entry: Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
@@ -225,28 +171,15 @@ fn bad_bundles_are_refused() {
     let bundle = Bundle::new(&["true"], |_| ());
     let config = bundle.dir().join("config.json");
     let whole = fs::read_to_string(&config).unwrap();
-    for text in [
-        "",
-        "{",
-        "[]",
-        "{}",
-        &whole.replace("rootfs", "no-such-folder"),
-        &whole[..whole.len() / 2],
-    ] {
+    for text in ["", "{", "[]", "{}", &whole.replace("rootfs", "no-such-folder"), &whole[..whole.len() / 2]] {
         fs::write(&config, text).unwrap();
         bundle.oci("run --bundle BUNDLE ID").run().fails_with("");
         bundle.oci("state ID").run().fails_with("");
     }
     fs::remove_file(&config).unwrap();
-    bundle
-        .oci("run --bundle BUNDLE ID")
-        .run()
-        .fails_with("config.json");
+    bundle.oci("run --bundle BUNDLE ID").run().fails_with("config.json");
     fs::write(&config, whole).unwrap();
-    bundle
-        .oci("run --bundle BUNDLE ../escape")
-        .run()
-        .fails_with("../escape");
+    bundle.oci("run --bundle BUNDLE ../escape").run().fails_with("../escape");
     bundle.oci("run --bundle BUNDLE .").run().fails_with("");
 }
 
@@ -255,16 +188,7 @@ fn both_binaries_are_static() {
     for binary in [binaries::berth(), binaries::berth_oci()] {
         let bytes = fs::read(&binary).unwrap();
         // PT_INTERP, the request for a dynamic loader, would name it.
-        assert!(
-            !bytes.windows(9).any(|window| window == b"/ld-linux"),
-            "{}",
-            binary.display()
-        );
+        assert!(!bytes.windows(9).any(|window| window == b"/ld-linux"), "{}", binary.display());
     }
-    assert!(
-        Cmd::new(binaries::berth_oci(), "--version")
-            .ok()
-            .text()
-            .contains("berth-oci")
-    );
+    assert!(Cmd::new(binaries::berth_oci(), "--version").ok().text().contains("berth-oci"));
 }

@@ -26,11 +26,7 @@ fn open_files_of_the_caller_do_not_leak_in() {
     }
     let text = command.ok().text();
     assert!(!text.contains("shadow"), "{text}");
-    assert_eq!(
-        text.lines().next().unwrap().trim(),
-        "4",
-        "three streams and the folder that ls reads: {text}"
-    );
+    assert_eq!(text.lines().next().unwrap().trim(), "4", "three streams and the folder that ls reads: {text}");
 }
 
 #[test]
@@ -39,12 +35,7 @@ fn no_descriptor_leads_out_of_the_container() {
     // CVE-2024-21626: a leaked descriptor of the host as working directory.
     for number in 3..12 {
         let flags = format!("-w /proc/self/fd/{number}");
-        let out = home
-            .shell(
-                &flags,
-                "cd ../../../../../..; ls etc/shadow 2>/dev/null; cat etc/hostname",
-            )
-            .run();
+        let out = home.shell(&flags, "cd ../../../../../..; ls etc/shadow 2>/dev/null; cat etc/hostname").run();
         assert!(!out.text().contains("shadow"), "{number}: {out:?}");
     }
 }
@@ -54,26 +45,15 @@ fn the_keyring_of_the_caller_is_not_the_containers() {
     let home = Home::new();
     // A session keyring of its own, as the default profile denies the calls that would show it.
     let flags = "--security-opt seccomp=unconfined --cap-add SYS_ADMIN";
-    let session = |text: String| {
-        text.lines()
-            .filter(|line| line.contains("_ses"))
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    let session =
+        |text: String| text.lines().filter(|line| line.contains("_ses")).map(str::to_owned).collect::<Vec<_>>();
     let host = session(fs::read_to_string("/proc/keys").unwrap_or_default());
     let inside = session(home.prints(flags, "cat /proc/keys 2>/dev/null || true"));
     for line in &inside {
-        assert!(
-            !host.contains(line),
-            "the caller's session keyring is in the container: {line}"
-        );
+        assert!(!host.contains(line), "the caller's session keyring is in the container: {line}");
     }
     // keyctl(2) and its kin are refused.
-    assert_eq!(
-        home.prints("", "cat /proc/keys 2>/dev/null | wc -l"),
-        "0",
-        "/proc/keys is masked"
-    );
+    assert_eq!(home.prints("", "cat /proc/keys 2>/dev/null | wc -l"), "0", "/proc/keys is masked");
 }
 
 #[test]
@@ -83,20 +63,12 @@ fn masked_and_read_only_paths() {
                   [ -e $f ] && head -c 1 $f | wc -c | grep -v ^0 && echo readable: $f; done; \
                   for d in /proc/acpi /proc/scsi /sys/firmware; do [ -d $d ] && ls -A $d; done; true";
     assert_eq!(home.prints("", script), "");
-    for path in [
-        "/proc/sys/kernel/core_pattern",
-        "/proc/sysrq-trigger",
-        "/proc/irq/default_smp_affinity",
-    ] {
+    for path in ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/irq/default_smp_affinity"] {
         if fs::exists(path).unwrap() {
-            home.shell("", &format!("echo 1 > {path}"))
-                .run()
-                .fails_with("read-only");
+            home.shell("", &format!("echo 1 > {path}")).run().fails_with("read-only");
         }
     }
-    home.shell("", "mkdir /sys/fs/cgroup/x || touch /sys/x")
-        .run()
-        .fails_with("read-only");
+    home.shell("", "mkdir /sys/fs/cgroup/x || touch /sys/x").run().fails_with("read-only");
 }
 
 #[test]
@@ -116,9 +88,7 @@ fn disks_are_out_of_reach() {
         let script = format!("mknod /disk b {major} {minor} && head -c 1 /disk");
         home.shell("", &script).run().fails_with("not permitted");
     }
-    home.shell("", "mknod /mem c 1 1 && head -c 1 /mem")
-        .run()
-        .fails_with("not permitted");
+    home.shell("", "mknod /mem c 1 1 && head -c 1 /mem").run().fails_with("not permitted");
 }
 
 #[test]
@@ -149,19 +119,14 @@ fn system_calls_that_reach_the_kernel_are_refused() {
         assert!(out.exit_code() != 0, "{script} works: {out:?}");
     }
     // With every capability the filter still stands.
-    home.shell("--cap-add ALL", "reboot -f; exit 3")
-        .run()
-        .fails_with("");
+    home.shell("--cap-add ALL", "reboot -f; exit 3").run().fails_with("");
 }
 
 #[test]
 fn the_runtimes_binary_cannot_be_overwritten() {
     // CVE-2019-5736: /proc/PID/exe of a process of the runtime, seen from the container, is the host's binary.
     let home = Home::new();
-    let hash = || {
-        [binaries::berth(), binaries::berth_oci()]
-            .map(|path| layout::digest(&fs::read(path).unwrap()))
-    };
+    let hash = || [binaries::berth(), binaries::berth_oci()].map(|path| layout::digest(&fs::read(path).unwrap()));
     let before = hash();
     let write = "while :; do for p in /proc/[0-9]*; do { echo overwritten > $p/exe; } 2>/dev/null; done; done";
     let _ = home.detached("--name it --cap-add SYS_PTRACE --cap-add ALL", write);
@@ -171,9 +136,7 @@ fn the_runtimes_binary_cannot_be_overwritten() {
         let _ = home.berth("exec it true").run();
     }
     let _ = home.berth("run --rm busybox /proc/self/exe").run();
-    let _ = home
-        .berth("run --rm --entrypoint /proc/self/exe busybox version")
-        .run();
+    let _ = home.berth("run --rm --entrypoint /proc/self/exe busybox version").run();
     assert_eq!(hash(), before);
     let _ = home.berth("version").ok();
 }
@@ -184,27 +147,16 @@ fn setuid_programs_give_nothing() {
     let script = "cp /bin/busybox /su; chmod 4755 /su; ln -s /su /id; \
                   setpriv --reuid 1000 --clear-groups /id -u 2>/dev/null || su berth -c '/id -u'";
     let id = home.prints("", script);
-    assert_eq!(
-        id, "1000",
-        "no_new_privs keeps a setuid program from changing the user"
-    );
+    assert_eq!(id, "1000", "no_new_privs keeps a setuid program from changing the user");
 }
 
 #[test]
 fn proc_shows_only_the_container() {
     let home = Home::new();
-    let processes: usize = home
-        .prints("", "ls -d /proc/[0-9]* | wc -l")
-        .parse()
-        .unwrap();
+    let processes: usize = home.prints("", "ls -d /proc/[0-9]* | wc -l").parse().unwrap();
     assert!(processes <= 3, "more than the shell, ls and wc");
-    home.shell("", "kill -9 2 2>/dev/null; kill -9 1000")
-        .run()
-        .fails_with("no such process");
-    let pid_1 = home.prints(
-        "",
-        "cat /proc/1/environ | tr '\\0' '\\n' | grep -c -i berth_ || true",
-    );
+    home.shell("", "kill -9 2 2>/dev/null; kill -9 1000").run().fails_with("no such process");
+    let pid_1 = home.prints("", "cat /proc/1/environ | tr '\\0' '\\n' | grep -c -i berth_ || true");
     assert_eq!(pid_1, "0");
 }
 
@@ -212,13 +164,7 @@ fn proc_shows_only_the_container() {
 fn core_files_and_oom_scores_are_not_the_callers_business() {
     let home = Home::new();
     assert_eq!(home.prints("", "cat /proc/self/oom_score_adj"), "0");
-    assert_eq!(
-        home.prints(
-            "",
-            "cat /proc/self/attr/current 2>/dev/null | grep -c unconfined || true"
-        ),
-        "0"
-    );
+    assert_eq!(home.prints("", "cat /proc/self/attr/current 2>/dev/null | grep -c unconfined || true"), "0");
 }
 
 #[test]
@@ -238,8 +184,5 @@ fn signal_dispositions_are_the_defaults() {
             Ok(())
         });
     }
-    assert_eq!(
-        command.ok().trimmed(),
-        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000"
-    );
+    assert_eq!(command.ok().trimmed(), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
 }

@@ -13,9 +13,7 @@ fn signals_are_forwarded() {
         (Signal::SIGUSR1, "USR1"),
         (Signal::SIGQUIT, "QUIT"),
     ] {
-        let script = format!(
-            "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.1; done"
-        );
+        let script = format!("trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.1; done");
         let running = home.shell("", &script).spawn();
         running.expect("ready");
         running.signal(signal);
@@ -27,10 +25,7 @@ fn signals_are_forwarded() {
 #[test]
 fn under_init_a_signal_ends_a_command_without_a_handler() {
     let home = Home::new();
-    let running = home
-        .berth("run --rm --init busybox sh -c")
-        .arg("echo ready; exec sleep 1000")
-        .spawn();
+    let running = home.berth("run --rm --init busybox sh -c").arg("echo ready; exec sleep 1000").spawn();
     running.expect("ready");
     running.signal(Signal::SIGTERM);
     let _ = running.wait().code(143);

@@ -16,20 +16,8 @@ fn output_and_error_are_separate() {
 #[test]
 fn standard_input_is_passed_on_with_i_alone() {
     let home = Home::new();
-    assert_eq!(
-        home.berth("run --rm -i busybox cat")
-            .stdin("ahoy\n")
-            .ok()
-            .text(),
-        "ahoy\n"
-    );
-    assert_eq!(
-        home.berth("run --rm busybox cat")
-            .stdin("ahoy\n")
-            .ok()
-            .text(),
-        ""
-    );
+    assert_eq!(home.berth("run --rm -i busybox cat").stdin("ahoy\n").ok().text(), "ahoy\n");
+    assert_eq!(home.berth("run --rm busybox cat").stdin("ahoy\n").ok().text(), "");
 }
 
 #[test]
@@ -40,10 +28,7 @@ fn all_bytes_pass_in_large_amounts() {
     for block in 0_u64..(64 << 20) / 8 {
         data.extend_from_slice(&block.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     }
-    let out = home
-        .berth("run --rm -i busybox tee /dev/stderr")
-        .stdin(data.clone())
-        .ok();
+    let out = home.berth("run --rm -i busybox tee /dev/stderr").stdin(data.clone()).ok();
     let right = layout::digest(&data);
     assert_eq!(layout::digest(&out.stdout), right);
     assert_eq!(layout::digest(&out.stderr), right);
@@ -54,16 +39,10 @@ fn a_reader_that_leaves_ends_the_command() {
     let home = Home::new();
     let mut command = home.berth("run --rm busybox yes");
     let writer = terminal::closed_pipe();
-    command
-        .inner
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .stderr(Stdio::piped());
+    command.inner.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
     let mut child = command.inner.spawn().unwrap();
     drop(command);
-    wait::until("`berth run busybox yes` into a closed pipe ends", || {
-        child.try_wait().unwrap().is_some()
-    });
+    wait::until("`berth run busybox yes` into a closed pipe ends", || child.try_wait().unwrap().is_some());
 }
 
 #[test]
@@ -72,27 +51,17 @@ fn a_closed_standard_input_is_no_obstacle() {
     let script = r#"exec "$0" run --rm busybox echo fine <&-"#;
     let mut command = home.berth("");
     let program = command.inner.get_program().to_owned();
-    let environment: Vec<_> = command
-        .inner
-        .get_envs()
-        .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned())))
-        .collect();
+    let environment: Vec<_> =
+        command.inner.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
     command.inner = std::process::Command::new("sh");
-    command
-        .inner
-        .args(["-c", script])
-        .arg(program)
-        .envs(environment);
+    command.inner.args(["-c", script]).arg(program).envs(environment);
     assert_eq!(command.ok().text(), "fine\n");
 }
 
 #[test]
 fn output_arrives_while_the_command_runs() {
     let home = Home::new();
-    let mut running = home
-        .berth("run --rm -i busybox sh -c")
-        .arg("echo first; read line; echo got $line")
-        .spawn();
+    let mut running = home.berth("run --rm -i busybox sh -c").arg("echo first; read line; echo got $line").spawn();
     running.expect("first");
     running.write("second\n");
     running.expect("got second");
@@ -103,12 +72,7 @@ fn output_arrives_while_the_command_runs() {
 fn the_last_output_is_not_lost() {
     let home = Home::new();
     for _ in 0..10 {
-        let out = home
-            .shell("", "head -c 300000 /dev/zero; echo end >&2")
-            .ok();
-        assert_eq!(
-            (out.stdout.len(), out.stderr_text().as_str()),
-            (300_000, "end\n")
-        );
+        let out = home.shell("", "head -c 300000 /dev/zero; echo end >&2").ok();
+        assert_eq!((out.stdout.len(), out.stderr_text().as_str()), (300_000, "end\n"));
     }
 }

@@ -7,9 +7,7 @@ use berth_tests::wait;
 #[test]
 fn t_gives_a_terminal_of_the_callers_size() {
     let home = Home::new();
-    let command = home
-        .berth("run --rm -it busybox sh -c")
-        .arg("test -t 0 && test -t 1 && stty size; echo TERM=$TERM");
+    let command = home.berth("run --rm -it busybox sh -c").arg("test -t 0 && test -t 1 && stty size; echo TERM=$TERM");
     let mut terminal = Terminal::start(command, 91, 33);
     terminal.expect("33 91");
     terminal.expect("TERM=xterm");
@@ -21,8 +19,7 @@ fn t_gives_a_terminal_of_the_callers_size() {
 fn a_new_window_size_reaches_the_command() {
     let home = Home::new();
     let script = "trap 'echo now $(stty size)' WINCH; echo ready; while :; do sleep 0.1; done";
-    let mut terminal =
-        Terminal::start(home.berth("run --rm -it busybox sh -c").arg(script), 80, 24);
+    let mut terminal = Terminal::start(home.berth("run --rm -it busybox sh -c").arg(script), 80, 24);
     terminal.expect("ready");
     terminal.resize(123, 45);
     terminal.expect("now 45 123");
@@ -59,15 +56,8 @@ fn what_is_typed_arrives_and_the_terminal_is_left_as_it_was() {
 #[test]
 fn t_without_a_terminal_works_in_a_pipe() {
     let home = Home::new();
-    let out = home
-        .berth("run --rm -t busybox sh -c")
-        .arg("test -t 1 && echo yes")
-        .ok();
-    assert_eq!(
-        out.text(),
-        "yes\r\n",
-        "the container's own terminal turns \\n into \\r\\n"
-    );
+    let out = home.berth("run --rm -t busybox sh -c").arg("test -t 1 && echo yes").ok();
+    assert_eq!(out.text(), "yes\r\n", "the container's own terminal turns \\n into \\r\\n");
 }
 
 #[test]
@@ -77,17 +67,11 @@ fn a_program_that_controls_jobs_has_its_terminal() {
     terminal.expect("# ");
     terminal.type_in("sleep 1000\n");
     let name = home.containers().pop().expect("one container");
-    wait::until("sleep is there", || {
-        home.berth("top").arg(&name).run().text().contains("sleep")
-    });
+    wait::until("sleep is there", || home.berth("top").arg(&name).run().text().contains("sleep"));
     terminal.type_in("\x03");
     terminal.type_in("echo $((1 + 130))\n");
     terminal.expect("131");
-    assert!(
-        !terminal.screen().contains("can't access tty"),
-        "{}",
-        terminal.screen()
-    );
+    assert!(!terminal.screen().contains("can't access tty"), "{}", terminal.screen());
     terminal.type_in("exit 0\n");
     assert_eq!(terminal.wait(), 0);
 }

@@ -19,10 +19,7 @@ fn load(home: &Home, layers: impl IntoIterator<Item = Layer>) {
 }
 
 fn prints(home: &Home, script: &str) -> String {
-    home.berth("run --rm image:1 sh -c")
-        .arg(script)
-        .ok()
-        .trimmed()
+    home.berth("run --rm image:1 sh -c").arg(script).ok().trimmed()
 }
 
 #[test]
@@ -32,36 +29,13 @@ fn whiteouts_and_opaque_folders_hide() {
         &home,
         [
             Layer::plain(
-                TarFile::new()
-                    .folder("a/")
-                    .file("a/1", "1")
-                    .file("a/2", "2")
-                    .folder("b/")
-                    .file("b/1", "1")
-                    .finish(),
+                TarFile::new().folder("a/").file("a/1", "1").file("a/2", "2").folder("b/").file("b/1", "1").finish(),
             ),
-            Layer::gzip(
-                &TarFile::new()
-                    .file("a/.wh.1", "")
-                    .file("b/.wh..wh..opq", "")
-                    .file("b/new", "n")
-                    .finish(),
-            ),
-            Layer::zstd(
-                &TarFile::new()
-                    .file("etc/.wh.group", "")
-                    .file(".wh.home", "")
-                    .finish(),
-            ),
+            Layer::gzip(&TarFile::new().file("a/.wh.1", "").file("b/.wh..wh..opq", "").file("b/new", "n").finish()),
+            Layer::zstd(&TarFile::new().file("etc/.wh.group", "").file(".wh.home", "").finish()),
         ],
     );
-    assert_eq!(
-        prints(
-            &home,
-            "ls /a /b; ls -d /etc/group /home 2>/dev/null || true"
-        ),
-        "/a:\n2\n\n/b:\nnew"
-    );
+    assert_eq!(prints(&home, "ls /a /b; ls -d /etc/group /home 2>/dev/null || true"), "/a:\n2\n\n/b:\nnew");
     assert_eq!(prints(&home, "ls -A /b /etc / | grep -c wh || true"), "0");
 }
 
@@ -71,14 +45,7 @@ fn a_file_replaces_a_folder_and_back() {
     load(
         &home,
         [
-            Layer::plain(
-                TarFile::new()
-                    .folder("x/")
-                    .file("x/in", "")
-                    .file("y", "file")
-                    .symlink("z", "etc")
-                    .finish(),
-            ),
+            Layer::plain(TarFile::new().folder("x/").file("x/in", "").file("y", "file").symlink("z", "etc").finish()),
             Layer::plain(
                 TarFile::new()
                     .file("x", "file")
@@ -91,10 +58,7 @@ fn a_file_replaces_a_folder_and_back() {
         ],
     );
     assert_eq!(
-        prints(
-            &home,
-            "cat /x /y/in; ls /z; test -L /z || echo folder; ls /etc/in 2>/dev/null | wc -l"
-        ),
+        prints(&home, "cat /x /y/in; ls /z; test -L /z || echo folder; ls /etc/in 2>/dev/null | wc -l"),
         "fileinin\nfolder\n0"
     );
 }
@@ -105,58 +69,28 @@ fn hard_links_hold_also_across_layers() {
     load(
         &home,
         [
-            Layer::plain(
-                TarFile::new()
-                    .file("one", "content")
-                    .hard_link("two", "one")
-                    .finish(),
-            ),
-            Layer::plain(
-                TarFile::new()
-                    .hard_link("three", "one")
-                    .hard_link("four", "/bin/busybox")
-                    .finish(),
-            ),
+            Layer::plain(TarFile::new().file("one", "content").hard_link("two", "one").finish()),
+            Layer::plain(TarFile::new().hard_link("three", "one").hard_link("four", "/bin/busybox").finish()),
         ],
     );
     assert_eq!(
-        prints(
-            &home,
-            "cat /one /two /three; [ $(stat -c %i /one) = $(stat -c %i /three) ] && echo same"
-        ),
+        prints(&home, "cat /one /two /three; [ $(stat -c %i /one) = $(stat -c %i /three) ] && echo same"),
         "contentcontentcontentsame"
     );
-    assert_eq!(
-        prints(&home, "cmp /four /bin/busybox && echo equal"),
-        "equal"
-    );
+    assert_eq!(prints(&home, "cmp /four /bin/busybox && echo equal"), "equal");
 }
 
 #[test]
 fn owners_modes_and_times_arrive() {
     let home = Home::empty();
-    let meta = |mode| Meta {
-        mode,
-        uid: 4_000_000,
-        gid: 77,
-        mtime: 1_000_000_000,
-    };
+    let meta = |mode| Meta { mode, uid: 4_000_000, gid: 77, mtime: 1_000_000_000 };
     let tar = TarFile::new()
         .pax(&[("uid", b"4000000")])
         .entry(EntryType::Regular, b"setuid", b"", meta(0o6755), b"x")
         .pax(&[("mtime", b"1234567890.123456789")])
         .file("precise", "")
         .pax(&[("uid", b"4000000")])
-        .entry(
-            EntryType::Directory,
-            b"sticky/",
-            b"",
-            Meta {
-                mtime: 1_000_000_000,
-                ..meta(0o1777)
-            },
-            b"",
-        )
+        .entry(EntryType::Directory, b"sticky/", b"", Meta { mtime: 1_000_000_000, ..meta(0o1777) }, b"")
         .file("sticky/inside", "written after its folder");
     load(&home, [Layer::gzip(&tar.finish())]);
     assert_eq!(
@@ -169,16 +103,16 @@ fn owners_modes_and_times_arrive() {
 #[test]
 fn device_nodes_and_fifos_arrive() {
     let home = Home::empty();
-    let tar = TarFile::new()
-        .device(EntryType::Char, "null", 1, 3)
-        .device(EntryType::Block, "disk", 200, 201)
-        .entry(EntryType::Fifo, b"pipe", b"", Meta::mode(0o640), b"");
+    let tar = TarFile::new().device(EntryType::Char, "null", 1, 3).device(EntryType::Block, "disk", 200, 201).entry(
+        EntryType::Fifo,
+        b"pipe",
+        b"",
+        Meta::mode(0o640),
+        b"",
+    );
     load(&home, [Layer::plain(tar.finish())]);
     assert_eq!(
-        prints(
-            &home,
-            "stat -c '%F %t %T' /null /disk; stat -c '%F %a' /pipe; echo x > /null && echo works"
-        ),
+        prints(&home, "stat -c '%F %t %T' /null /disk; stat -c '%F %a' /pipe; echo x > /null && echo works"),
         "character special file 1 3\nblock special file c8 c9\nfifo 640\nworks"
     );
 }
@@ -187,33 +121,18 @@ fn device_nodes_and_fifos_arrive() {
 fn extended_attributes_and_capabilities_arrive() {
     let home = Home::empty();
     // Version 2, effective, CAP_NET_RAW: as setcap(8) writes it.
-    let capability: &[u8] = &[
-        1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    ];
+    let capability: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let tar = TarFile::new()
-        .pax(&[
-            ("SCHILY.xattr.security.capability", capability),
-            ("SCHILY.xattr.user.note", b"a = b\n"),
-        ])
+        .pax(&[("SCHILY.xattr.security.capability", capability), ("SCHILY.xattr.user.note", b"a = b\n")])
         .file("able", "x");
     load(&home, [Layer::gzip(&tar.finish())]);
     let id = home.berth("run -d image:1 sleep 1000").ok().trimmed();
     let path = format!("/proc/{}/root/able", home.pid(&id));
     let read = |name: &str| {
-        let (path, name) = (
-            std::ffi::CString::new(&*path).unwrap(),
-            std::ffi::CString::new(name).unwrap(),
-        );
+        let (path, name) = (std::ffi::CString::new(&*path).unwrap(), std::ffi::CString::new(name).unwrap());
         let mut value = [0_u8; 100];
         // SAFETY: path and name are C strings, and the kernel writes at most the given length.
-        let length = unsafe {
-            libc::getxattr(
-                path.as_ptr(),
-                name.as_ptr(),
-                value.as_mut_ptr().cast(),
-                value.len(),
-            )
-        };
+        let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         value[..usize::try_from(length).expect("the attribute is there")].to_vec()
     };
     assert_eq!(read("security.capability"), capability);
@@ -223,26 +142,11 @@ fn extended_attributes_and_capabilities_arrive() {
 #[test]
 fn long_and_non_utf8_names_arrive() {
     let home = Home::empty();
-    let deep = format!(
-        "{}/{}",
-        vec!["folder-with-a-rather-long-name"; 20].join("/"),
-        "f".repeat(250)
-    );
-    let mut tar = TarFile::new().entry(
-        EntryType::Regular,
-        b"bad-\xff\xfe-name",
-        b"",
-        Meta::mode(0o644),
-        b"latin",
-    );
-    tar = tar
-        .file(&deep, "deep")
-        .symlink("to-deep", &format!("/{deep}"));
+    let deep = format!("{}/{}", vec!["folder-with-a-rather-long-name"; 20].join("/"), "f".repeat(250));
+    let mut tar = TarFile::new().entry(EntryType::Regular, b"bad-\xff\xfe-name", b"", Meta::mode(0o644), b"latin");
+    tar = tar.file(&deep, "deep").symlink("to-deep", &format!("/{deep}"));
     load(&home, [Layer::plain(tar.finish())]);
-    assert_eq!(
-        prints(&home, "cat /bad-$(printf '\\377\\376')-name; cat /to-deep"),
-        "latindeep"
-    );
+    assert_eq!(prints(&home, "cat /bad-$(printf '\\377\\376')-name; cat /to-deep"), "latindeep");
 }
 
 #[test]
@@ -256,30 +160,19 @@ fn gnu_tar_sparse_files_and_long_names_arrive() {
     sparse.set_len(1 << 30).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 1 << 29).unwrap();
     for format in ["gnu", "posix"] {
-        let tar = Cmd::new(
-            "tar",
-            &format!("--create --sparse --format {format} --directory"),
-        )
-        .arg(&tree)
-        .arg(".")
-        .ok();
+        let tar = Cmd::new("tar", &format!("--create --sparse --format {format} --directory")).arg(&tree).arg(".").ok();
         let home = Home::empty();
         load(&home, [Layer::gzip(&tar.stdout)]);
         assert_eq!(
             prints(
                 &home,
-                &format!(
-                    "cat /{long}; stat -c %s /sparse; dd if=/sparse bs=1 skip=536870912 count=6 2>/dev/null"
-                )
+                &format!("cat /{long}; stat -c %s /sparse; dd if=/sparse bs=1 skip=536870912 count=6 2>/dev/null")
             ),
             "long1073741824\nmiddle",
             "{format}"
         );
         let blocks: u64 = prints(&home, "stat -c %b /sparse").parse().unwrap();
-        assert!(
-            blocks < 10_000,
-            "{format}: the holes were filled: {blocks} blocks"
-        );
+        assert!(blocks < 10_000, "{format}: the holes were filled: {blocks} blocks");
     }
 }
 
@@ -294,16 +187,9 @@ fn a_layer_shared_by_two_images_is_kept_once() {
         let _ = home.berth("load -i").arg(layout.path()).ok();
     }
     for name in ["first", "second"] {
-        assert_eq!(
-            home.berth(&format!("run --rm {name}:1 cat /name"))
-                .ok()
-                .text(),
-            name
-        );
+        assert_eq!(home.berth(&format!("run --rm {name}:1 cat /name")).ok().text(), name);
     }
-    let layers = fs::read_dir(home.data().join("images/layers"))
-        .unwrap()
-        .count();
+    let layers = fs::read_dir(home.data().join("images/layers")).unwrap().count();
     assert_eq!(layers, 3, "one base and two tops");
 }
 
@@ -314,11 +200,7 @@ fn an_image_without_usual_folders_runs() {
     let busybox = fs::read("/bin/busybox").unwrap();
     let meta = Meta::mode(0o755);
     let tar = TarFile::new().entry(EntryType::Regular, b"busybox", b"", meta, &busybox);
-    layout.image(
-        "bare:1",
-        &[Layer::plain(tar.finish())],
-        &json!({ "Entrypoint": ["/busybox"], "Cmd": ["pwd"] }),
-    );
+    layout.image("bare:1", &[Layer::plain(tar.finish())], &json!({ "Entrypoint": ["/busybox"], "Cmd": ["pwd"] }));
     let _ = home.berth("load -i").arg(layout.path()).ok();
     assert_eq!(home.berth("run --rm bare:1").ok().text(), "/\n");
     assert_eq!(home.berth("run --rm bare:1 id -u").ok().text(), "0\n");
@@ -336,17 +218,10 @@ fn the_images_configuration_is_followed() {
     let base = Layer::gzip(&fs::read(fixtures::busybox_rootfs()).unwrap());
     layout.image("full:1", &[base], &config);
     let _ = home.berth("load -i").arg(layout.path()).ok();
-    assert_eq!(
-        home.berth("run --rm full:1").ok().trimmed(),
-        "default  1 image 1000 /work/here"
-    );
-    let out = home
-        .berth("run --rm -e BOTH=flag -u 0 -w / full:1 other words")
-        .ok();
+    assert_eq!(home.berth("run --rm full:1").ok().trimmed(), "default  1 image 1000 /work/here");
+    let out = home.berth("run --rm -e BOTH=flag -u 0 -w / full:1 other words").ok();
     assert_eq!(out.trimmed(), "other words 1 flag 0 /");
-    let out = home
-        .berth("run --rm --entrypoint grep full:1 -c /volume /proc/mounts")
-        .ok();
+    let out = home.berth("run --rm --entrypoint grep full:1 -c /volume /proc/mounts").ok();
     assert_eq!(out.trimmed(), "1", "a volume of the image is mounted");
     let _ = home.berth("run --name it full:1").ok();
     assert_eq!(home.inspect("it")["Config"]["Labels"]["from"], "image");

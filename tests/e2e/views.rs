@@ -12,9 +12,7 @@ fn documents(text: &str) -> Vec<Value> {
             one => vec![one],
         };
     }
-    let parse = |line: &str| {
-        serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line:?} of:\n{text}"))
-    };
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line:?} of:\n{text}"));
     text.lines().map(parse).collect()
 }
 
@@ -37,10 +35,7 @@ fn format_json_parses_everywhere() {
         "version",
     ] {
         let text = home.berth(command).args(["--format", "json"]).ok().text();
-        assert!(
-            !text.trim().is_empty() || command == "diff it",
-            "{command} prints nothing"
-        );
+        assert!(!text.trim().is_empty() || command == "diff it", "{command} prints nothing");
         let _ = documents(&text);
     }
     // Those that end only with the container, or print when something happens.
@@ -48,18 +43,8 @@ fn format_json_parses_everywhere() {
     events.expect("start");
     events.signal(nix::sys::signal::Signal::SIGINT);
     let events = events.wait();
-    assert!(
-        documents(&events.text())
-            .iter()
-            .any(|event| event.to_string().contains(&id)),
-        "{events:?}"
-    );
-    for command in [
-        "rm -f it",
-        "image prune -f",
-        "system prune -f",
-        "rmi -f busybox",
-    ] {
+    assert!(documents(&events.text()).iter().any(|event| event.to_string().contains(&id)), "{events:?}");
+    for command in ["rm -f it", "image prune -f", "system prune -f", "rmi -f busybox"] {
         let text = home.berth(command).args(["--format", "json"]).ok().text();
         let _ = documents(&text);
     }
@@ -70,22 +55,12 @@ fn ps_lists_what_runs_and_with_a_everything() {
     let home = Home::new();
     assert_eq!(home.berth("ps -q").ok().text(), "");
     let running = home.detached("--name runs", "exec sleep 1000");
-    let _ = home
-        .berth("run --name ended busybox sh -c")
-        .arg("exit 3")
-        .run()
-        .code(3);
+    let _ = home.berth("run --name ended busybox sh -c").arg("exit 3").run().code(3);
     let text = home.berth("ps").ok().text();
-    assert!(
-        text.contains("runs") && text.contains(&running[..12]) && text.contains("busybox"),
-        "{text}"
-    );
+    assert!(text.contains("runs") && text.contains(&running[..12]) && text.contains("busybox"), "{text}");
     assert!(!text.contains("ended"), "{text}");
     let text = home.berth("ps -a").ok().text();
-    assert!(
-        text.contains("ended") && text.contains("Exited (3)"),
-        "{text}"
-    );
+    assert!(text.contains("ended") && text.contains("Exited (3)"), "{text}");
     assert_eq!(home.berth("ps -q").ok().trimmed(), running[..12]);
     assert_eq!(home.berth("ps -q --no-trunc").ok().trimmed(), running);
     let list = documents(&home.berth("ps -a --format json").ok().text());
@@ -95,10 +70,7 @@ fn ps_lists_what_runs_and_with_a_everything() {
 #[test]
 fn inspect_tells_what_was_asked_for() {
     let home = Home::new();
-    let id = home.detached(
-        "--name it --memory 32m -e A=b -w /tmp --hostname boat",
-        "exec sleep 1000",
-    );
+    let id = home.detached("--name it --memory 32m -e A=b -w /tmp --hostname boat", "exec sleep 1000");
     let info = home.inspect("it");
     assert_eq!(info["Id"], *id);
     assert_eq!(info["Name"].as_str().unwrap().trim_start_matches('/'), "it");
@@ -106,12 +78,7 @@ fn inspect_tells_what_was_asked_for() {
     assert_eq!(info["State"]["Running"], true);
     assert_eq!(info["Config"]["Hostname"], "boat");
     assert_eq!(info["Config"]["WorkingDir"], "/tmp");
-    assert!(
-        info["Config"]["Env"]
-            .as_array()
-            .unwrap()
-            .contains(&"A=b".into())
-    );
+    assert!(info["Config"]["Env"].as_array().unwrap().contains(&"A=b".into()));
     assert_eq!(info["HostConfig"]["Memory"], 32 << 20);
     let pid = info["State"]["Pid"].as_i64().unwrap();
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
@@ -121,15 +88,9 @@ fn inspect_tells_what_was_asked_for() {
 #[test]
 fn stats_shows_use() {
     let home = Home::new();
-    let _ = home.detached(
-        "--name it --memory 64m --pids-limit 20",
-        "while :; do :; done",
-    );
+    let _ = home.detached("--name it --memory 64m --pids-limit 20", "while :; do :; done");
     let text = home.berth("stats --no-stream it").ok().text();
-    assert!(
-        text.contains("it") && text.contains('%') && text.contains("64"),
-        "{text}"
-    );
+    assert!(text.contains("it") && text.contains('%') && text.contains("64"), "{text}");
     let live = home.berth("stats it").spawn();
     live.expect("it");
     live.signal(nix::sys::signal::Signal::SIGINT);
@@ -145,10 +106,7 @@ fn top_lists_processes() {
         text.contains("sleep 1000") && text.contains("sleep 2000")
     });
     let text = home.berth("top it").ok().text();
-    assert!(
-        text.contains(&home.pid(&id).to_string()),
-        "process ids are the host's: {text}"
-    );
+    assert!(text.contains(&home.pid(&id).to_string()), "process ids are the host's: {text}");
 }
 
 #[test]
@@ -173,10 +131,7 @@ fn events_tell_the_life_of_a_container() {
 fn info_and_version_tell() {
     let home = Home::new();
     let info = home.berth("info").ok().text();
-    assert!(
-        info.contains(&*home.data().to_string_lossy()) && info.to_lowercase().contains("cgroup"),
-        "{info}"
-    );
+    assert!(info.contains(&*home.data().to_string_lossy()) && info.to_lowercase().contains("cgroup"), "{info}");
     let version = home.berth("version").ok().text();
     assert!(version.contains("0.1.0"), "{version}");
     assert!(home.berth("--version").ok().text().contains("0.1.0"));
@@ -189,15 +144,11 @@ fn completion_is_a_script_the_shell_takes() {
         let script = home.berth("completion").arg(shell).ok().text();
         assert!(script.contains("berth") && script.len() > 1000, "{shell}");
         if shell == "bash" {
-            let out = berth_tests::command::Cmd::new("bash", "-n")
-                .stdin(script)
-                .ok();
+            let out = berth_tests::command::Cmd::new("bash", "-n").stdin(script).ok();
             assert_eq!(out.stderr_text(), "");
         }
     }
-    home.berth("completion nonsense")
-        .run()
-        .fails_with("nonsense");
+    home.berth("completion nonsense").run().fails_with("nonsense");
 }
 
 #[test]
@@ -249,11 +200,7 @@ fn help_is_there_for_everything() {
 fn system_prune_removes_what_is_not_used() {
     let home = Home::new();
     let unused = layout::Layout::new(home.scratch().join("unused"));
-    let layer = layout::Layer::plain(
-        berth_tests::tar_file::TarFile::new()
-            .file("x", "x")
-            .finish(),
-    );
+    let layer = layout::Layer::plain(berth_tests::tar_file::TarFile::new().file("x", "x").finish());
     unused.image("unused:1", &[layer], &serde_json::json!({}));
     let _ = home.berth("load -i").arg(unused.path()).ok();
     let _ = home.detached("--name runs", "exec sleep 1000");
@@ -264,9 +211,7 @@ fn system_prune_removes_what_is_not_used() {
     let _ = home.berth("image inspect busybox").ok();
     let _ = home.berth("image inspect unused:1").ok();
     let _ = home.berth("system prune -f -a").ok();
-    home.berth("image inspect unused:1")
-        .run()
-        .fails_with("unused:1");
+    home.berth("image inspect unused:1").run().fails_with("unused:1");
     let _ = home.berth("image inspect busybox").ok();
     assert_eq!(home.berth("exec runs echo alive").ok().trimmed(), "alive");
 }
@@ -276,22 +221,10 @@ fn ps_filters() {
     let home = Home::new();
     let running = home.detached("--name runs --label kind=boat", "exec sleep 1000");
     let _ = home.berth("run --name ended busybox true").ok();
-    let names = |filter: &str| {
-        home.berth("ps -a -q --no-trunc --filter")
-            .arg(filter)
-            .ok()
-            .trimmed()
-    };
-    for filter in [
-        "status=running",
-        "name=runs",
-        "label=kind",
-        "label=kind=boat",
-    ] {
+    let names = |filter: &str| home.berth("ps -a -q --no-trunc --filter").arg(filter).ok().trimmed();
+    for filter in ["status=running", "name=runs", "label=kind", "label=kind=boat"] {
         assert_eq!(names(filter), running, "{filter}");
     }
     assert_eq!(names("label=kind=other"), "");
-    home.berth("ps --filter nonsense=1")
-        .run()
-        .fails_with("nonsense");
+    home.berth("ps --filter nonsense=1").run().fails_with("nonsense");
 }

@@ -14,25 +14,12 @@ pub fn dir() -> &'static Path {
         }
         let dir = profile_dir();
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "berth",
-                "-p",
-                "berth-runtime",
-                "--bins",
-            ])
-            .current_dir(workspace());
+        build.args(["build", "--quiet", "-p", "berth", "-p", "berth-runtime", "--bins"]).current_dir(workspace());
         if dir.ends_with("release") {
             build.arg("--release");
         }
         let status = build.status().expect("cargo can be started");
-        assert!(
-            status.success(),
-            "cargo build of the binaries under test failed"
-        );
+        assert!(status.success(), "cargo build of the binaries under test failed");
         dir
     })
 }
@@ -49,9 +36,7 @@ pub fn berth_oci() -> PathBuf {
 
 /// The root of the source tree.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate is a folder of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace")
 }
 
 /// Where fixtures are kept from one test run to the next: in the target directory.
@@ -62,8 +47,5 @@ pub fn fixtures_dir() -> PathBuf {
 /// `…/target/<host>/<profile>`, from the path of the test that runs, `…/<profile>/deps/e2e-…`.
 fn profile_dir() -> PathBuf {
     let test = std::env::current_exe().expect("/proc is mounted");
-    test.ancestors()
-        .nth(2)
-        .expect("cargo puts tests into <profile>/deps")
-        .to_owned()
+    test.ancestors().nth(2).expect("cargo puts tests into <profile>/deps").to_owned()
 }

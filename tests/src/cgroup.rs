@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 pub fn read(pid: i64, controller: &str, v1: &str, v2: &str) -> String {
     let (folder, is_v1) = folder(pid, controller);
     let path = folder.join(if is_v1 { v1 } else { v2 });
-    let text = fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     text.trim().to_owned()
 }
 
@@ -27,15 +26,9 @@ fn folder(pid: i64, controller: &str) -> (PathBuf, bool) {
         if let (Some(names), Some(path)) = (fields.next(), fields.next())
             && names.split(',').any(|name| name == controller)
         {
-            return (
-                root.join(controller).join(path.trim_start_matches('/')),
-                true,
-            );
+            return (root.join(controller).join(path.trim_start_matches('/')), true);
         }
     }
-    let path = table
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .expect("a v2 hierarchy");
+    let path = table.lines().find_map(|line| line.strip_prefix("0::/")).expect("a v2 hierarchy");
     (root.join(path), false)
 }

@@ -56,11 +56,7 @@ impl Cmd {
     pub fn new(program: impl AsRef<OsStr>, words: &str) -> Self {
         let mut inner = Command::new(program);
         inner.args(words.split_whitespace());
-        Self {
-            inner,
-            stdin: Vec::new(),
-            timeout: TIMEOUT,
-        }
+        Self { inner, stdin: Vec::new(), timeout: TIMEOUT }
     }
 
     /// Adds one argument as it is.
@@ -118,25 +114,12 @@ impl Cmd {
     /// Starts it, with all three standard streams on pipes.
     pub fn spawn(mut self) -> Running {
         let line = format!("{:?}", self.inner);
-        self.inner
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = self
-            .inner
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.inner.spawn().unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
         let stdin = child.stdin.take();
         let stdout = Captured::of(child.stdout.take().expect("it is a pipe"));
         let stderr = Captured::of(child.stderr.take().expect("it is a pipe"));
-        Running {
-            line,
-            child,
-            stdin,
-            stdout,
-            stderr,
-            timeout: self.timeout,
-        }
+        Running { line, child, stdin, stdout, stderr, timeout: self.timeout }
     }
 }
 
@@ -148,16 +131,13 @@ impl Running {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal)
-            .unwrap_or_else(|error| panic!("cannot send {signal} to {}: {error}", self.line));
+        kill(self.pid(), signal).unwrap_or_else(|error| panic!("cannot send {signal} to {}: {error}", self.line));
     }
 
     /// Writes to its standard input.
     pub fn write(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is still open");
-        stdin
-            .write_all(text.as_bytes())
-            .unwrap_or_else(|error| panic!("cannot write to {}: {error}", self.line));
+        stdin.write_all(text.as_bytes()).unwrap_or_else(|error| panic!("cannot write to {}: {error}", self.line));
     }
 
     /// Closes its standard input.
@@ -204,12 +184,7 @@ impl Running {
             );
         };
         let line = self.line.clone();
-        Output {
-            stdout: self.stdout.finish(&line),
-            stderr: self.stderr.finish(&line),
-            line,
-            status,
-        }
+        Output { stdout: self.stdout.finish(&line), stderr: self.stderr.finish(&line), line, status }
     }
 }
 
@@ -229,15 +204,10 @@ impl Captured {
         let reader = std::thread::spawn(move || {
             let mut buffer = vec![0; 65536];
             while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                sink.lock()
-                    .expect("no holder panics")
-                    .extend_from_slice(&buffer[..count]);
+                sink.lock().expect("no holder panics").extend_from_slice(&buffer[..count]);
             }
         });
-        Self {
-            bytes,
-            reader: Some(reader),
-        }
+        Self { bytes, reader: Some(reader) }
     }
 
     fn text(&self) -> String {
@@ -259,21 +229,14 @@ impl Captured {
 impl Output {
     /// The exit code, 128+n for signal n.
     pub fn exit_code(&self) -> i32 {
-        self.status
-            .code()
-            .or_else(|| self.status.signal().map(|n| 128 + n))
-            .expect("it has ended")
+        self.status.code().or_else(|| self.status.signal().map(|n| 128 + n)).expect("it has ended")
     }
 
     /// Insists on an exit code.
     #[must_use]
     #[track_caller]
     pub fn code(self, code: i32) -> Self {
-        assert!(
-            self.exit_code() == code,
-            "exit code {} instead of {code}: {self:?}",
-            self.exit_code()
-        );
+        assert!(self.exit_code() == code, "exit code {} instead of {code}: {self:?}", self.exit_code());
         self
     }
 
@@ -283,10 +246,7 @@ impl Output {
         assert!(self.exit_code() != 0, "it should have failed: {self:?}");
         let said = self.stderr_text();
         assert!(!said.contains("panicked at"), "it panicked: {self:?}");
-        assert!(
-            said.to_lowercase().contains(&text.to_lowercase()),
-            "the error does not say {text:?}: {self:?}"
-        );
+        assert!(said.to_lowercase().contains(&text.to_lowercase()), "the error does not say {text:?}: {self:?}");
     }
 
     /// Standard output as text.
@@ -307,8 +267,7 @@ impl Output {
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.stdout)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 }
 
@@ -316,11 +275,7 @@ impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shorten = |bytes: &[u8]| {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
-            if bytes.len() > 4096 {
-                format!("{text}… ({} bytes)", bytes.len())
-            } else {
-                text
-            }
+            if bytes.len() > 4096 { format!("{text}… ({} bytes)", bytes.len()) } else { text }
         };
         write!(
             f,

@@ -44,10 +44,7 @@ pub struct Response {
 impl Response {
     /// A status without content.
     pub fn status(status: u16) -> Self {
-        Self {
-            status,
-            ..Self::default()
-        }
+        Self { status, ..Self::default() }
     }
 
     /// Adds a header.
@@ -81,8 +78,7 @@ impl FaultServer {
         let fault: Arc<Fault> = Arc::new(fault);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (log, layout, fault) =
-                    (Arc::clone(&log), Arc::clone(&layout), Arc::clone(&fault));
+                let (log, layout, fault) = (Arc::clone(&log), Arc::clone(&layout), Arc::clone(&fault));
                 std::thread::spawn(move || converse(stream, &layout, &*fault, &log));
             }
         });
@@ -106,20 +102,14 @@ impl FaultServer {
 }
 
 /// Answers the requests of one connection until either side is done.
-fn converse(
-    stream: TcpStream,
-    layout: &Path,
-    fault: &Fault,
-    log: &Mutex<Vec<Request>>,
-) -> Option<()> {
+fn converse(stream: TcpStream, layout: &Path, fault: &Fault, log: &Mutex<Vec<Request>>) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut request = read_request(&mut reader)?;
         {
             let mut log = log.lock().expect("no holder panics");
-            let same =
-                |other: &&Request| other.method == request.method && other.path == request.path;
+            let same = |other: &&Request| other.method == request.method && other.path == request.path;
             request.earlier = log.iter().filter(same).count();
             log.push(request.clone());
         }
@@ -132,19 +122,11 @@ fn converse(
         }
         let mut head = vec![format!("HTTP/1.1 {} X", response.status)];
         head.push(format!("Content-Length: {}", response.body.len()));
-        head.extend(
-            response
-                .headers
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}")),
-        );
+        head.extend(response.headers.iter().map(|(name, value)| format!("{name}: {value}")));
         let head = head.join("\r\n") + "\r\n\r\n";
         writer.write_all(head.as_bytes()).ok()?;
         if request.method != "HEAD" {
-            let end = response
-                .cut_at
-                .unwrap_or(response.body.len())
-                .min(response.body.len());
+            let end = response.cut_at.unwrap_or(response.body.len()).min(response.body.len());
             writer.write_all(&response.body[..end]).ok()?;
         }
         if response.cut_at.is_some() {
@@ -156,16 +138,10 @@ fn converse(
 
 fn read_request(reader: &mut impl BufRead) -> Option<Request> {
     let mut line = String::new();
-    reader
-        .read_line(&mut line)
-        .ok()
-        .filter(|count| *count > 0)?;
+    reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
     let mut words = line.split_whitespace();
-    let mut request = Request {
-        method: words.next()?.to_owned(),
-        path: words.next()?.to_owned(),
-        ..Request::default()
-    };
+    let mut request =
+        Request { method: words.next()?.to_owned(), path: words.next()?.to_owned(), ..Request::default() };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -183,36 +159,21 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
 
 /// The right answer to a request, as the distribution specification has it.
 fn answer(layout: &Path, request: &Request) -> Response {
-    let not_found = Response {
-        body: br#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#.to_vec(),
-        ..Response::status(404)
-    };
+    let not_found = Response { body: br#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#.to_vec(), ..Response::status(404) };
     if request.path == "/v2/" {
         return Response::status(200);
     }
     let blob = |digest: &str| fs::read(layout.join("blobs").join(digest.replace(':', "/"))).ok();
     if let Some((_, reference)) = request.path.split_once("/manifests/") {
-        let digest = if reference.starts_with("sha256:") {
-            Some(reference.to_owned())
-        } else {
-            tag(layout, reference)
-        };
-        let Some((digest, body)) =
-            digest.and_then(|digest| blob(&digest).map(|body| (digest, body)))
-        else {
+        let digest = if reference.starts_with("sha256:") { Some(reference.to_owned()) } else { tag(layout, reference) };
+        let Some((digest, body)) = digest.and_then(|digest| blob(&digest).map(|body| (digest, body))) else {
             return not_found;
         };
         let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let media_type = parsed["mediaType"]
-            .as_str()
-            .unwrap_or(layout::MANIFEST)
-            .to_owned();
-        return Response {
-            body,
-            ..Response::status(200)
-        }
-        .header("Content-Type", &media_type)
-        .header("Docker-Content-Digest", &digest);
+        let media_type = parsed["mediaType"].as_str().unwrap_or(layout::MANIFEST).to_owned();
+        return Response { body, ..Response::status(200) }
+            .header("Content-Type", &media_type)
+            .header("Docker-Content-Digest", &digest);
     }
     if let Some((_, digest)) = request.path.split_once("/blobs/") {
         let Some(body) = blob(digest) else {
@@ -221,20 +182,12 @@ fn answer(layout: &Path, request: &Request) -> Response {
         let response = Response::status(200).header("Content-Type", "application/octet-stream");
         let start = request.range.as_deref().and_then(|range| {
             let (start, _) = range.strip_prefix("bytes=")?.split_once('-')?;
-            start
-                .parse::<usize>()
-                .ok()
-                .filter(|start| *start < body.len())
+            start.parse::<usize>().ok().filter(|start| *start < body.len())
         });
         return match start {
             Some(start) => {
                 let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
-                Response {
-                    status: 206,
-                    body: body[start..].to_vec(),
-                    ..response
-                }
-                .header("Content-Range", &range)
+                Response { status: 206, body: body[start..].to_vec(), ..response }.header("Content-Range", &range)
             }
             None => Response { body, ..response },
         };
@@ -246,8 +199,6 @@ fn answer(layout: &Path, request: &Request) -> Response {
 fn tag(layout: &Path, tag: &str) -> Option<String> {
     let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).ok()?).ok()?;
     let manifests = index["manifests"].as_array()?;
-    let entry = manifests
-        .iter()
-        .find(|m| m["annotations"]["org.opencontainers.image.ref.name"] == tag)?;
+    let entry = manifests.iter().find(|m| m["annotations"]["org.opencontainers.image.ref.name"] == tag)?;
     entry["digest"].as_str().map(str::to_owned)
 }

@@ -19,44 +19,26 @@ pub fn busybox_rootfs() -> &'static Path {
 /// Python 3 and removed files.
 pub fn debian_layout() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        made_by(
-            "debian",
-            "debian-image",
-            &["latest", "python3-minimal libpython3-stdlib"],
-        )
-    })
+    PATH.get_or_init(|| made_by("debian", "debian-image", &["latest", "python3-minimal libpython3-stdlib"]))
 }
 
 /// The fixture `name`, made by `scripts/SCRIPT PATH ARGS…` unless it is there and newer than the script.
 fn made_by(name: &str, script: &str, args: &[&str]) -> PathBuf {
     let dir = binaries::fixtures_dir();
     fs::create_dir_all(&dir).expect("a folder for fixtures in the target directory");
-    let lock = File::create(dir.join(format!("{name}.lock")))
-        .expect("a lock file in the target directory");
+    let lock = File::create(dir.join(format!("{name}.lock"))).expect("a lock file in the target directory");
     // Other test processes wait here for the one that makes it.
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .expect("flock works");
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).expect("flock works");
 
     let path = dir.join(name);
     let script = binaries::workspace().join("scripts").join(script);
     let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
-    let fresh =
-        matches!((changed(&path), changed(&script)), (Ok(made), Ok(written)) if made >= written);
+    let fresh = matches!((changed(&path), changed(&script)), (Ok(made), Ok(written)) if made >= written);
     if !fresh {
         let _ = fs::remove_dir_all(&path);
         eprintln!("making the fixture {name}");
-        let status = Command::new(&script)
-            .arg(&path)
-            .args(args)
-            .status()
-            .expect("the script can be started");
-        assert!(
-            status.success(),
-            "{} failed: does scripts/setup test say that all is there?",
-            script.display()
-        );
+        let status = Command::new(&script).arg(&path).args(args).status().expect("the script can be started");
+        assert!(status.success(), "{} failed: does scripts/setup test say that all is there?", script.display());
     }
     path
 }

@@ -18,19 +18,13 @@ impl Home {
     /// Roots that hold the image `busybox`.
     pub fn new() -> Self {
         let home = Self::empty();
-        home.berth("import")
-            .arg(fixtures::busybox_rootfs())
-            .arg("busybox")
-            .ok();
+        home.berth("import").arg(fixtures::busybox_rootfs()).arg("busybox").ok();
         home
     }
 
     /// Roots with nothing in them.
     pub fn empty() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("berth-test-")
-            .tempdir()
-            .expect("room for temporary files");
+        let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().expect("room for temporary files");
         Self { dir }
     }
 
@@ -64,17 +58,13 @@ impl Home {
             // Credentials and configuration of whoever runs the tests have no say.
             .env("HOME", self.dir.path())
             .env("XDG_CONFIG_HOME", self.dir.path().join("config"));
-        command
-            .inner
-            .env_remove("DOCKER_CONFIG")
-            .env_remove("SSL_CERT_FILE");
+        command.inner.env_remove("DOCKER_CONFIG").env_remove("SSL_CERT_FILE");
         command
     }
 
     /// `berth run --rm FLAGS busybox sh -c SCRIPT`
     pub fn shell(&self, flags: &str, script: &str) -> Cmd {
-        self.berth(&format!("run --rm {flags} busybox sh -c"))
-            .arg(script)
+        self.berth(&format!("run --rm {flags} busybox sh -c")).arg(script)
     }
 
     /// What [`Home::shell`] prints, without white space at its ends. It must succeed.
@@ -86,16 +76,8 @@ impl Home {
     /// `berth run -d FLAGS busybox sh -c SCRIPT`: the container's id.
     #[track_caller]
     pub fn detached(&self, flags: &str, script: &str) -> String {
-        let id = self
-            .berth(&format!("run -d {flags} busybox sh -c"))
-            .arg(script)
-            .run()
-            .code(0)
-            .trimmed();
-        assert!(
-            id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()),
-            "not a container id: {id:?}"
-        );
+        let id = self.berth(&format!("run -d {flags} busybox sh -c")).arg(script).run().code(0).trimmed();
+        assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()), "not a container id: {id:?}");
         id
     }
 
@@ -109,28 +91,19 @@ impl Home {
     /// `State.Status` of a container.
     #[track_caller]
     pub fn status(&self, container: &str) -> String {
-        self.inspect(container)["State"]["Status"]
-            .as_str()
-            .expect("State.Status is text")
-            .to_owned()
+        self.inspect(container)["State"]["Status"].as_str().expect("State.Status is text").to_owned()
     }
 
     /// Process id, on the host, of a running container's first process.
     #[track_caller]
     pub fn pid(&self, container: &str) -> i64 {
-        self.inspect(container)["State"]["Pid"]
-            .as_i64()
-            .expect("State.Pid is a number")
+        self.inspect(container)["State"]["Pid"].as_i64().expect("State.Pid is a number")
     }
 
     /// Waits until the container's log holds `text`.
     pub fn expect_log(&self, container: &str, text: &str) {
         wait::until(&format!("the log of {container} says {text:?}"), || {
-            self.berth("logs")
-                .arg(container)
-                .run()
-                .text()
-                .contains(text)
+            self.berth("logs").arg(container).run().text().contains(text)
         });
     }
 

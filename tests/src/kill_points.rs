@@ -83,17 +83,12 @@ const STEPS: &[libc::c_long] = &[
 /// up to its end, or to the kill: with `at` beyond the last step nothing is killed.
 pub fn run(command: Cmd, at: usize) -> usize {
     // ptrace ties the command to the thread that started it.
-    std::thread::spawn(move || trace(command, at))
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    std::thread::spawn(move || trace(command, at)).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn trace(command: Cmd, at: usize) -> usize {
     let mut command = command.inner;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: ptrace(2) is async-signal-safe and concerns the child alone.
     unsafe {
         command.pre_exec(|| Ok(ptrace::traceme()?));

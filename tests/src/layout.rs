@@ -34,21 +34,13 @@ pub struct Layer {
 
 /// `sha256:…` of some bytes.
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::from("sha256:"), |text, byte| {
-            text + &format!("{byte:02x}")
-        })
+    Sha256::digest(bytes).iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl Layer {
     /// A tar archive as it is.
     pub fn plain(tar: Vec<u8>) -> Self {
-        Self {
-            diff_id: digest(&tar),
-            media_type: LAYER.into(),
-            bytes: tar,
-        }
+        Self { diff_id: digest(&tar), media_type: LAYER.into(), bytes: tar }
     }
 
     /// A tar archive compressed with gzip.
@@ -56,21 +48,13 @@ impl Layer {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(tar).expect("writing to memory");
         let bytes = encoder.finish().expect("writing to memory");
-        Self {
-            diff_id: digest(tar),
-            media_type: format!("{LAYER}+gzip"),
-            bytes,
-        }
+        Self { diff_id: digest(tar), media_type: format!("{LAYER}+gzip"), bytes }
     }
 
     /// A tar archive compressed with zstd.
     pub fn zstd(tar: &[u8]) -> Self {
         let bytes = zstd::encode_all(tar, 3).expect("writing to memory");
-        Self {
-            diff_id: digest(tar),
-            media_type: format!("{LAYER}+zstd"),
-            bytes,
-        }
+        Self { diff_id: digest(tar), media_type: format!("{LAYER}+zstd"), bytes }
     }
 }
 
@@ -92,9 +76,7 @@ impl Layout {
 
     /// Where a blob is kept.
     pub fn blob_path(&self, digest: &str) -> PathBuf {
-        self.dir
-            .join("blobs/sha256")
-            .join(digest.strip_prefix("sha256:").expect("a sha256 digest"))
+        self.dir.join("blobs/sha256").join(digest.strip_prefix("sha256:").expect("a sha256 digest"))
     }
 
     /// Adds a blob; returns its descriptor.
@@ -116,10 +98,7 @@ impl Layout {
 
     /// Adds a manifest of a configuration and `layers`; returns its descriptor.
     pub fn manifest(&self, config: &Value, layers: &[Layer]) -> Value {
-        let layers: Vec<_> = layers
-            .iter()
-            .map(|layer| self.blob(&layer.media_type, &layer.bytes))
-            .collect();
+        let layers: Vec<_> = layers.iter().map(|layer| self.blob(&layer.media_type, &layer.bytes)).collect();
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
         self.blob(MANIFEST, manifest.to_string().as_bytes())
     }
@@ -135,8 +114,7 @@ impl Layout {
             })
             .collect();
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-        fs::write(self.dir.join("index.json"), index.to_string())
-            .expect("the index can be written");
+        fs::write(self.dir.join("index.json"), index.to_string()).expect("the index can be written");
     }
 
     /// The whole of an image, as the layout's only one, with this tag; returns its manifest's descriptor.

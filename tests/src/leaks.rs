@@ -24,11 +24,7 @@ pub fn ids(home: &Home) -> BTreeSet<String> {
             found.insert(word.to_owned());
         }
     }
-    for folder in [
-        home.data().join("containers"),
-        home.state().join("containers"),
-        home.state().join("sandboxes"),
-    ] {
+    for folder in [home.data().join("containers"), home.state().join("containers"), home.state().join("sandboxes")] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             found.insert(entry.file_name().to_string_lossy().into_owned());
         }
@@ -69,39 +65,15 @@ fn find(home: &Home, ids: &BTreeSet<String>) -> Vec<String> {
     let mut left = Vec::new();
     for pid in processes(home.path(), ids) {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        left.push(format!(
-            "process {pid}: {}",
-            String::from_utf8_lossy(&line).replace('\0', " ")
-        ));
+        left.push(format!("process {pid}: {}", String::from_utf8_lossy(&line).replace('\0', " ")));
     }
-    left.extend(
-        cgroups(ids)
-            .iter()
-            .map(|path| format!("cgroup {}", path.display())),
-    );
-    left.extend(
-        mounts(home.path(), ids)
-            .iter()
-            .map(|path| format!("mount {path}")),
-    );
-    for folder in [
-        "data/containers",
-        "data/names",
-        "data/images/ingest",
-        "state/containers",
-        "state/sandboxes",
-    ] {
-        let entries = fs::read_dir(home.path().join(folder))
-            .into_iter()
-            .flatten()
-            .flatten();
+    left.extend(cgroups(ids).iter().map(|path| format!("cgroup {}", path.display())));
+    left.extend(mounts(home.path(), ids).iter().map(|path| format!("mount {path}")));
+    for folder in ["data/containers", "data/names", "data/images/ingest", "state/containers", "state/sandboxes"] {
+        let entries = fs::read_dir(home.path().join(folder)).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         // Part of a blob is kept: the next pull of it goes on from there.
-        let left_over = names.filter(|name| {
-            Path::new(name)
-                .extension()
-                .is_none_or(|kind| kind != "part")
-        });
+        let left_over = names.filter(|name| Path::new(name).extension().is_none_or(|kind| kind != "part"));
         left.extend(left_over.map(|name| format!("file {folder}/{name}")));
     }
     left
@@ -118,10 +90,7 @@ fn processes(home: &Path, ids: &BTreeSet<String>) -> Vec<i32> {
         };
         // A zombie has neither; its cgroup is still told.
         let state = read("stat");
-        let zombie = state
-            .rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('Z'));
+        let zombie = state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
         !zombie
             && (read("cmdline").contains(&*home)
                 || read("environ").contains(&*home)
@@ -142,10 +111,7 @@ fn cgroups(ids: &BTreeSet<String>) -> Vec<PathBuf> {
             // Links such as `cpu -> cpu,cpuacct` are no folders of their own.
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let name = entry.file_name();
-                if ids
-                    .iter()
-                    .any(|id| name.to_string_lossy().contains(id.as_str()))
-                {
+                if ids.iter().any(|id| name.to_string_lossy().contains(id.as_str())) {
                     found.push(entry.path());
                 }
                 folders.push(entry.path());
@@ -160,8 +126,6 @@ fn cgroups(ids: &BTreeSet<String>) -> Vec<PathBuf> {
 fn mounts(home: &Path, ids: &BTreeSet<String>) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    let ours = |point: &&str| {
-        Path::new(point).starts_with(home) || ids.iter().any(|id| point.contains(id.as_str()))
-    };
+    let ours = |point: &&str| Path::new(point).starts_with(home) || ids.iter().any(|id| point.contains(id.as_str()));
     points.filter(ours).map(str::to_owned).collect()
 }

@@ -12,23 +12,18 @@ pub struct Podman {
 impl Podman {
     /// Its roots are inside the folder `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self {
-            dir: dir.join("podman"),
-        }
+        Self { dir: dir.join("podman") }
     }
 
     /// `podman` with the arguments in `words`.
     pub fn command(&self, words: &str) -> Cmd {
-        Cmd::new(
-            "podman",
-            "--cgroup-manager=cgroupfs --events-backend=file --root",
-        )
-        .arg(self.dir.join("root"))
-        .arg("--runroot")
-        .arg(self.dir.join("run"))
-        .arg("--tmpdir")
-        .arg(self.dir.join("tmp"))
-        .args(words.split_whitespace())
+        Cmd::new("podman", "--cgroup-manager=cgroupfs --events-backend=file --root")
+            .arg(self.dir.join("root"))
+            .arg("--runroot")
+            .arg(self.dir.join("run"))
+            .arg("--tmpdir")
+            .arg(self.dir.join("tmp"))
+            .args(words.split_whitespace())
     }
 
     /// `podman` with another OCI runtime.

@@ -27,37 +27,24 @@ impl Registry {
         let certificates = dir.join("certificates");
         fs::create_dir_all(&certificates).expect("a folder for the certificates");
         make_certificates(&certificates);
-        let users = Cmd::new("htpasswd", "-Bbn")
-            .args([USER, PASSWORD])
-            .ok()
-            .stdout;
+        let users = Cmd::new("htpasswd", "-Bbn").args([USER, PASSWORD]).ok().stdout;
         fs::write(dir.join("users"), users).expect("the password file");
 
         // Another process may take the free port before the registry does: then try the next.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .and_then(|l| l.local_addr())
-                .expect("a free port")
-                .port();
+            let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
             let mut server = serve(dir, port);
             let up = wait::within(wait::DEADLINE, || {
                 TcpStream::connect(("127.0.0.1", port)).is_ok()
                     || server.try_wait().is_ok_and(|status| status.is_some())
             });
             if up && server.try_wait().expect("it is our child").is_none() {
-                return Self {
-                    dir: dir.to_owned(),
-                    port,
-                    server,
-                };
+                return Self { dir: dir.to_owned(), port, server };
             }
             let _ = server.kill();
             let _ = server.wait();
         }
-        panic!(
-            "docker-registry does not start: {}",
-            fs::read_to_string(dir.join("log")).unwrap_or_default()
-        );
+        panic!("docker-registry does not start: {}", fs::read_to_string(dir.join("log")).unwrap_or_default());
     }
 
     /// `localhost:PORT`
@@ -145,23 +132,15 @@ fn serve(dir: &Path, port: u16) -> Child {
 /// An authority and a certificate for `localhost` that it has signed.
 fn make_certificates(dir: &Path) {
     let mut extensions = fs::File::create(dir.join("extensions")).expect("a file");
-    writeln!(
-        extensions,
-        "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE"
-    )
-    .expect("a short file");
+    writeln!(extensions, "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE").expect("a short file");
     let openssl = |words: &str| {
         let mut command = Cmd::new("openssl", words);
         command.inner.current_dir(dir);
         command.ok();
     };
     let new_key = "-newkey rsa:2048 -nodes";
-    openssl(&format!(
-        "req -x509 {new_key} -keyout ca.key -out ca.crt -days 2 -subj /CN=berth-test-authority"
-    ));
-    openssl(&format!(
-        "req {new_key} -keyout server.key -out server.csr -subj /CN=localhost"
-    ));
+    openssl(&format!("req -x509 {new_key} -keyout ca.key -out ca.crt -days 2 -subj /CN=berth-test-authority"));
+    openssl(&format!("req {new_key} -keyout server.key -out server.csr -subj /CN=localhost"));
     openssl(
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out server.crt",
     );

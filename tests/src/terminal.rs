@@ -21,12 +21,7 @@ pub struct Terminal {
 
 /// A window of `columns` by `rows` characters.
 fn window(columns: u16, rows: u16) -> Winsize {
-    Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 impl Terminal {
@@ -56,23 +51,15 @@ impl Terminal {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = source.read(&mut buffer) {
-                sink.lock()
-                    .expect("no holder panics")
-                    .extend_from_slice(&buffer[..count]);
+                sink.lock().expect("no holder panics").extend_from_slice(&buffer[..count]);
             }
         });
-        Self {
-            master,
-            child,
-            screen,
-        }
+        Self { master, child, screen }
     }
 
     /// Types `text`.
     pub fn type_in(&mut self, text: &str) {
-        self.master
-            .write_all(text.as_bytes())
-            .expect("the terminal is open");
+        self.master.write_all(text.as_bytes()).expect("the terminal is open");
     }
 
     /// Everything shown so far.
@@ -83,32 +70,21 @@ impl Terminal {
     /// Waits until `text` has been shown.
     pub fn expect(&self, text: &str) {
         let shown = wait::within(wait::DEADLINE, || self.screen().contains(text));
-        assert!(
-            shown,
-            "the terminal does not show {text:?} but {:?}",
-            self.screen()
-        );
+        assert!(shown, "the terminal does not show {text:?} but {:?}", self.screen());
     }
 
     /// Gives the window another size; the foreground processes get SIGWINCH.
     pub fn resize(&self, columns: u16, rows: u16) {
         let size = window(columns, rows);
         // SAFETY: TIOCSWINSZ reads one `winsize`, which outlives the call.
-        let result =
-            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-        assert!(
-            result == 0,
-            "TIOCSWINSZ: {}",
-            std::io::Error::last_os_error()
-        );
+        let result = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert!(result == 0, "TIOCSWINSZ: {}", std::io::Error::last_os_error());
     }
 
     /// Whether the terminal echoes and edits lines: false while a program has it in raw mode.
     pub fn is_cooked(&self) -> bool {
         let attributes = nix::sys::termios::tcgetattr(&self.master).expect("it is a terminal");
-        attributes
-            .local_flags
-            .contains(nix::sys::termios::LocalFlags::ICANON)
+        attributes.local_flags.contains(nix::sys::termios::LocalFlags::ICANON)
     }
 
     /// The command's process id.
@@ -123,16 +99,8 @@ impl Terminal {
             status = self.child.try_wait().expect("it is our child");
             status.is_some()
         });
-        let Some(status) = status else {
-            panic!(
-                "the command does not end; the terminal shows {:?}",
-                self.screen()
-            )
-        };
-        status
-            .code()
-            .or_else(|| status.signal().map(|n| 128 + n))
-            .expect("it has ended")
+        let Some(status) = status else { panic!("the command does not end; the terminal shows {:?}", self.screen()) };
+        status.code().or_else(|| status.signal().map(|n| 128 + n)).expect("it has ended")
     }
 }
 

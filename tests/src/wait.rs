@@ -24,10 +24,7 @@ pub fn within(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
 
 /// Waits until `condition` holds; `what` names it.
 pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    assert!(
-        within(DEADLINE, condition),
-        "waited {DEADLINE:?} in vain until {what}"
-    );
+    assert!(within(DEADLINE, condition), "waited {DEADLINE:?} in vain until {what}");
 }
 
 /// Waits until `look` finds something, and returns it; `what` names it.

@@ -18,12 +18,7 @@ pub struct Completion {
 impl Completion {
     pub fn run(&self) -> Result<ExitCode> {
         let mut script = Vec::new();
-        clap_complete::generate(
-            self.shell,
-            &mut super::Berth::command(),
-            "berth",
-            &mut script,
-        );
+        clap_complete::generate(self.shell, &mut super::Berth::command(), "berth", &mut script);
         io::Write::write_all(&mut io::stdout().lock(), &script)?;
         Ok(ExitCode::SUCCESS)
     }

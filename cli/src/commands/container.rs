@@ -6,9 +6,7 @@ use clap::{Args, Subcommand};
 
 use std::process::ExitCode;
 
-use super::{
-    Command, Context, attach, cp, diff, exec, inspect, lifecycle, logs, ps, run, stats, top,
-};
+use super::{Command, Context, attach, cp, diff, exec, inspect, lifecycle, logs, ps, run, stats, top};
 use crate::output::{self, Format};
 
 /// Commands on containers under docker's long names, and prune

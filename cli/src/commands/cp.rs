@@ -38,20 +38,16 @@ fn side(text: &str) -> Side<'_> {
         return Side::Stream;
     }
     match text.split_once(':') {
-        Some((container, path)) if !text.starts_with(['/', '.']) => Side::Container(
-            container,
-            Path::new(if path.is_empty() { "/" } else { path }),
-        ),
+        Some((container, path)) if !text.starts_with(['/', '.']) => {
+            Side::Container(container, Path::new(if path.is_empty() { "/" } else { path }))
+        }
         _ => Side::Host(Path::new(text)),
     }
 }
 
 impl Cp {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let how = cp::How {
-            archive: self.archive,
-            follow: self.follow_link,
-        };
+        let how = cp::How { archive: self.archive, follow: self.follow_link };
         let find = |reference: &str| Container::find(&context.roots, reference);
         match (side(&self.source), side(&self.destination)) {
             (Side::Host(source), Side::Container(container, path)) => {
@@ -71,9 +67,7 @@ impl Cp {
                     "one side of a copy has to be the host; copy to the host first, or pipe: berth cp A:PATH - | berth cp - B:PATH"
                 )
             }
-            _ => bail!(
-                "one side of a copy has to be a container, as in berth cp FILE CONTAINER:PATH"
-            ),
+            _ => bail!("one side of a copy has to be a container, as in berth cp FILE CONTAINER:PATH"),
         }
         Ok(ExitCode::SUCCESS)
     }

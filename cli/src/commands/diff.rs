@@ -22,9 +22,7 @@ impl Diff {
         match context.format {
             Format::Json => output::json(&changes)?,
             Format::Table => {
-                let lines = changes
-                    .iter()
-                    .map(|change| format!("{} {}", change.kind.letter(), change.path.display()));
+                let lines = changes.iter().map(|change| format!("{} {}", change.kind.letter(), change.path.display()));
                 output::lines(lines)?;
             }
         }

@@ -27,16 +27,9 @@ pub struct Events {
 impl Events {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let now = Timestamp::now();
-        let parse = |text: &Option<String>| {
-            text.as_deref()
-                .map(|text| time::parse(text, now))
-                .transpose()
-        };
-        let mut filter = events::Filter {
-            since: parse(&self.since)?,
-            until: parse(&self.until)?,
-            ..events::Filter::default()
-        };
+        let parse = |text: &Option<String>| text.as_deref().map(|text| time::parse(text, now)).transpose();
+        let mut filter =
+            events::Filter { since: parse(&self.since)?, until: parse(&self.until)?, ..events::Filter::default() };
         self.filter.iter().try_for_each(|text| filter.add(text))?;
         let format = context.format;
         let mut show = |event: &events::Event| {
@@ -44,10 +37,7 @@ impl Events {
                 Format::Json => output::json_line(event),
                 Format::Table => output::print(&line(event)),
             };
-            printed.map_err(|source| Error::Os {
-                attempt: "print".to_owned(),
-                source,
-            })
+            printed.map_err(|source| Error::Os { attempt: "print".to_owned(), source })
         };
         events::follow(&context.roots, &filter, &mut show)?;
         Ok(ExitCode::SUCCESS)
@@ -59,16 +49,6 @@ fn line(event: &events::Event) -> String {
     let mut attributes = event.attributes.clone();
     attributes.insert("image".to_owned(), event.image.clone());
     attributes.insert("name".to_owned(), event.name.clone());
-    let attributes: Vec<String> = attributes
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    format!(
-        "{:.9} {} {} {} ({})\n",
-        event.time,
-        event.kind,
-        event.action,
-        event.id,
-        attributes.join(", ")
-    )
+    let attributes: Vec<String> = attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("{:.9} {} {} {} ({})\n", event.time, event.kind, event.action, event.id, attributes.join(", "))
 }

@@ -26,10 +26,7 @@ impl Info {
         let (running, stopped) = (info.containers_running, info.containers_stopped);
         let lines = [
             ("Version", info.version.to_owned()),
-            (
-                "Containers",
-                format!("{} ({running} running, {stopped} stopped)", info.containers),
-            ),
+            ("Containers", format!("{} ({running} running, {stopped} stopped)", info.containers)),
             ("Images", info.images.to_string()),
             ("Volumes", info.volumes.to_string()),
             ("Data root", info.data_root),
@@ -43,11 +40,7 @@ impl Info {
             ("Memory", output::bytes(info.memory)),
             ("Host", info.name),
         ];
-        output::lines(
-            lines
-                .iter()
-                .map(|(name, value)| format!("{name:<13} {value}")),
-        )?;
+        output::lines(lines.iter().map(|(name, value)| format!("{name:<13} {value}")))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -23,9 +23,7 @@ impl Inspect {
         let mut found = Vec::new();
         let mut outcome = ExitCode::SUCCESS;
         for reference in &self.containers {
-            match Container::find(&context.roots, reference)
-                .and_then(|container| inspect::inspect(&container))
-            {
+            match Container::find(&context.roots, reference).and_then(|container| inspect::inspect(&container)) {
                 Ok(description) => found.push(description),
                 Err(error) => outcome = failure::report(&error.into()),
             }

@@ -35,9 +35,7 @@ impl Start {
             });
         }
         let [reference] = self.containers.as_slice() else {
-            anyhow::bail!(
-                "only one container can be started with --attach; start the others on their own"
-            );
+            anyhow::bail!("only one container can be started with --attach; start the others on their own");
         };
         let container = Container::find(&context.roots, reference)?;
         match lifecycle::begin_start(&container)? {
@@ -78,11 +76,7 @@ impl Stop {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         each(context, &self.containers, |reference| {
             let container = Container::find(&context.roots, reference)?;
-            lifecycle::stop(
-                &container,
-                self.ending.signal.as_deref(),
-                self.ending.time(),
-            )
+            lifecycle::stop(&container, self.ending.signal.as_deref(), self.ending.time())
         })
     }
 }
@@ -101,11 +95,7 @@ impl Restart {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         each(context, &self.containers, |reference| {
             let container = Container::find(&context.roots, reference)?;
-            lifecycle::restart(
-                &container,
-                self.ending.signal.as_deref(),
-                self.ending.time(),
-            )
+            lifecycle::restart(&container, self.ending.signal.as_deref(), self.ending.time())
         })
     }
 }
@@ -139,9 +129,7 @@ pub struct Pause {
 
 impl Pause {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(context, &self.containers, |reference| {
-            lifecycle::pause(&Container::find(&context.roots, reference)?)
-        })
+        each(context, &self.containers, |reference| lifecycle::pause(&Container::find(&context.roots, reference)?))
     }
 }
 
@@ -155,9 +143,7 @@ pub struct Unpause {
 
 impl Unpause {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(context, &self.containers, |reference| {
-            lifecycle::unpause(&Container::find(&context.roots, reference)?)
-        })
+        each(context, &self.containers, |reference| lifecycle::unpause(&Container::find(&context.roots, reference)?))
     }
 }
 
@@ -200,14 +186,11 @@ pub struct Rm {
 
 impl Rm {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(context, &self.containers, |reference| match remove::remove(
-            &context.roots,
-            reference,
-            self.force,
-            self.volumes,
-        ) {
-            Err(berth_engine::Error::NotFound(_)) if self.force => Ok(()),
-            other => other.map(drop),
+        each(context, &self.containers, |reference| {
+            match remove::remove(&context.roots, reference, self.force, self.volumes) {
+                Err(berth_engine::Error::NotFound(_)) if self.force => Ok(()),
+                other => other.map(drop),
+            }
         })
     }
 }
@@ -223,10 +206,7 @@ pub struct Rename {
 
 impl Rename {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        lifecycle::rename(
-            &Container::find(&context.roots, &self.container)?,
-            &self.name,
-        )?;
+        lifecycle::rename(&Container::find(&context.roots, &self.container)?, &self.name)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -248,11 +228,7 @@ impl Update {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let limits = Limits::from(self.limits);
         each(context, &self.containers, |reference| {
-            lifecycle::update(
-                &Container::find(&context.roots, reference)?,
-                &limits,
-                self.restart,
-            )
+            lifecycle::update(&Container::find(&context.roots, reference)?, &limits, self.restart)
         })
     }
 }

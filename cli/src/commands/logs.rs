@@ -38,21 +38,14 @@ struct Tail(Option<u64>);
 fn tail(text: &str) -> Result<Tail, String> {
     match text {
         "all" => Ok(Tail(None)),
-        _ => text
-            .parse()
-            .map(|lines| Tail(Some(lines)))
-            .map_err(|_| "give a number of lines, or all".to_owned()),
+        _ => text.parse().map(|lines| Tail(Some(lines))).map_err(|_| "give a number of lines, or all".to_owned()),
     }
 }
 
 impl Logs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let now = Timestamp::now();
-        let parse = |text: &Option<String>| {
-            text.as_deref()
-                .map(|text| time::parse(text, now))
-                .transpose()
-        };
+        let parse = |text: &Option<String>| text.as_deref().map(|text| time::parse(text, now)).transpose();
         let wanted = logs::Wanted {
             follow: self.follow,
             since: parse(&self.since)?,

@@ -34,13 +34,7 @@ use crate::output::{self, Format};
 
 /// Launch OCI images as containers
 #[derive(Debug, Parser)]
-#[command(
-    name = "berth",
-    version,
-    max_term_width = 100,
-    arg_required_else_help = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "berth", version, max_term_width = 100, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Berth {
     #[command(flatten)]
     global: Global,
@@ -71,14 +65,7 @@ struct Global {
     )]
     state_root: PathBuf,
     /// How to print: a table for people or JSON for programs
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        hide_possible_values = true,
-        value_name = "table|json"
-    )]
+    #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = true, value_name = "table|json")]
     format: Format,
 }
 
@@ -149,10 +136,7 @@ impl Context {
 /// Reads the command line and does what it says.
 pub fn run() -> Result<ExitCode> {
     let mut arguments = env::args_os().skip(1);
-    if arguments
-        .next()
-        .is_some_and(|command| command == UNPACK_COMMAND)
-    {
+    if arguments.next().is_some_and(|command| command == UNPACK_COMMAND) {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
     diagnostics::init();
@@ -160,10 +144,8 @@ pub fn run() -> Result<ExitCode> {
         Ok(berth) => berth,
         Err(error) => return Ok(failure::report_usage(&error)),
     };
-    let context = Context {
-        roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?,
-        format: berth.global.format,
-    };
+    let context =
+        Context { roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?, format: berth.global.format };
     if !matches!(berth.command, Command::Completion(_) | Command::Version(_)) {
         context.sweep();
     }

@@ -46,11 +46,7 @@ impl Ps {
             failure::warn(&error.into());
         }
         let id = |line: &ps::Line| {
-            if self.no_trunc {
-                line.id.clone()
-            } else {
-                short(&line.id).to_owned()
-            }
+            if self.no_trunc { line.id.clone() } else { short(&line.id).to_owned() }
         };
         if self.quiet {
             output::lines(lines.iter().map(id))?;
@@ -58,21 +54,10 @@ impl Ps {
             output::json(&lines)?;
         } else {
             let now = Timestamp::now();
-            let mut table = Table::new(&[
-                "CONTAINER ID",
-                "IMAGE",
-                "COMMAND",
-                "CREATED",
-                "STATUS",
-                "NAMES",
-            ]);
+            let mut table = Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
             for line in &lines {
                 let command = printable(&line.command.join(" "));
-                let command = if self.no_trunc {
-                    command
-                } else {
-                    output::cut(&command, 22)
-                };
+                let command = if self.no_trunc { command } else { output::cut(&command, 22) };
                 table.row(vec![
                     id(line),
                     line.image.clone(),
@@ -90,13 +75,5 @@ impl Ps {
 
 /// Line feeds and other control characters as escapes: a command must not break the table or drive the terminal.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

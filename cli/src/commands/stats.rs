@@ -44,11 +44,7 @@ impl Stats {
                 Format::Json if self.no_stream => output::json(&usages)?,
                 Format::Json => usages.iter().try_for_each(output::json_line)?,
                 Format::Table => {
-                    let clear = if !self.no_stream && io::stdout().is_terminal() {
-                        CLEAR
-                    } else {
-                        ""
-                    };
+                    let clear = if !self.no_stream && io::stdout().is_terminal() { CLEAR } else { "" };
                     output::print(&format!("{clear}{}", self.table(&usages).render()))?;
                 }
             }
@@ -61,53 +57,26 @@ impl Stats {
 
     fn wanted(&self, context: &Context) -> Result<Vec<Container>, Error> {
         if !self.containers.is_empty() {
-            return self
-                .containers
-                .iter()
-                .map(|reference| Container::find(&context.roots, reference))
-                .collect();
+            return self.containers.iter().map(|reference| Container::find(&context.roots, reference)).collect();
         }
         let (mut containers, _) = Container::all(&context.roots)?;
-        containers.retain(|container| {
-            self.all
-                || container
-                    .status()
-                    .is_ok_and(|status| container.state(&status).is_alive())
-        });
+        containers
+            .retain(|container| self.all || container.status().is_ok_and(|status| container.state(&status).is_alive()));
         Ok(containers)
     }
 
     fn table(&self, usages: &[Usage]) -> Table {
-        let mut table = Table::new(&[
-            "CONTAINER ID",
-            "NAME",
-            "CPU %",
-            "MEM USAGE / LIMIT",
-            "MEM %",
-            "BLOCK I/O",
-            "PIDS",
-        ]);
+        let mut table =
+            Table::new(&["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS"]);
         for usage in usages {
-            let id = if self.no_trunc {
-                &usage.id
-            } else {
-                short(&usage.id)
-            };
+            let id = if self.no_trunc { &usage.id } else { short(&usage.id) };
             table.row(vec![
                 id.to_owned(),
                 usage.name.clone(),
                 format!("{:.2}%", usage.cpu_percent),
-                format!(
-                    "{} / {}",
-                    output::bytes(usage.memory),
-                    output::bytes(usage.memory_limit)
-                ),
+                format!("{} / {}", output::bytes(usage.memory), output::bytes(usage.memory_limit)),
                 format!("{:.2}%", usage.memory_percent()),
-                format!(
-                    "{} / {}",
-                    output::bytes(usage.block_read),
-                    output::bytes(usage.block_write)
-                ),
+                format!("{} / {}", output::bytes(usage.block_read), output::bytes(usage.block_write)),
                 usage.pids.to_string(),
             ]);
         }

@@ -57,25 +57,15 @@ impl Prune {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let mut filter = prune::Filter::default();
         self.filter.iter().try_for_each(|text| filter.add(text))?;
-        let images = if self.all {
-            "all images that no container uses"
-        } else {
-            "images without a name"
-        };
-        let volumes = if self.volumes {
-            ", unused anonymous volumes"
-        } else {
-            ""
-        };
-        let question = format!(
-            "This removes all containers that do not run, {images}{volumes}, and what crashes have left."
-        );
+        let images = if self.all { "all images that no container uses" } else { "images without a name" };
+        let volumes = if self.volumes { ", unused anonymous volumes" } else { "" };
+        let question =
+            format!("This removes all containers that do not run, {images}{volumes}, and what crashes have left.");
         if !self.force && !confirm(&question)? {
             return Ok(ExitCode::SUCCESS);
         }
         let store = Store::open(context.roots.data())?;
-        let (pruned, errors) =
-            prune::system(&context.roots, &store, &filter, self.all, self.volumes)?;
+        let (pruned, errors) = prune::system(&context.roots, &store, &filter, self.all, self.volumes)?;
         for error in errors {
             failure::warn(&error.into());
         }
@@ -84,17 +74,11 @@ impl Prune {
             return Ok(ExitCode::SUCCESS);
         }
         let mut lines = Vec::new();
-        for (what, names) in [
-            ("container", &pruned.containers),
-            ("volume", &pruned.volumes),
-            ("image", &pruned.images),
-        ] {
+        for (what, names) in [("container", &pruned.containers), ("volume", &pruned.volumes), ("image", &pruned.images)]
+        {
             lines.extend(names.iter().map(|name| format!("{what} {name}")));
         }
-        lines.push(format!(
-            "{} of images given back",
-            output::bytes(pruned.reclaimed)
-        ));
+        lines.push(format!("{} of images given back", output::bytes(pruned.reclaimed)));
         output::lines(lines)?;
         Ok(ExitCode::SUCCESS)
     }

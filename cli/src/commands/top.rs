@@ -25,18 +25,8 @@ impl Top {
         }
         let mut table = Table::new(&["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
         for it in processes {
-            let numbers = [
-                it.uid.to_string(),
-                it.pid.to_string(),
-                it.ppid.to_string(),
-                it.c.to_string(),
-            ];
-            table.row(
-                numbers
-                    .into_iter()
-                    .chain([it.stime, it.tty, it.time, it.cmd])
-                    .collect(),
-            );
+            let numbers = [it.uid.to_string(), it.pid.to_string(), it.ppid.to_string(), it.c.to_string()];
+            table.row(numbers.into_iter().chain([it.stime, it.tty, it.time, it.cmd]).collect());
         }
         table.print()?;
         Ok(ExitCode::SUCCESS)

@@ -76,10 +76,7 @@ impl Volume {
             }
             Action::Ls { quiet } => list(&store.list()?, quiet, context.format)?,
             Action::Inspect { names } => {
-                let volumes = names
-                    .iter()
-                    .map(|name| store.get(name))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let volumes = names.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
                 output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?;
             }
             Action::Rm { names, force } => {
@@ -111,12 +108,7 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
     match format {
         Format::Json => output::json(&volumes.iter().map(shown).collect::<Vec<_>>())?,
         Format::Table if quiet => {
-            output::print(
-                &volumes
-                    .iter()
-                    .map(|volume| volume.name.clone() + "\n")
-                    .collect::<String>(),
-            )?;
+            output::print(&volumes.iter().map(|volume| volume.name.clone() + "\n").collect::<String>())?;
         }
         Format::Table => {
             let now = Timestamp::now();
@@ -125,13 +117,7 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
                 table.row(vec![
                     volume.name.clone(),
                     format!("{} ago", ps::age(volume.created_at, now)),
-                    volume
-                        .container
-                        .as_deref()
-                        .unwrap_or_default()
-                        .chars()
-                        .take(12)
-                        .collect(),
+                    volume.container.as_deref().unwrap_or_default().chars().take(12).collect(),
                     volume.mountpoint.display().to_string(),
                 ]);
             }
@@ -143,11 +129,7 @@ fn list(volumes: &[Record], quiet: bool, format: Format) -> Result<()> {
 
 fn remove(context: &Context, store: &Store, name: &str, force: bool) -> berth_engine::Result<()> {
     match store.remove(name, |name| users_of_volume(&context.roots, name)) {
-        Err(berth_engine::Error::Volume(error))
-            if force && matches!(*error, volumes::Error::NotFound { .. }) =>
-        {
-            Ok(())
-        }
+        Err(berth_engine::Error::Volume(error)) if force && matches!(*error, volumes::Error::NotFound { .. }) => Ok(()),
         other => other,
     }
 }

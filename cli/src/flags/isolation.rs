@@ -26,9 +26,7 @@ pub fn security_opt(text: &str) -> Result<SecurityOpt, String> {
     match (key, value) {
         ("no-new-privileges", None | Some("true")) => Ok(SecurityOpt::NoNewPrivileges(true)),
         ("no-new-privileges", Some("false")) => Ok(SecurityOpt::NoNewPrivileges(false)),
-        ("no-new-privileges", Some(_)) => Err(String::from(
-            "it is true or false, for example no-new-privileges=false",
-        )),
+        ("no-new-privileges", Some(_)) => Err(String::from("it is true or false, for example no-new-privileges=false")),
         ("seccomp", Some("unconfined")) => Ok(SecurityOpt::Seccomp(Seccomp::Unconfined)),
         ("seccomp", Some("default" | "builtin")) => Ok(SecurityOpt::Seccomp(Seccomp::Default)),
         ("seccomp", Some(path)) if !path.is_empty() => std::path::absolute(Path::new(path))
@@ -46,9 +44,7 @@ pub fn security_opt(text: &str) -> Result<SecurityOpt, String> {
 
 /// `--cap-add`, `--cap-drop`
 pub fn capability(text: &str) -> Result<String, String> {
-    spec::check_capability(text)
-        .map(|()| text.to_owned())
-        .map_err(|error| error.to_string())
+    spec::check_capability(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// `--device HOST[:CONTAINER][:PERMISSIONS]`
@@ -59,13 +55,9 @@ pub fn device(text: &str) -> Result<Device, String> {
         [host] => (host, host, "rwm"),
         [host, permissions] if is_permissions(permissions) => (host, host, permissions),
         [host, container] => (host, container, "rwm"),
-        [host, container, permissions] if is_permissions(permissions) => {
-            (host, container, permissions)
-        }
+        [host, container, permissions] if is_permissions(permissions) => (host, container, permissions),
         [_, _, permissions] => {
-            return Err(format!(
-                "'{permissions}' are not some of r, w, m; {example}"
-            ));
+            return Err(format!("'{permissions}' are not some of r, w, m; {example}"));
         }
         _ => return Err(format!("too many ':'; {example}")),
     };
@@ -73,15 +65,9 @@ pub fn device(text: &str) -> Result<Device, String> {
         return Err(format!("'{host}' is not absolute; {example}"));
     }
     let container = spec::clean_target(container).map_err(|_| {
-        format!(
-            "'{container}' is no place in the container: it must be absolute and not '/'; {example}"
-        )
+        format!("'{container}' is no place in the container: it must be absolute and not '/'; {example}")
     })?;
-    Ok(Device {
-        host: host.into(),
-        container,
-        permissions: permissions.to_owned(),
-    })
+    Ok(Device { host: host.into(), container, permissions: permissions.to_owned() })
 }
 
 /// One to three of `r`, `w`, `m`, none twice.
@@ -96,12 +82,10 @@ pub fn network(text: &str) -> Result<Network, String> {
     match text {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
-        "bridge" | "default" => Err(String::from(
-            "bridge networks come in a later version; use none or host, for example --network host",
-        )),
-        _ => Err(String::from(
-            "known are none and host, for example --network host",
-        )),
+        "bridge" | "default" => {
+            Err(String::from("bridge networks come in a later version; use none or host, for example --network host"))
+        }
+        _ => Err(String::from("known are none and host, for example --network host")),
     }
 }
 
@@ -138,9 +122,5 @@ pub fn user_namespace(text: &str) -> Result<UserNamespace, String> {
         // The last id, -1, stands for none.
         .filter(|(first, count)| *first > 0 && *count > 0 && first.checked_add(*count).is_some())
         .map(|(first, count)| UserNamespace::Range { first, count })
-        .ok_or_else(|| {
-            String::from(
-                "give host, or the first host id and the number of ids, for example 100000:65536",
-            )
-        })
+        .ok_or_else(|| String::from("give host, or the first host id and the number of ids, for example 100000:65536"))
 }

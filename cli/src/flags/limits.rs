@@ -56,12 +56,10 @@ impl From<LimitFlags> for Limits {
 
 fn memory(text: &str) -> Result<u64, String> {
     match size::bytes(text)? {
-        bytes if bytes < MIN_MEMORY => Err(String::from(
-            "too little to start a process; give at least 6m",
-        )),
-        bytes if i64::try_from(bytes).is_err() => Err(String::from(
-            "more than any host has; give a size, for example 512m",
-        )),
+        bytes if bytes < MIN_MEMORY => Err(String::from("too little to start a process; give at least 6m")),
+        bytes if i64::try_from(bytes).is_err() => {
+            Err(String::from("more than any host has; give a size, for example 512m"))
+        }
         bytes => Ok(bytes),
     }
 }
@@ -81,45 +79,29 @@ fn swap(text: &str) -> Result<i64, String> {
 fn cores(text: &str) -> Result<f64, String> {
     let most = cpus();
     match text.parse::<f64>() {
-        Ok(cores)
-            if cores >= 0.01 && cores <= u32::try_from(most).map_or(f64::INFINITY, f64::from) =>
-        {
-            Ok(cores)
-        }
-        _ => Err(format!(
-            "this host has {most} CPUs; give 0.01 to {most}, for example 0.5"
-        )),
+        Ok(cores) if cores >= 0.01 && cores <= u32::try_from(most).map_or(f64::INFINITY, f64::from) => Ok(cores),
+        _ => Err(format!("this host has {most} CPUs; give 0.01 to {most}, for example 0.5")),
     }
 }
 
 fn shares(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(shares) if (2..=262_144).contains(&shares) => Ok(shares),
-        _ => Err(String::from(
-            "give 2 to 262144, for example 512 for half of what others have",
-        )),
+        _ => Err(String::from("give 2 to 262144, for example 512 for half of what others have")),
     }
 }
 
 /// The kernel's list format, see cpuset(7).
 fn cpu_list(text: &str) -> Result<String, String> {
-    let number = |text: &str| {
-        text.parse::<u32>()
-            .ok()
-            .filter(|cpu| *cpu < MAX_CPUS && !text.starts_with('+'))
-    };
+    let number = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu < MAX_CPUS && !text.starts_with('+'));
     let is_range = |part: &str| match part.split_once('-') {
-        Some((first, last)) => number(first)
-            .zip(number(last))
-            .is_some_and(|(first, last)| first <= last),
+        Some((first, last)) => number(first).zip(number(last)).is_some_and(|(first, last)| first <= last),
         None => number(part).is_some(),
     };
     if text.len() <= 4096 && text.split(',').all(is_range) {
         Ok(text.to_owned())
     } else {
-        Err(String::from(
-            "not a list of CPUs; give numbers and ranges, for example 0-2,4",
-        ))
+        Err(String::from("not a list of CPUs; give numbers and ranges, for example 0-2,4"))
     }
 }
 
@@ -127,18 +109,14 @@ fn pids(text: &str) -> Result<i64, String> {
     match text.parse() {
         Ok(0 | -1) => Ok(-1),
         Ok(pids) if pids > 0 => Ok(pids),
-        _ => Err(String::from(
-            "give 1 or more, for example 100, or -1 for no limit",
-        )),
+        _ => Err(String::from("give 1 or more, for example 100, or -1 for no limit")),
     }
 }
 
 fn weight(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(weight) if (10..=1000).contains(&weight) => Ok(weight),
-        _ => Err(String::from(
-            "give 10 to 1000, for example 250 for half of what others have",
-        )),
+        _ => Err(String::from("give 10 to 1000, for example 250 for half of what others have")),
     }
 }
 
@@ -164,90 +142,18 @@ mod tests {
         let none = Limits::default;
         let cases: [(&[&str], Limits); 13] = [
             (&[], none()),
-            (
-                &["--memory", "512m"],
-                Limits {
-                    memory: Some(512 << 20),
-                    ..none()
-                },
-            ),
-            (
-                &["-m", "6m"],
-                Limits {
-                    memory: Some(6 << 20),
-                    ..none()
-                },
-            ),
-            (
-                &["--memory-swap", "1g"],
-                Limits {
-                    memory_swap: Some(1 << 30),
-                    ..none()
-                },
-            ),
-            (
-                &["--memory-swap", "-1"],
-                Limits {
-                    memory_swap: Some(-1),
-                    ..none()
-                },
-            ),
-            (
-                &["--memory-reservation", "1m"],
-                Limits {
-                    memory_reservation: Some(1 << 20),
-                    ..none()
-                },
-            ),
-            (
-                &["--cpus", "0.5"],
-                Limits {
-                    cpus: Some(0.5),
-                    ..none()
-                },
-            ),
-            (
-                &["--cpu-shares=512"],
-                Limits {
-                    cpu_shares: Some(512),
-                    ..none()
-                },
-            ),
-            (
-                &["-c", "2"],
-                Limits {
-                    cpu_shares: Some(2),
-                    ..none()
-                },
-            ),
-            (
-                &["--cpuset-cpus", "0-2,4"],
-                Limits {
-                    cpuset_cpus: Some("0-2,4".into()),
-                    ..none()
-                },
-            ),
-            (
-                &["--pids-limit", "-1"],
-                Limits {
-                    pids: Some(-1),
-                    ..none()
-                },
-            ),
-            (
-                &["--pids-limit", "64"],
-                Limits {
-                    pids: Some(64),
-                    ..none()
-                },
-            ),
-            (
-                &["--blkio-weight", "10"],
-                Limits {
-                    blkio_weight: Some(10),
-                    ..none()
-                },
-            ),
+            (&["--memory", "512m"], Limits { memory: Some(512 << 20), ..none() }),
+            (&["-m", "6m"], Limits { memory: Some(6 << 20), ..none() }),
+            (&["--memory-swap", "1g"], Limits { memory_swap: Some(1 << 30), ..none() }),
+            (&["--memory-swap", "-1"], Limits { memory_swap: Some(-1), ..none() }),
+            (&["--memory-reservation", "1m"], Limits { memory_reservation: Some(1 << 20), ..none() }),
+            (&["--cpus", "0.5"], Limits { cpus: Some(0.5), ..none() }),
+            (&["--cpu-shares=512"], Limits { cpu_shares: Some(512), ..none() }),
+            (&["-c", "2"], Limits { cpu_shares: Some(2), ..none() }),
+            (&["--cpuset-cpus", "0-2,4"], Limits { cpuset_cpus: Some("0-2,4".into()), ..none() }),
+            (&["--pids-limit", "-1"], Limits { pids: Some(-1), ..none() }),
+            (&["--pids-limit", "64"], Limits { pids: Some(64), ..none() }),
+            (&["--blkio-weight", "10"], Limits { blkio_weight: Some(10), ..none() }),
         ];
         for (args, expected) in cases {
             assert_eq!(parse(args).unwrap(), expected, "{args:?}");
@@ -257,29 +163,13 @@ mod tests {
     #[test]
     fn bad_values_name_flag_value_and_an_example() {
         let cases: [(&str, &[&str], &str); 8] = [
-            (
-                "--memory",
-                &["5m", "", "x", "-1", "9e18", "16777215t", "0"],
-                "m",
-            ),
+            ("--memory", &["5m", "", "x", "-1", "9e18", "16777215t", "0"], "m"),
             ("--memory-swap", &["-2", "", "x", "16777215t"], "1g"),
             ("--memory-reservation", &["0", "", "-5"], "m"),
-            (
-                "--cpus",
-                &["0", "-1", "1000000", "nan", "inf", "", "a", "0.001"],
-                "0.5",
-            ),
+            ("--cpus", &["0", "-1", "1000000", "nan", "inf", "", "a", "0.001"], "0.5"),
             ("--cpu-shares", &["1", "262145", "-3", "", "x"], "512"),
-            (
-                "--cpuset-cpus",
-                &["", "a", "3-1", "1-", "-1", "0,,1", "9999", "+1", "0-1-2"],
-                "0-2,4",
-            ),
-            (
-                "--pids-limit",
-                &["-2", "", "many", "9223372036854775808"],
-                "100",
-            ),
+            ("--cpuset-cpus", &["", "a", "3-1", "1-", "-1", "0,,1", "9999", "+1", "0-1-2"], "0-2,4"),
+            ("--pids-limit", &["-2", "", "many", "9223372036854775808"], "100"),
             ("--blkio-weight", &["9", "1001", "65536", "-10", ""], "250"),
         ];
         for (flag, values, example) in cases {

@@ -12,9 +12,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// Checks `KEY` or `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with('=') {
-        return Err(String::from(
-            "the key is empty; give KEY=VALUE, for example MODE=test",
-        ));
+        return Err(String::from("the key is empty; give KEY=VALUE, for example MODE=test"));
     }
     Ok(text.to_owned())
 }
@@ -23,9 +21,7 @@ pub fn pair(text: &str) -> Result<String, String> {
 pub fn full_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(String::from(
-            "give KEY=VALUE, for example net.ipv4.ip_forward=1",
-        )),
+        _ => Err(String::from("give KEY=VALUE, for example net.ipv4.ip_forward=1")),
     }
 }
 
@@ -42,13 +38,11 @@ pub fn env(
     pairs.extend_from_slice(flags);
     Ok(pairs
         .into_iter()
-        .filter_map(|pair| {
-            if pair.contains('=') {
-                Some(pair)
-            } else {
-                caller(&pair).map(|value| format!("{pair}={value}"))
-            }
-        })
+        .filter_map(
+            |pair| {
+                if pair.contains('=') { Some(pair) } else { caller(&pair).map(|value| format!("{pair}={value}")) }
+            },
+        )
         .collect())
 }
 
@@ -71,10 +65,7 @@ fn lines(path: &Path, flag: &str) -> Result<Vec<String>> {
     let what = || format!("{flag} '{}'", path.display());
     let size = fs::metadata(path).with_context(what)?.len();
     if size > MAX_FILE {
-        bail!(
-            "{}: {size} bytes; give a file of at most {MAX_FILE} with one KEY=VALUE a line",
-            what()
-        );
+        bail!("{}: {size} bytes; give a file of at most {MAX_FILE} with one KEY=VALUE a line", what());
     }
     let text = fs::read_to_string(path).with_context(what)?;
     let mut pairs = Vec::new();
@@ -85,11 +76,7 @@ fn lines(path: &Path, flag: &str) -> Result<Vec<String>> {
         }
         let key = line.split_once('=').map_or(line, |(key, _)| key);
         if key.is_empty() || key.contains(char::is_whitespace) || line.contains('\0') {
-            bail!(
-                "{} line {}: '{key}' is no key; write KEY=VALUE, for example MODE=test",
-                what(),
-                index + 1
-            );
+            bail!("{} line {}: '{key}' is no key; write KEY=VALUE, for example MODE=test", what(), index + 1);
         }
         pairs.push(line.to_owned());
     }
@@ -116,58 +103,28 @@ mod tests {
     #[test]
     fn flags_come_after_files_and_bare_keys_ask_the_caller() {
         let file = file(b"\xef\xbb\xbf# comment\n\n  A=1\nB=two words = x\nSET\nUNSET\n");
-        let flags = [
-            String::from("A=2"),
-            String::from("SET"),
-            String::from("UNSET"),
-            String::from("E="),
-        ];
+        let flags = [String::from("A=2"), String::from("SET"), String::from("UNSET"), String::from("E=")];
         let env = env(&[file.path()], &flags, caller).unwrap();
-        assert_eq!(
-            env,
-            [
-                "A=1",
-                "B=two words = x",
-                "SET=from caller",
-                "A=2",
-                "SET=from caller",
-                "E="
-            ]
-        );
+        assert_eq!(env, ["A=1", "B=two words = x", "SET=from caller", "A=2", "SET=from caller", "E="]);
     }
 
     #[test]
     fn later_labels_win_and_bare_ones_are_empty() {
         let file = file(b"a=1\nb\n");
-        let labels = labels(
-            &[file.path()],
-            &[String::from("a=2"), String::from("c=x=y")],
-        )
-        .unwrap();
+        let labels = labels(&[file.path()], &[String::from("a=2"), String::from("c=x=y")]).unwrap();
         let expected = [("a", "2"), ("b", ""), ("c", "x=y")];
-        assert_eq!(
-            labels,
-            expected
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into()
-        );
+        assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
         assert!(super::labels(&NONE, &[]).unwrap().is_empty());
     }
 
     #[test]
     fn bad_files_are_errors_that_name_file_and_line() {
-        for (text, part) in [
-            (&b"A=1\nB C=2\n"[..], "line 2"),
-            (b"=x\n", "line 1"),
-            (b"A=\0\n", "line 1"),
-            (b"A=\xff\xfe", "UTF-8"),
-        ] {
+        for (text, part) in
+            [(&b"A=1\nB C=2\n"[..], "line 2"), (b"=x\n", "line 1"), (b"A=\0\n", "line 1"), (b"A=\xff\xfe", "UTF-8")]
+        {
             let file = file(text);
             let error = format!("{:#}", env(&[file.path()], &[], caller).unwrap_err());
-            assert!(
-                error.contains(part) && error.contains(file.path().to_str().unwrap()),
-                "{error}"
-            );
+            assert!(error.contains(part) && error.contains(file.path().to_str().unwrap()), "{error}");
         }
         let error = format!("{:#}", env(&["/nonexistent/env"], &[], caller).unwrap_err());
         assert!(error.contains("--env-file '/nonexistent/env'"), "{error}");

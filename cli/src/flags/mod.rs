@@ -307,9 +307,7 @@ impl ContainerFlags {
             bail!("the image is empty: give its name, for example busybox");
         }
         if options.remove && options.restart != RestartPolicy::No {
-            bail!(
-                "--rm cannot be combined with --restart: what is removed cannot start again; leave out one of them"
-            );
+            bail!("--rm cannot be combined with --restart: what is removed cannot start again; leave out one of them");
         }
         spec::check(&options)?;
         Ok(options)

@@ -7,9 +7,7 @@ use berth_engine::{spec, volumes};
 
 use super::size;
 
-const PROPAGATIONS: [&str; 6] = [
-    "private", "rprivate", "shared", "rshared", "slave", "rslave",
-];
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 /// Options of `--tmpfs` without and with a value, see tmpfs(5) and mount(8).
 const TMPFS_FLAGS: [&str; 16] = [
     "ro",
@@ -29,15 +27,7 @@ const TMPFS_FLAGS: [&str; 16] = [
     "nodiratime",
     "relatime",
 ];
-const TMPFS_VALUES: [&str; 7] = [
-    "size",
-    "mode",
-    "uid",
-    "gid",
-    "nr_inodes",
-    "nr_blocks",
-    "huge",
-];
+const TMPFS_VALUES: [&str; 7] = ["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge"];
 
 /// `--volume [SOURCE:]TARGET[:OPTIONS]`
 pub fn volume(text: &str) -> Result<Mount, String> {
@@ -72,36 +62,21 @@ pub fn volume(text: &str) -> Result<Mount, String> {
         Some("") => return Err(format!("the part before ':' is empty; {example}")),
         Some(path) if path.starts_with(['/', '.']) => {
             if no_copy {
-                return Err(format!(
-                    "'nocopy' is for volumes, and '{path}' is a directory; {example}"
-                ));
+                return Err(format!("'nocopy' is for volumes, and '{path}' is a directory; {example}"));
             }
-            MountSource::Bind {
-                path: absolute(path)?,
-                create: true,
-                propagation,
-            }
+            MountSource::Bind { path: absolute(path)?, create: true, propagation }
         }
         name => {
             if let Some(propagation) = propagation {
-                return Err(format!(
-                    "'{propagation}' is for directories of the host, not for volumes; {example}"
-                ));
+                return Err(format!("'{propagation}' is for directories of the host, not for volumes; {example}"));
             }
             if let Some(name) = name {
                 volumes::check_name(name).map_err(|error| error.to_string())?;
             }
-            MountSource::Volume {
-                name: name.map(str::to_owned),
-                no_copy,
-            }
+            MountSource::Volume { name: name.map(str::to_owned), no_copy }
         }
     };
-    Ok(Mount {
-        target,
-        source,
-        read_only,
-    })
+    Ok(Mount { target, source, read_only })
 }
 
 /// `--tmpfs TARGET[:OPTIONS]`
@@ -114,24 +89,16 @@ pub fn tmpfs(text: &str) -> Result<Mount, String> {
         kept.push(tmpfs_option(option).map_err(|error| format!("{error}; {example}"))?);
     }
     let read_only = kept.iter().any(|option| option == "ro");
-    Ok(Mount {
-        target,
-        source: MountSource::Tmpfs { options: kept },
-        read_only,
-    })
+    Ok(Mount { target, source: MountSource::Tmpfs { options: kept }, read_only })
 }
 
 fn tmpfs_option(option: &str) -> Result<String, String> {
     match option.split_once('=') {
         None if TMPFS_FLAGS.contains(&option) => Ok(option.to_owned()),
         // tmpfs knows a share of the memory too, which is passed on as it is.
-        Some(("size", size)) if !size.ends_with('%') => {
-            Ok(format!("size={}", size::some_bytes(size)?))
-        }
+        Some(("size", size)) if !size.ends_with('%') => Ok(format!("size={}", size::some_bytes(size)?)),
         Some(("mode", mode)) => Ok(format!("mode={}", octal(mode)?)),
-        Some((key, value)) if TMPFS_VALUES.contains(&key) && is_word(value) => {
-            Ok(option.to_owned())
-        }
+        Some((key, value)) if TMPFS_VALUES.contains(&key) && is_word(value) => Ok(option.to_owned()),
         _ => Err(format!("unknown tmpfs option '{option}'")),
     }
 }
@@ -163,55 +130,35 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
         (keys.no_copy, "volume", "volume-nocopy"),
         (!keys.tmpfs.is_empty(), "tmpfs", "tmpfs-size and tmpfs-mode"),
     ];
-    if let Some((_, of, key)) = misplaced
-        .into_iter()
-        .find(|(is_set, of, _)| *is_set && *of != kind)
-    {
+    if let Some((_, of, key)) = misplaced.into_iter().find(|(is_set, of, _)| *is_set && *of != kind) {
         return Err(format!("{key} goes with type={of}, not type={kind}"));
     }
     let source = match (kind, keys.source.filter(|source| !source.is_empty())) {
-        ("bind", Some(path)) => MountSource::Bind {
-            path: absolute(path)?,
-            create: false,
-            propagation: keys.propagation.map(str::to_owned),
-        },
+        ("bind", Some(path)) => {
+            MountSource::Bind { path: absolute(path)?, create: false, propagation: keys.propagation.map(str::to_owned) }
+        }
         ("bind", None) => {
-            return Err(String::from(
-                "'source' is missing: a directory or file of the host",
-            ));
+            return Err(String::from("'source' is missing: a directory or file of the host"));
         }
         ("volume", name) => {
             if let Some(name) = name {
                 volumes::check_name(name).map_err(|error| error.to_string())?;
             }
-            MountSource::Volume {
-                name: name.map(str::to_owned),
-                no_copy: keys.no_copy,
-            }
+            MountSource::Volume { name: name.map(str::to_owned), no_copy: keys.no_copy }
         }
-        ("tmpfs", None) => MountSource::Tmpfs {
-            options: keys.tmpfs,
-        },
+        ("tmpfs", None) => MountSource::Tmpfs { options: keys.tmpfs },
         ("tmpfs", Some(_)) => return Err(String::from("a tmpfs begins empty and has no 'source'")),
         (other, _) => {
-            return Err(format!(
-                "unknown type '{other}': one of bind, volume, tmpfs"
-            ));
+            return Err(format!("unknown type '{other}': one of bind, volume, tmpfs"));
         }
     };
-    Ok(Mount {
-        target,
-        source,
-        read_only: keys.read_only,
-    })
+    Ok(Mount { target, source, read_only: keys.read_only })
 }
 
 fn keys(text: &str) -> Result<Keys<'_>, String> {
     let mut keys = Keys::default();
     for field in text.split(',') {
-        let (key, value) = field
-            .split_once('=')
-            .map_or((field, None), |(key, value)| (key, Some(value)));
+        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
         let needed = || value.ok_or_else(|| format!("'{key}' has no value"));
         match key {
             "type" => keys.kind = Some(needed()?),
@@ -219,17 +166,12 @@ fn keys(text: &str) -> Result<Keys<'_>, String> {
             "target" | "dst" | "destination" => keys.target = Some(needed()?),
             "readonly" | "ro" => keys.read_only = switch(key, value)?,
             "volume-nocopy" => keys.no_copy = switch(key, value)?,
-            "tmpfs-size" => keys
-                .tmpfs
-                .push(format!("size={}", size::some_bytes(needed()?)?)),
+            "tmpfs-size" => keys.tmpfs.push(format!("size={}", size::some_bytes(needed()?)?)),
             "tmpfs-mode" => keys.tmpfs.push(format!("mode={}", octal(needed()?)?)),
             "bind-propagation" => {
                 let kind = needed()?;
                 if !PROPAGATIONS.contains(&kind) {
-                    return Err(format!(
-                        "unknown bind-propagation '{kind}': one of {}",
-                        PROPAGATIONS.join(", ")
-                    ));
+                    return Err(format!("unknown bind-propagation '{kind}': one of {}", PROPAGATIONS.join(", ")));
                 }
                 keys.propagation = Some(kind);
             }
@@ -256,25 +198,18 @@ fn switch(key: &str, value: Option<&str>) -> Result<bool, String> {
 fn octal(text: &str) -> Result<String, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 && !text.starts_with('+') => Ok(format!("{mode:o}")),
-        _ => Err(format!(
-            "'{text}' is no mode: give octal digits, for example 1777"
-        )),
+        _ => Err(format!("'{text}' is no mode: give octal digits, for example 1777")),
     }
 }
 
 fn is_word(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'%' || byte == b'_')
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'%' || byte == b'_')
 }
 
 fn target(text: &str) -> Result<String, String> {
     spec::clean_target(text)
         .map(|path| path.to_string_lossy().into_owned())
-        .map_err(|_| {
-            format!("'{text}' is no place in the container: it must be absolute and not '/'")
-        })
+        .map_err(|_| format!("'{text}' is no place in the container: it must be absolute and not '/'"))
 }
 
 /// Against the caller's directory; the path need not exist yet.
@@ -287,32 +222,19 @@ mod tests {
     use super::*;
 
     fn bind(path: &str, create: bool, propagation: Option<&str>) -> MountSource {
-        MountSource::Bind {
-            path: path.into(),
-            create,
-            propagation: propagation.map(str::to_owned),
-        }
+        MountSource::Bind { path: path.into(), create, propagation: propagation.map(str::to_owned) }
     }
 
     fn named(name: Option<&str>, no_copy: bool) -> MountSource {
-        MountSource::Volume {
-            name: name.map(str::to_owned),
-            no_copy,
-        }
+        MountSource::Volume { name: name.map(str::to_owned), no_copy }
     }
 
     fn memory(options: &[&str]) -> MountSource {
-        MountSource::Tmpfs {
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-        }
+        MountSource::Tmpfs { options: options.iter().map(|option| (*option).to_owned()).collect() }
     }
 
     fn at(target: &str, source: MountSource, read_only: bool) -> Mount {
-        Mount {
-            target: target.to_owned(),
-            source,
-            read_only,
-        }
+        Mount { target: target.to_owned(), source, read_only }
     }
 
     #[test]
@@ -321,27 +243,11 @@ mod tests {
         let cases = [
             ("/data", at("/data", named(None, false), false)),
             ("cache:/c", at("/c", named(Some("cache"), false), false)),
-            (
-                "cache:/c/../d//e/:ro,nocopy",
-                at("/d/e", named(Some("cache"), true), true),
-            ),
+            ("cache:/c/../d//e/:ro,nocopy", at("/d/e", named(Some("cache"), true), true)),
             ("/srv:/data", at("/data", bind("/srv", true, None), false)),
-            (
-                "/srv:/data:rw,Z",
-                at("/data", bind("/srv", true, None), false),
-            ),
-            (
-                "/srv:/data:ro,rslave",
-                at("/data", bind("/srv", true, Some("rslave")), true),
-            ),
-            (
-                "./x:/data",
-                at(
-                    "/data",
-                    bind(here.join("x").to_str().unwrap(), true, None),
-                    false,
-                ),
-            ),
+            ("/srv:/data:rw,Z", at("/data", bind("/srv", true, None), false)),
+            ("/srv:/data:ro,rslave", at("/data", bind("/srv", true, Some("rslave")), true)),
+            ("./x:/data", at("/data", bind(here.join("x").to_str().unwrap(), true, None), false)),
         ];
         for (text, expected) in cases {
             assert_eq!(volume(text), Ok(expected), "{text}");
@@ -351,23 +257,14 @@ mod tests {
     #[test]
     fn mount_forms() {
         let cases = [
-            (
-                "type=bind,source=/srv,target=/data",
-                at("/data", bind("/srv", false, None), false),
-            ),
-            (
-                "type=bind,src=/srv,dst=/data,ro",
-                at("/data", bind("/srv", false, None), true),
-            ),
+            ("type=bind,source=/srv,target=/data", at("/data", bind("/srv", false, None), false)),
+            ("type=bind,src=/srv,dst=/data,ro", at("/data", bind("/srv", false, None), true)),
             (
                 "type=bind,src=/s,destination=/d,readonly=false,bind-propagation=shared",
                 at("/d", bind("/s", false, Some("shared")), false),
             ),
             ("target=/d", at("/d", named(None, false), false)),
-            (
-                "type=volume,src=cache,target=/d,volume-nocopy,readonly=true",
-                at("/d", named(Some("cache"), true), true),
-            ),
+            ("type=volume,src=cache,target=/d,volume-nocopy,readonly=true", at("/d", named(Some("cache"), true), true)),
             (
                 "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770",
                 at("/t", memory(&["size=1048576", "mode=1770"]), false),
@@ -382,18 +279,8 @@ mod tests {
     fn tmpfs_forms() {
         let cases = [
             ("/run", at("/run", memory(&[]), false)),
-            (
-                "/run:size=64m,mode=0755,exec",
-                at(
-                    "/run",
-                    memory(&["size=67108864", "mode=755", "exec"]),
-                    false,
-                ),
-            ),
-            (
-                "/run:ro,size=50%,uid=1000",
-                at("/run", memory(&["ro", "size=50%", "uid=1000"]), true),
-            ),
+            ("/run:size=64m,mode=0755,exec", at("/run", memory(&["size=67108864", "mode=755", "exec"]), false)),
+            ("/run:ro,size=50%,uid=1000", at("/run", memory(&["ro", "size=50%", "uid=1000"]), true)),
         ];
         for (text, expected) in cases {
             assert_eq!(tmpfs(text), Ok(expected), "{text}");

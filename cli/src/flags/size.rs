@@ -3,9 +3,7 @@
 /// Bytes of a size such as `64m`: a number, and `b`, `k`, `m`, `g` or `t` for powers of 1024, where `kb` and `kib`
 /// mean the same as `k`.
 pub fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -14,9 +12,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         "g" | "gb" | "gib" => 1 << 30,
         "t" | "tb" | "tib" => 1 << 40,
         _ => {
-            return Err(String::from(
-                "not a size; give a number with b, k, m, g or t, for example 512m",
-            ));
+            return Err(String::from("not a size; give a number with b, k, m, g or t, for example 512m"));
         }
     };
     let too_much = || String::from("more than 16 exbibytes; give a size, for example 512m");
@@ -31,24 +27,16 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         Ok(decimal) if decimal.is_finite() => {
             let bytes = decimal * factor as f64;
             // 2^63 is exact and far beyond every limit that takes a fraction.
-            if bytes < 9_223_372_036_854_775_808.0 {
-                Ok(bytes as u64)
-            } else {
-                Err(too_much())
-            }
+            if bytes < 9_223_372_036_854_775_808.0 { Ok(bytes as u64) } else { Err(too_much()) }
         }
-        _ => Err(String::from(
-            "not a size; give a number with b, k, m, g or t, for example 512m",
-        )),
+        _ => Err(String::from("not a size; give a number with b, k, m, g or t, for example 512m")),
     }
 }
 
 /// A size above nothing.
 pub fn some_bytes(text: &str) -> Result<u64, String> {
     match bytes(text)? {
-        0 => Err(String::from(
-            "nothing fits into 0 bytes; give a size, for example 64m",
-        )),
+        0 => Err(String::from("nothing fits into 0 bytes; give a size, for example 64m")),
         bytes => Ok(bytes),
     }
 }

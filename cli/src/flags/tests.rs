@@ -16,11 +16,7 @@ struct Run {
 fn parse(args: &[&str]) -> Result<Options, String> {
     Run::try_parse_from(std::iter::once(&"run").chain(args))
         .map_err(|error| error.to_string())
-        .and_then(|run| {
-            run.flags
-                .into_options()
-                .map_err(|error| format!("{error:#}"))
-        })
+        .and_then(|run| run.flags.into_options().map_err(|error| format!("{error:#}")))
 }
 
 /// The options that `args` set for the image `busybox`.
@@ -29,10 +25,7 @@ fn options(args: &[&str]) -> Options {
 }
 
 fn none() -> Options {
-    Options {
-        image: String::from("busybox"),
-        ..Options::default()
-    }
+    Options { image: String::from("busybox"), ..Options::default() }
 }
 
 fn words(words: &[&str]) -> Vec<String> {
@@ -40,10 +33,7 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 #[test]
@@ -58,372 +48,78 @@ fn nothing_given_is_the_default() {
 
 #[test]
 fn each_flag_sets_its_option() {
-    let device = Device {
-        host: "/dev/null".into(),
-        container: "/dev/x".into(),
-        permissions: "rw".into(),
-    };
+    let device = Device { host: "/dev/null".into(), container: "/dev/x".into(), permissions: "rw".into() };
     let cases: Vec<(&[&str], Options)> = vec![
-        (
-            &["-i"],
-            Options {
-                interactive: true,
-                ..none()
-            },
-        ),
-        (
-            &["-t"],
-            Options {
-                tty: true,
-                ..none()
-            },
-        ),
-        (
-            &["-it"],
-            Options {
-                interactive: true,
-                tty: true,
-                ..none()
-            },
-        ),
-        (
-            &["--interactive", "--tty"],
-            Options {
-                interactive: true,
-                tty: true,
-                ..none()
-            },
-        ),
+        (&["-i"], Options { interactive: true, ..none() }),
+        (&["-t"], Options { tty: true, ..none() }),
+        (&["-it"], Options { interactive: true, tty: true, ..none() }),
+        (&["--interactive", "--tty"], Options { interactive: true, tty: true, ..none() }),
         (&["-d"], none()),
-        (
-            &["--rm"],
-            Options {
-                remove: true,
-                ..none()
-            },
-        ),
-        (
-            &["--name", "web"],
-            Options {
-                name: Some("web".into()),
-                ..none()
-            },
-        ),
-        (
-            &["--hostname", "h"],
-            Options {
-                hostname: Some("h".into()),
-                ..none()
-            },
-        ),
-        (
-            &["-h", "h.example"],
-            Options {
-                hostname: Some("h.example".into()),
-                ..none()
-            },
-        ),
-        (
-            &["-e", "A=1", "--env", "B=x=y", "-eC="],
-            Options {
-                env: words(&["A=1", "B=x=y", "C="]),
-                ..none()
-            },
-        ),
+        (&["--rm"], Options { remove: true, ..none() }),
+        (&["--name", "web"], Options { name: Some("web".into()), ..none() }),
+        (&["--hostname", "h"], Options { hostname: Some("h".into()), ..none() }),
+        (&["-h", "h.example"], Options { hostname: Some("h.example".into()), ..none() }),
+        (&["-e", "A=1", "--env", "B=x=y", "-eC="], Options { env: words(&["A=1", "B=x=y", "C="]), ..none() }),
         (&["-e", "BERTH_TEST_UNSET"], none()),
-        (
-            &["-w", "/srv"],
-            Options {
-                workdir: Some("/srv".into()),
-                ..none()
-            },
-        ),
-        (
-            &["-u", "app:1000"],
-            Options {
-                user: Some("app:1000".into()),
-                ..none()
-            },
-        ),
-        (
-            &["--group-add", "audio", "--group-add", "7"],
-            Options {
-                group_add: words(&["audio", "7"]),
-                ..none()
-            },
-        ),
-        (
-            &["--entrypoint", "/bin/sh"],
-            Options {
-                entrypoint: Some("/bin/sh".into()),
-                ..none()
-            },
-        ),
-        (
-            &["--entrypoint", ""],
-            Options {
-                entrypoint: Some(String::new()),
-                ..none()
-            },
-        ),
-        (
-            &["--read-only"],
-            Options {
-                read_only: true,
-                ..none()
-            },
-        ),
+        (&["-w", "/srv"], Options { workdir: Some("/srv".into()), ..none() }),
+        (&["-u", "app:1000"], Options { user: Some("app:1000".into()), ..none() }),
+        (&["--group-add", "audio", "--group-add", "7"], Options { group_add: words(&["audio", "7"]), ..none() }),
+        (&["--entrypoint", "/bin/sh"], Options { entrypoint: Some("/bin/sh".into()), ..none() }),
+        (&["--entrypoint", ""], Options { entrypoint: Some(String::new()), ..none() }),
+        (&["--read-only"], Options { read_only: true, ..none() }),
         (
             &["--cap-add", "NET_ADMIN", "--cap-drop=ALL"],
-            Options {
-                cap_add: words(&["NET_ADMIN"]),
-                cap_drop: words(&["ALL"]),
-                ..none()
-            },
+            Options { cap_add: words(&["NET_ADMIN"]), cap_drop: words(&["ALL"]), ..none() },
         ),
-        (
-            &["--privileged"],
-            Options {
-                privileged: true,
-                ..none()
-            },
-        ),
-        (
-            &["--security-opt", "no-new-privileges"],
-            Options {
-                no_new_privileges: Some(true),
-                ..none()
-            },
-        ),
-        (
-            &["--security-opt", "no-new-privileges:true"],
-            Options {
-                no_new_privileges: Some(true),
-                ..none()
-            },
-        ),
-        (
-            &["--security-opt", "no-new-privileges=false"],
-            Options {
-                no_new_privileges: Some(false),
-                ..none()
-            },
-        ),
-        (
-            &["--security-opt", "seccomp=unconfined"],
-            Options {
-                seccomp: Seccomp::Unconfined,
-                ..none()
-            },
-        ),
-        (
-            &["--security-opt", "seccomp=/p.json"],
-            Options {
-                seccomp: Seccomp::File("/p.json".into()),
-                ..none()
-            },
-        ),
+        (&["--privileged"], Options { privileged: true, ..none() }),
+        (&["--security-opt", "no-new-privileges"], Options { no_new_privileges: Some(true), ..none() }),
+        (&["--security-opt", "no-new-privileges:true"], Options { no_new_privileges: Some(true), ..none() }),
+        (&["--security-opt", "no-new-privileges=false"], Options { no_new_privileges: Some(false), ..none() }),
+        (&["--security-opt", "seccomp=unconfined"], Options { seccomp: Seccomp::Unconfined, ..none() }),
+        (&["--security-opt", "seccomp=/p.json"], Options { seccomp: Seccomp::File("/p.json".into()), ..none() }),
         (&["--security-opt", "apparmor=unconfined"], none()),
-        (
-            &["--device", "/dev/null:/dev/x:rw"],
-            Options {
-                devices: vec![device],
-                ..none()
-            },
-        ),
-        (
-            &["--sysctl", "net.ipv4.ip_forward=1"],
-            Options {
-                sysctls: pairs(&[("net.ipv4.ip_forward", "1")]),
-                ..none()
-            },
-        ),
-        (
-            &["--shm-size", "1m"],
-            Options {
-                shm_size: Some(1 << 20),
-                ..none()
-            },
-        ),
+        (&["--device", "/dev/null:/dev/x:rw"], Options { devices: vec![device], ..none() }),
+        (&["--sysctl", "net.ipv4.ip_forward=1"], Options { sysctls: pairs(&[("net.ipv4.ip_forward", "1")]), ..none() }),
+        (&["--shm-size", "1m"], Options { shm_size: Some(1 << 20), ..none() }),
         (&["--network", "none"], none()),
-        (
-            &["--network", "host"],
-            Options {
-                network: Network::Host,
-                ..none()
-            },
-        ),
-        (
-            &["--net=host"],
-            Options {
-                network: Network::Host,
-                ..none()
-            },
-        ),
-        (
-            &["--pid", "host"],
-            Options {
-                pid_host: true,
-                ..none()
-            },
-        ),
-        (
-            &["--ipc", "host"],
-            Options {
-                ipc_host: true,
-                ..none()
-            },
-        ),
-        (
-            &["--uts", "host"],
-            Options {
-                uts_host: true,
-                ..none()
-            },
-        ),
-        (
-            &["--cgroupns", "host"],
-            Options {
-                cgroup_host: true,
-                ..none()
-            },
-        ),
+        (&["--network", "host"], Options { network: Network::Host, ..none() }),
+        (&["--net=host"], Options { network: Network::Host, ..none() }),
+        (&["--pid", "host"], Options { pid_host: true, ..none() }),
+        (&["--ipc", "host"], Options { ipc_host: true, ..none() }),
+        (&["--uts", "host"], Options { uts_host: true, ..none() }),
+        (&["--cgroupns", "host"], Options { cgroup_host: true, ..none() }),
         (&["--cgroupns", "private"], none()),
-        (
-            &["--userns", "100000:65536"],
-            Options {
-                userns: Some((100_000, 65_536)),
-                ..none()
-            },
-        ),
+        (&["--userns", "100000:65536"], Options { userns: Some((100_000, 65_536)), ..none() }),
         (&["--userns", "host"], none()),
-        (
-            &["--init"],
-            Options {
-                init: true,
-                ..none()
-            },
-        ),
-        (
-            &["--stop-signal", "SIGINT"],
-            Options {
-                stop_signal: Some("SIGINT".into()),
-                ..none()
-            },
-        ),
-        (
-            &["--stop-timeout", "3"],
-            Options {
-                stop_timeout: Some(Duration::from_secs(3)),
-                ..none()
-            },
-        ),
-        (
-            &["--stop-timeout", "-1"],
-            Options {
-                stop_timeout: Some(Duration::MAX),
-                ..none()
-            },
-        ),
+        (&["--init"], Options { init: true, ..none() }),
+        (&["--stop-signal", "SIGINT"], Options { stop_signal: Some("SIGINT".into()), ..none() }),
+        (&["--stop-timeout", "3"], Options { stop_timeout: Some(Duration::from_secs(3)), ..none() }),
+        (&["--stop-timeout", "-1"], Options { stop_timeout: Some(Duration::MAX), ..none() }),
         (&["--restart", "no"], none()),
-        (
-            &["--restart", "always"],
-            Options {
-                restart: RestartPolicy::Always,
-                ..none()
-            },
-        ),
-        (
-            &["--restart", "unless-stopped"],
-            Options {
-                restart: RestartPolicy::UnlessStopped,
-                ..none()
-            },
-        ),
-        (
-            &["--restart", "on-failure"],
-            Options {
-                restart: RestartPolicy::OnFailure { max_retries: None },
-                ..none()
-            },
-        ),
+        (&["--restart", "always"], Options { restart: RestartPolicy::Always, ..none() }),
+        (&["--restart", "unless-stopped"], Options { restart: RestartPolicy::UnlessStopped, ..none() }),
+        (&["--restart", "on-failure"], Options { restart: RestartPolicy::OnFailure { max_retries: None }, ..none() }),
         (
             &["--restart", "on-failure:3"],
-            Options {
-                restart: RestartPolicy::OnFailure {
-                    max_retries: Some(3),
-                },
-                ..none()
-            },
+            Options { restart: RestartPolicy::OnFailure { max_retries: Some(3) }, ..none() },
         ),
-        (
-            &["-l", "a=1", "--label", "b"],
-            Options {
-                labels: pairs(&[("a", "1"), ("b", "")]),
-                ..none()
-            },
-        ),
-        (
-            &["--annotation", "a=1"],
-            Options {
-                annotations: pairs(&[("a", "1")]),
-                ..none()
-            },
-        ),
-        (
-            &["--cidfile", "/c"],
-            Options {
-                cidfile: Some("/c".into()),
-                ..none()
-            },
-        ),
-        (
-            &["--pull", "always"],
-            Options {
-                pull: Pull::Always,
-                ..none()
-            },
-        ),
+        (&["-l", "a=1", "--label", "b"], Options { labels: pairs(&[("a", "1"), ("b", "")]), ..none() }),
+        (&["--annotation", "a=1"], Options { annotations: pairs(&[("a", "1")]), ..none() }),
+        (&["--cidfile", "/c"], Options { cidfile: Some("/c".into()), ..none() }),
+        (&["--pull", "always"], Options { pull: Pull::Always, ..none() }),
         (&["--pull", "missing"], none()),
-        (
-            &["--pull", "never"],
-            Options {
-                pull: Pull::Never,
-                ..none()
-            },
-        ),
+        (&["--pull", "never"], Options { pull: Pull::Never, ..none() }),
         (
             &["--add-host", "db:10.0.0.7", "--add-host", "six=[fd00::1]"],
-            Options {
-                add_hosts: vec![
-                    ("db".into(), "10.0.0.7".into()),
-                    ("six".into(), "fd00::1".into()),
-                ],
-                ..none()
-            },
+            Options { add_hosts: vec![("db".into(), "10.0.0.7".into()), ("six".into(), "fd00::1".into())], ..none() },
         ),
-        (
-            &["--oom-score-adj", "-500"],
-            Options {
-                oom_score_adj: Some(-500),
-                ..none()
-            },
-        ),
-        (
-            &["--platform", "linux/arm64/v8"],
-            Options {
-                platform: Some("linux/arm64/v8".into()),
-                ..none()
-            },
-        ),
+        (&["--oom-score-adj", "-500"], Options { oom_score_adj: Some(-500), ..none() }),
+        (&["--platform", "linux/arm64/v8"], Options { platform: Some("linux/arm64/v8".into()), ..none() }),
         (&["--isolation", "container"], none()),
         (
             &["-m", "64m"],
             Options {
-                limits: berth_engine::options::Limits {
-                    memory: Some(64 << 20),
-                    ..Default::default()
-                },
+                limits: berth_engine::options::Limits { memory: Some(64 << 20), ..Default::default() },
                 ..none()
             },
         ),
@@ -435,11 +131,7 @@ fn each_flag_sets_its_option() {
 
 #[test]
 fn ulimits_take_one_number_or_two_and_unlimited() {
-    let limit = |name: &str, soft, hard| Ulimit {
-        name: name.to_owned(),
-        soft,
-        hard,
-    };
+    let limit = |name: &str, soft, hard| Ulimit { name: name.to_owned(), soft, hard };
     let set = options(&[
         "--ulimit",
         "nofile=1024:2048",
@@ -461,11 +153,7 @@ fn ulimits_take_one_number_or_two_and_unlimited() {
 #[test]
 fn all_three_kinds_of_mounts_are_taken() {
     let set = options(&["--tmpfs", "/t", "--mount", "target=/m", "-v", "/s:/v:ro"]);
-    let targets: Vec<&str> = set
-        .mounts
-        .iter()
-        .map(|mount| mount.target.as_str())
-        .collect();
+    let targets: Vec<&str> = set.mounts.iter().map(|mount| mount.target.as_str()).collect();
     assert_eq!(targets, ["/v", "/m", "/t"]);
     assert!(set.mounts[0].read_only);
 }
@@ -489,151 +177,59 @@ fn what_follows_the_image_is_left_alone() {
         &["", "a b", "é"],
     ] {
         let set = parse(&[&["--init", "busybox"], command].concat()).unwrap();
-        assert_eq!(
-            set,
-            Options {
-                init: true,
-                command: words(command),
-                ..none()
-            },
-            "{command:?}"
-        );
+        assert_eq!(set, Options { init: true, command: words(command), ..none() }, "{command:?}");
     }
     assert_eq!(
         parse(&["--init", "--", "busybox", "--x"]).unwrap(),
-        Options {
-            init: true,
-            command: words(&["--x"]),
-            ..none()
-        }
+        Options { init: true, command: words(&["--x"]), ..none() }
     );
 }
 
 #[test]
 fn bad_values_name_flag_value_and_what_to_give() {
     let long = "x".repeat(5000);
-    for (flag, values) in [
-        ("--name", ["", "-a", "a b"]),
-        ("--stop-signal", ["", "NOSUCH", "99"]),
-    ] {
+    for (flag, values) in [("--name", ["", "-a", "a b"]), ("--stop-signal", ["", "NOSUCH", "99"])] {
         for value in values {
             let error = parse(&[&format!("{flag}={value}"), "busybox"]).unwrap_err();
-            assert!(
-                error.contains(flag) && error.contains(value),
-                "{flag}={value}: {error}"
-            );
+            assert!(error.contains(flag) && error.contains(value), "{flag}={value}: {error}");
         }
     }
     let cases: Vec<(&str, Vec<&str>, &str)> = vec![
-        (
-            "--hostname",
-            vec!["", "-a", "a-", "a..b", "a b", "é", &long],
-            "for example",
-        ),
+        ("--hostname", vec!["", "-a", "a-", "a..b", "a b", "é", &long], "for example"),
         ("--env", vec!["", "=x"], "for example"),
         ("--workdir", vec!["srv", "."], "for example"),
-        (
-            "--user",
-            vec![":", ":g", "a:", "a:b:c", "a b", "4294967295", "99999999999"],
-            "for example",
-        ),
-        (
-            "--group-add",
-            vec!["", "a,b", "a:b", "4294967295"],
-            "for example",
-        ),
+        ("--user", vec![":", ":g", "a:", "a:b:c", "a b", "4294967295", "99999999999"], "for example"),
+        ("--group-add", vec!["", "a,b", "a:b", "4294967295"], "for example"),
         ("--cap-add", vec!["NET_ADMN", "", "CAP_"], "NET_ADMIN"),
         ("--cap-drop", vec!["EVERYTHING"], "for example"),
         (
             "--security-opt",
-            vec![
-                "",
-                "huh",
-                "no-new-privileges=x",
-                "seccomp",
-                "seccomp=",
-                "apparmor=mine",
-            ],
+            vec!["", "huh", "no-new-privileges=x", "seccomp", "seccomp=", "apparmor=mine"],
             "for example",
         ),
         (
             "--device",
-            vec![
-                "",
-                "null",
-                "/dev/null:rwx:x:y",
-                "/dev/null:/x:q",
-                "/dev/null:x",
-                "/dev/null:/dev/x:rr",
-            ],
+            vec!["", "null", "/dev/null:rwx:x:y", "/dev/null:/x:q", "/dev/null:x", "/dev/null:/dev/x:rr"],
             "for example",
         ),
         (
             "--ulimit",
-            vec![
-                "",
-                "nofile",
-                "nofile=",
-                "huh=1",
-                "nofile=2:1",
-                "nofile=-2",
-                "nofile=1:2:3",
-                "RLIMIT_NOFILE=1",
-            ],
+            vec!["", "nofile", "nofile=", "huh=1", "nofile=2:1", "nofile=-2", "nofile=1:2:3", "RLIMIT_NOFILE=1"],
             "for example",
         ),
         ("--sysctl", vec!["", "net.x", "=1"], "for example"),
         ("--shm-size", vec!["0", "", "x", "-1"], "for example"),
         ("--network", vec!["bridge", "", "mine"], "for example"),
         ("--pid", vec!["", "container:x"], "host"),
-        (
-            "--userns",
-            vec!["", "x", "1", "0:1", "1:0", "4294967295:1", "-1:5", "1:2:3"],
-            "for example",
-        ),
-        (
-            "--stop-timeout",
-            vec!["", "x", "-2", "1.5", "9223372036854775808"],
-            "for example",
-        ),
-        (
-            "--restart",
-            vec![
-                "",
-                "sometimes",
-                "always:3",
-                "on-failure:",
-                "on-failure:-1",
-                "on-failure:x",
-            ],
-            "for example",
-        ),
+        ("--userns", vec!["", "x", "1", "0:1", "1:0", "4294967295:1", "-1:5", "1:2:3"], "for example"),
+        ("--stop-timeout", vec!["", "x", "-2", "1.5", "9223372036854775808"], "for example"),
+        ("--restart", vec!["", "sometimes", "always:3", "on-failure:", "on-failure:-1", "on-failure:x"], "for example"),
         ("--label", vec!["", "=x"], "for example"),
         ("--annotation", vec!["a", "=x", ""], "for example"),
         ("--pull", vec!["", "sometimes"], "always"),
-        (
-            "--add-host",
-            vec![
-                "",
-                "db",
-                "db:",
-                "db:x",
-                ":1.2.3.4",
-                "db:1.2.3",
-                "db:host-gateway",
-            ],
-            "for example",
-        ),
-        (
-            "--oom-score-adj",
-            vec!["", "1001", "-1001", "x"],
-            "for example",
-        ),
-        (
-            "--platform",
-            vec!["", "/", "a/b/c/d", "linux/"],
-            "for example",
-        ),
+        ("--add-host", vec!["", "db", "db:", "db:x", ":1.2.3.4", "db:1.2.3", "db:host-gateway"], "for example"),
+        ("--oom-score-adj", vec!["", "1001", "-1001", "x"], "for example"),
+        ("--platform", vec!["", "/", "a/b/c/d", "linux/"], "for example"),
         ("--isolation", vec!["microvm", ""], "container"),
         ("--volume", vec!["", "data", "a:b"], "for example"),
         ("--mount", vec!["", "type=bind"], "for example"),
@@ -643,39 +239,22 @@ fn bad_values_name_flag_value_and_what_to_give() {
     for (flag, values, part) in cases {
         for value in values {
             let error = parse(&[&format!("{flag}={value}"), "busybox"]).unwrap_err();
-            assert!(
-                error.contains(flag) && error.contains(value) && error.contains(part),
-                "{flag}={value}: {error}"
-            );
+            assert!(error.contains(flag) && error.contains(value) && error.contains(part), "{flag}={value}: {error}");
         }
     }
 }
 
 #[test]
 fn unknown_flags_and_missing_image_are_errors() {
-    assert!(
-        parse(&["--bogus", "busybox"])
-            .unwrap_err()
-            .contains("--bogus")
-    );
+    assert!(parse(&["--bogus", "busybox"]).unwrap_err().contains("--bogus"));
     assert!(parse(&["-X", "busybox"]).unwrap_err().contains("-X"));
     assert!(parse(&[]).unwrap_err().contains("IMAGE"));
     assert!(parse(&[""]).unwrap_err().contains("image is empty"));
     let bytes = std::os::unix::ffi::OsStrExt::from_bytes(&b"\xff\xfe"[..]);
-    for args in [
-        [std::ffi::OsStr::new("run"), bytes, bytes],
-        [
-            std::ffi::OsStr::new("run"),
-            std::ffi::OsStr::new("-e"),
-            bytes,
-        ],
-    ] {
-        assert!(
-            Run::try_parse_from(args)
-                .unwrap_err()
-                .to_string()
-                .contains("UTF-8")
-        );
+    for args in
+        [[std::ffi::OsStr::new("run"), bytes, bytes], [std::ffi::OsStr::new("run"), std::ffi::OsStr::new("-e"), bytes]]
+    {
+        assert!(Run::try_parse_from(args).unwrap_err().to_string().contains("UTF-8"));
     }
 }
 
@@ -684,39 +263,16 @@ fn flags_that_exclude_each_other_are_errors_that_name_both() {
     for (args, one, other) in [
         (&["--rm", "--restart", "always"][..], "--rm", "--restart"),
         (&["-v", "/a:/x", "--tmpfs", "/y/../x"], "two mounts", "/x"),
-        (
-            &["--userns", "1:1", "--privileged"],
-            "--userns",
-            "--privileged",
-        ),
-        (
-            &["--userns", "1:1", "--net", "host"],
-            "--userns",
-            "--network host",
-        ),
+        (&["--userns", "1:1", "--privileged"], "--userns", "--privileged"),
+        (&["--userns", "1:1", "--net", "host"], "--userns", "--network host"),
         (&["--uts", "host", "-h", "x"], "--hostname", "--uts host"),
-        (
-            &["--ipc", "host", "--shm-size", "1m"],
-            "--shm-size",
-            "--ipc host",
-        ),
-        (
-            &["--net", "host", "--sysctl", "net.ipv4.ip_forward=1"],
-            "--sysctl",
-            "--network host",
-        ),
+        (&["--ipc", "host", "--shm-size", "1m"], "--shm-size", "--ipc host"),
+        (&["--net", "host", "--sysctl", "net.ipv4.ip_forward=1"], "--sysctl", "--network host"),
         (&["--memory-swap", "1g"], "--memory-swap", "--memory"),
-        (
-            &["-m", "1g", "--memory-swap", "512m"],
-            "--memory-swap",
-            "--memory",
-        ),
+        (&["-m", "1g", "--memory-swap", "512m"], "--memory-swap", "--memory"),
     ] {
         let error = parse(&[args, &["busybox"]].concat()).unwrap_err();
-        assert!(
-            error.contains(one) && error.contains(other),
-            "{args:?}: {error}"
-        );
+        assert!(error.contains(one) && error.contains(other), "{args:?}: {error}");
     }
 }
 

@@ -21,10 +21,8 @@ pub(super) fn read(stream: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
         let mut entry = entry.attempt(attempt)?;
         let path = relative(&entry.path().attempt(attempt)?)?;
         let header = entry.header();
-        let id = |id: u64| {
-            u32::try_from(id)
-                .map_err(|_| Error::Invalid(format!("{id} in the tar stream is no user id")))
-        };
+        let id =
+            |id: u64| u32::try_from(id).map_err(|_| Error::Invalid(format!("{id} in the tar stream is no user id")));
         let meta = Meta {
             mode: header.mode().attempt(attempt)? & 0o7777,
             uid: id(header.uid().attempt(attempt)?)?,
@@ -33,25 +31,17 @@ pub(super) fn read(stream: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
         };
         let kind = header.entry_type();
         let device = |header: &Header| -> io::Result<u64> {
-            Ok(makedev(
-                header.device_major()?.unwrap_or_default(),
-                header.device_minor()?.unwrap_or_default(),
-            ))
+            Ok(makedev(header.device_major()?.unwrap_or_default(), header.device_minor()?.unwrap_or_default()))
         };
         let special = |format: FileType| -> Result<Kind> {
-            Ok(Kind::Special {
-                format,
-                device: device(header).attempt(attempt)?,
-            })
+            Ok(Kind::Special { format, device: device(header).attempt(attempt)? })
         };
         match kind {
             EntryType::Directory => sink.put(&path, meta, Kind::Directory)?,
             EntryType::Symlink | EntryType::Link => {
                 let Some(target) = entry.link_name().attempt(attempt)? else {
                     let path = path.display();
-                    return Err(Error::Invalid(format!(
-                        "the link {path} in the tar stream points nowhere"
-                    )));
+                    return Err(Error::Invalid(format!("the link {path} in the tar stream points nowhere")));
                 };
                 let kind = if kind == EntryType::Link {
                     Kind::HardLink(relative(&target)?)
@@ -68,15 +58,7 @@ pub(super) fn read(stream: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
             _ => {
                 let size = entry.size();
                 let capability = capability(&mut entry).attempt(attempt)?;
-                sink.put(
-                    &path,
-                    meta,
-                    Kind::File {
-                        size,
-                        content: &mut entry,
-                        capability,
-                    },
-                )?;
+                sink.put(&path, meta, Kind::File { size, content: &mut entry, capability })?;
             }
         }
     }
@@ -101,9 +83,7 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(stream: &'a mut dyn Write) -> Self {
-        Self {
-            builder: Builder::new(stream),
-        }
+        Self { builder: Builder::new(stream) }
     }
 }
 
@@ -119,25 +99,17 @@ impl Sink for Writer<'_> {
         match kind {
             Kind::Directory => {
                 header.set_entry_type(EntryType::Directory);
-                self.builder
-                    .append_data(&mut header, path.join(""), io::empty())
+                self.builder.append_data(&mut header, path.join(""), io::empty())
             }
-            Kind::File {
-                size,
-                content,
-                capability,
-            } => {
+            Kind::File { size, content, capability } => {
                 if let Some(capability) = capability {
                     let key = format!("{XATTR}{CAPABILITY}");
-                    self.builder
-                        .append_pax_extensions([(key.as_str(), capability.as_slice())])
-                        .attempt(attempt)?;
+                    self.builder.append_pax_extensions([(key.as_str(), capability.as_slice())]).attempt(attempt)?;
                 }
                 header.set_entry_type(EntryType::Regular);
                 header.set_size(size);
                 // The header has promised `size` bytes, whatever the file has become meanwhile.
-                self.builder
-                    .append_data(&mut header, path, content.chain(io::repeat(0)).take(size))
+                self.builder.append_data(&mut header, path, content.chain(io::repeat(0)).take(size))
             }
             Kind::Symlink(target) => {
                 header.set_entry_type(EntryType::Symlink);
@@ -153,9 +125,8 @@ impl Sink for Writer<'_> {
                     FileType::BlockDevice => EntryType::Block,
                     _ => EntryType::Char,
                 });
-                let numbers = header
-                    .set_device_major(major(device))
-                    .and_then(|()| header.set_device_minor(minor(device)));
+                let numbers =
+                    header.set_device_major(major(device)).and_then(|()| header.set_device_minor(minor(device)));
                 numbers.and_then(|()| self.builder.append_data(&mut header, path, io::empty()))
             }
         }
@@ -163,9 +134,6 @@ impl Sink for Writer<'_> {
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.builder
-            .finish()
-            .and_then(|()| self.builder.get_mut().flush())
-            .attempt(|| "write the tar stream")
+        self.builder.finish().and_then(|()| self.builder.get_mut().flush()).attempt(|| "write the tar stream")
     }
 }

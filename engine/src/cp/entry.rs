@@ -75,10 +75,7 @@ pub(super) fn relative(path: &Path) -> Result<PathBuf> {
             Component::Normal(name) => clean.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(Error::Invalid(format!(
-                    "the stream holds `{}`, a path that climbs",
-                    path.display()
-                )));
+                return Err(Error::Invalid(format!("the stream holds `{}`, a path that climbs", path.display())));
             }
         }
     }

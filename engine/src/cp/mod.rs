@@ -49,64 +49,26 @@ impl<'a> Given<'a> {
     fn new(path: &'a Path) -> Self {
         let bytes = path.as_os_str().as_bytes();
         let contents = bytes == b"." || bytes.ends_with(b"/.");
-        Self {
-            path,
-            directory: contents || bytes.ends_with(b"/"),
-            contents,
-        }
+        Self { path, directory: contents || bytes.ends_with(b"/"), contents }
     }
 }
 
 /// Copies from the host into a container.
 pub fn copy_in(container: &Container, source: &Path, destination: &Path, how: How) -> Result<()> {
     let opened = place::open(container, destination, place::Access::Write)?;
-    let owner = if how.archive {
-        Owner::Kept {
-            shift: opened.place.shift(),
-        }
-    } else {
-        opened.place.root_owner()
-    };
-    copy(
-        &Place::host(),
-        source,
-        &opened.place,
-        &opened.path,
-        destination,
-        how,
-        owner,
-    )
+    let owner = if how.archive { Owner::Kept { shift: opened.place.shift() } } else { opened.place.root_owner() };
+    copy(&Place::host(), source, &opened.place, &opened.path, destination, how, owner)
 }
 
 /// Copies from a container to the host.
 pub fn copy_out(container: &Container, source: &Path, destination: &Path, how: How) -> Result<()> {
     let opened = place::open(container, source, place::Access::Read)?;
     let given = Given::new(source);
-    let path = if given.contents {
-        opened.path.join(".")
-    } else {
-        opened.path.clone()
-    };
-    let path = if given.directory && !given.contents {
-        path.join("")
-    } else {
-        path
-    };
+    let path = if given.contents { opened.path.join(".") } else { opened.path.clone() };
+    let path = if given.directory && !given.contents { path.join("") } else { path };
     let host = Place::host();
-    let owner = if how.archive {
-        Owner::Kept { shift: 0 }
-    } else {
-        host.root_owner()
-    };
-    copy(
-        &opened.place,
-        &path,
-        &host,
-        destination,
-        destination,
-        how,
-        owner,
-    )
+    let owner = if how.archive { Owner::Kept { shift: 0 } } else { host.root_owner() };
+    copy(&opened.place, &path, &host, destination, destination, how, owner)
 }
 
 /// Unpacks a tar stream into a directory of a container; owners are the stream's.
@@ -116,37 +78,22 @@ pub fn unpack_into(container: &Container, stream: &mut dyn Read, destination: &P
         Some(found) if found.is_dir() => {}
         _ => {
             let name = destination.display();
-            return Err(Error::Invalid(format!(
-                "{name} is no directory in the container; a tar stream needs one"
-            )));
+            return Err(Error::Invalid(format!("{name} is no directory in the container; a tar stream needs one")));
         }
     }
-    let owner = Owner::Kept {
-        shift: opened.place.shift(),
-    };
+    let owner = Owner::Kept { shift: opened.place.shift() };
     let mut sink = tree::Writer::new(&opened.place, &opened.path, owner);
     archive::read(stream, &mut sink)?;
     sink.finish()
 }
 
 /// Packs a path of a container into a tar stream.
-pub fn pack_from(
-    container: &Container,
-    source: &Path,
-    stream: &mut dyn Write,
-    how: How,
-) -> Result<()> {
+pub fn pack_from(container: &Container, source: &Path, stream: &mut dyn Write, how: How) -> Result<()> {
     let opened = place::open(container, source, place::Access::Read)?;
     let given = Given::new(source);
-    let name = if given.contents {
-        OsString::from(".")
-    } else {
-        name_of(source).unwrap_or_else(|| ".".into())
-    };
+    let name = if given.contents { OsString::from(".") } else { name_of(source).unwrap_or_else(|| ".".into()) };
     let mut sink = archive::Writer::new(stream);
-    let from = opened
-        .place
-        .target(&opened.path, how.follow || given.directory)?;
+    let from = opened.place.target(&opened.path, how.follow || given.directory)?;
     require(&from, &given)?;
     tree::read(&opened.place, &from, Path::new(&name), &mut sink)?;
     sink.finish()
@@ -164,14 +111,7 @@ fn copy(
     let given = Given::new(source);
     let origin = from.target(source, how.follow || given.directory)?;
     let source_is_dir = require(&origin, &given)?;
-    let (base, name) = arrive(
-        to,
-        destination,
-        shown,
-        source_is_dir,
-        &given,
-        name_of(source),
-    )?;
+    let (base, name) = arrive(to, destination, shown, source_is_dir, &given, name_of(source))?;
     let mut sink = tree::Writer::new(to, &base, owner);
     tree::read(from, &origin, Path::new(&name), &mut sink)?;
     sink.finish()
@@ -180,14 +120,10 @@ fn copy(
 /// Insists that the source is there, and a directory if it was written as one; whether it is one.
 fn require(origin: &Target, given: &Given) -> Result<bool> {
     match &origin.found {
-        None => Err(Error::Invalid(format!(
-            "{} does not exist; there is nothing to copy",
-            given.path.display()
-        ))),
-        Some(found) if given.directory && !found.is_dir() => Err(Error::Invalid(format!(
-            "{} is no directory; leave out the `/` at its end",
-            given.path.display()
-        ))),
+        None => Err(Error::Invalid(format!("{} does not exist; there is nothing to copy", given.path.display()))),
+        Some(found) if given.directory && !found.is_dir() => {
+            Err(Error::Invalid(format!("{} is no directory; leave out the `/` at its end", given.path.display())))
+        }
         Some(found) => Ok(found.is_dir()),
     }
 }
@@ -225,9 +161,7 @@ fn arrive(
 
 /// The last name of a path; `None` for `/`, `.` and `..`.
 fn name_of(path: &Path) -> Option<OsString> {
-    path.file_name()
-        .filter(|name| *name != OsStr::new(".."))
-        .map(OsStr::to_owned)
+    path.file_name().filter(|name| *name != OsStr::new("..")).map(OsStr::to_owned)
 }
 
 #[cfg(test)]

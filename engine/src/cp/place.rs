@@ -88,18 +88,12 @@ impl Found {
 impl Place {
     /// The host.
     pub(super) fn host() -> Self {
-        Self {
-            root: None,
-            shift: 0,
-        }
+        Self { root: None, shift: 0 }
     }
 
     /// A directory as the root of all paths.
     pub(super) fn below(root: OwnedFd, shift: u32) -> Self {
-        Self {
-            root: Some(root),
-            shift,
-        }
+        Self { root: Some(root), shift }
     }
 
     /// Whether this is the host as the caller sees it.
@@ -115,43 +109,26 @@ impl Place {
     /// Whoever holds the place: the container's root, or the caller.
     pub(super) fn root_owner(&self) -> Owner {
         if self.root.is_some() {
-            Owner::Fixed {
-                uid: self.shift,
-                gid: self.shift,
-            }
+            Owner::Fixed { uid: self.shift, gid: self.shift }
         } else {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-            Owner::Fixed {
-                uid: uid.as_raw(),
-                gid: gid.as_raw(),
-            }
+            Owner::Fixed { uid: uid.as_raw(), gid: gid.as_raw() }
         }
     }
 
     /// Opens a path, following symlinks within the place.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let (root, resolve) = match &self.root {
-            Some(root) => (
-                root.as_fd(),
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            ),
+            Some(root) => (root.as_fd(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS),
             None => (CWD, ResolveFlags::empty()),
         };
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         retry(|| openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
     }
 
     /// What is at a path, if anything.
     pub(super) fn look(&self, path: &Path, follow: bool) -> Result<Option<Found>> {
-        let flags = if follow {
-            OFlags::PATH
-        } else {
-            OFlags::PATH | OFlags::NOFOLLOW
-        };
+        let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
         let attempt = || format!("look at {}", path.display());
         match self.open(path, flags) {
             Ok(fd) => {
@@ -173,16 +150,12 @@ impl Place {
             let found = self.look(&trimmed, !last)?;
             match &found {
                 Some(link) if follow && link.kind() == FileType::Symlink => {
-                    let text = readlinkat(&link.fd, "", Vec::new())
-                        .attempt(|| format!("read {}", path.display()))?;
+                    let text = readlinkat(&link.fd, "", Vec::new()).attempt(|| format!("read {}", path.display()))?;
                     let text = PathBuf::from(std::ffi::OsString::from_vec(text.into_bytes()));
                     path = trimmed.parent().unwrap_or(Path::new("")).join(text);
                 }
                 _ => {
-                    return Ok(Target {
-                        path: trimmed,
-                        found,
-                    });
+                    return Ok(Target { path: trimmed, found });
                 }
             }
         }
@@ -207,16 +180,9 @@ pub(super) fn open(container: &Container, path: &Path, access: Access) -> Result
     let path = absolute(path);
     let options = &container.record.options;
     if let Some(lock) = Lock::take(container.roots(), container.id())? {
-        let held = Held {
-            container: container.clone(),
-            lock: Some(lock),
-        };
+        let held = Held { container: container.clone(), lock: Some(lock) };
         let (place, path) = open_stopped(container, &path, access)?;
-        return Ok(Opened {
-            place,
-            path,
-            _held: Some(held),
-        });
+        return Ok(Opened { place, path, _held: Some(held) });
     }
     let pid = || -> Result<i32> {
         let pid = container.running_sandbox()?.pid();
@@ -224,37 +190,21 @@ pub(super) fn open(container: &Container, path: &Path, access: Access) -> Result
     };
     let first = pid()?;
     let root = format!("/proc/{first}/root");
-    let fd = openat2(
-        CWD,
-        &root,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::empty(),
-    );
+    let fd =
+        openat2(CWD, &root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty());
     let fd = fd.attempt(|| format!("open the root of container {}", container.name()))?;
     if pid()? != first {
-        return Err(lock::busy(
-            container.name(),
-            "being restarted",
-            "try again in a moment",
-        ));
+        return Err(lock::busy(container.name(), "being restarted", "try again in a moment"));
     }
     // The layers are mounted with the ids of the user namespace.
     let shift = options.userns.map_or(0, |(first, _)| first);
-    Ok(Opened {
-        place: Place::below(fd, shift),
-        path,
-        _held: None,
-    })
+    Ok(Opened { place: Place::below(fd, shift), path, _held: None })
 }
 
 fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(Place, PathBuf)> {
     let options = &container.record.options;
     let write_protected = |what: &str| {
-        Err(Error::Invalid(format!(
-            "{what} of container {} is read-only; nothing was copied",
-            container.name()
-        )))
+        Err(Error::Invalid(format!("{what} of container {} is read-only; nothing was copied", container.name())))
     };
     if let Some((mount, rest)) = mount_of(&options.mounts, path) {
         if access == Access::Write && mount.read_only {
@@ -262,9 +212,9 @@ fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(P
         }
         let source = match &mount.source {
             MountSource::Bind { path, .. } => path.clone(),
-            MountSource::Volume { name, .. } => volumes::Store::new(container.roots().data())
-                .path(name.as_deref().unwrap_or_default())
-                .join("_data"),
+            MountSource::Volume { name, .. } => {
+                volumes::Store::new(container.roots().data()).path(name.as_deref().unwrap_or_default()).join("_data")
+            }
             MountSource::Tmpfs { .. } => {
                 let target = &mount.target;
                 return Err(Error::Invalid(format!(
@@ -293,8 +243,7 @@ fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(P
         Access::Read => overlay::read_only(std::iter::once(&dir.join("upper")).chain(layers)),
         Access::Write => overlay::writable(layers, &dir.join("upper"), &dir.join("work")),
     };
-    let root =
-        opened.attempt(|| format!("put the layers of container {} together", container.name()))?;
+    let root = opened.attempt(|| format!("put the layers of container {} together", container.name()))?;
     Ok((Place::below(root, 0), path.to_owned()))
 }
 
@@ -302,13 +251,9 @@ fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(P
 fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<(&'a Mount, PathBuf)> {
     let inside = mounts.iter().filter_map(|mount| {
         let target = absolute(Path::new(&mount.target));
-        path.strip_prefix(&target)
-            .ok()
-            .map(|rest| (target.components().count(), mount, rest.to_owned()))
+        path.strip_prefix(&target).ok().map(|rest| (target.components().count(), mount, rest.to_owned()))
     });
-    inside
-        .max_by_key(|(depth, _, _)| *depth)
-        .map(|(_, mount, rest)| (mount, rest))
+    inside.max_by_key(|(depth, _, _)| *depth).map(|(_, mount, rest)| (mount, rest))
 }
 
 /// A container's path from its root, without `.` and `..`.
@@ -332,20 +277,14 @@ mod tests {
     fn the_deepest_mount_holds_a_path() {
         let mount = |target: &str| Mount {
             target: target.to_owned(),
-            source: MountSource::Tmpfs {
-                options: Vec::new(),
-            },
+            source: MountSource::Tmpfs { options: Vec::new() },
             read_only: false,
         };
         let mounts = [mount("/data"), mount("/data/deep/"), mount("/other")];
         let found = |path: &str| {
-            mount_of(&mounts, &absolute(Path::new(path)))
-                .map(|(mount, rest)| (mount.target.as_str(), rest))
+            mount_of(&mounts, &absolute(Path::new(path))).map(|(mount, rest)| (mount.target.as_str(), rest))
         };
-        assert_eq!(
-            found("/data/deep/x/y"),
-            Some(("/data/deep/", PathBuf::from("x/y")))
-        );
+        assert_eq!(found("/data/deep/x/y"), Some(("/data/deep/", PathBuf::from("x/y"))));
         assert_eq!(found("data/x"), Some(("/data", PathBuf::from("x"))));
         assert_eq!(found("/data"), Some(("/data", PathBuf::new())));
         assert_eq!(found("/database"), None);

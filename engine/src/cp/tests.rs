@@ -30,41 +30,21 @@ impl Sides {
 
     fn place(&self) -> Place {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Place::below(
-            rustix::fs::open(self.root(""), flags, Mode::empty()).unwrap(),
-            0,
-        )
+        Place::below(rustix::fs::open(self.root(""), flags, Mode::empty()).unwrap(), 0)
     }
 
     fn copy_in(&self, source: &str, destination: &str) -> Result<()> {
         let source = self.dir.path().join("host").to_str().unwrap().to_owned() + "/" + source;
         let (place, destination) = (self.place(), Path::new(destination));
         let owner = place.root_owner();
-        copy(
-            &Place::host(),
-            Path::new(&source),
-            &place,
-            destination,
-            destination,
-            How::default(),
-            owner,
-        )
+        copy(&Place::host(), Path::new(&source), &place, destination, destination, How::default(), owner)
     }
 
     fn copy_out(&self, source: &str, destination: &str) -> Result<()> {
-        let destination =
-            self.dir.path().join("host").to_str().unwrap().to_owned() + "/" + destination;
+        let destination = self.dir.path().join("host").to_str().unwrap().to_owned() + "/" + destination;
         let (host, destination) = (Place::host(), Path::new(&destination));
         let owner = host.root_owner();
-        copy(
-            &self.place(),
-            Path::new(source),
-            &host,
-            destination,
-            destination,
-            How::default(),
-            owner,
-        )
+        copy(&self.place(), Path::new(source), &host, destination, destination, How::default(), owner)
     }
 }
 
@@ -88,13 +68,7 @@ fn a_file_goes_where_docker_puts_it() {
         assert!(sides.copy_in("file", bad).is_err(), "{bad}");
     }
     assert!(sides.copy_in("file/", "/x").is_err());
-    assert!(
-        sides
-            .copy_in("missing", "/x")
-            .unwrap_err()
-            .to_string()
-            .contains("does not exist")
-    );
+    assert!(sides.copy_in("missing", "/x").unwrap_err().to_string().contains("does not exist"));
 }
 
 #[test]
@@ -110,27 +84,15 @@ fn a_directory_goes_where_docker_puts_it() {
     sides.copy_in("tree", "/dir").unwrap();
     sides.copy_in("tree/.", "/flat").unwrap();
     sides.copy_in("tree/.", "/dots").unwrap();
-    for path in [
-        "fresh/sub/file",
-        "slash/sub/file",
-        "dir/tree/sub/file",
-        "flat/sub/file",
-        "dots/sub/file",
-    ] {
+    for path in ["fresh/sub/file", "slash/sub/file", "dir/tree/sub/file", "flat/sub/file", "dots/sub/file"] {
         assert_eq!(text(sides.root(path)), "x", "{path}");
     }
     assert!(sides.copy_in("tree", "/file").is_err());
     fs::write(sides.root("flat/tree"), "in the way").unwrap();
-    assert!(
-        sides.copy_in("tree", "/flat").is_err(),
-        "a file is not replaced by a directory"
-    );
+    assert!(sides.copy_in("tree", "/flat").is_err(), "a file is not replaced by a directory");
     fs::create_dir_all(sides.root("blocked/file")).unwrap();
     fs::write(sides.host("file"), "").unwrap();
-    assert!(
-        sides.copy_in("file", "/blocked").is_err(),
-        "a directory is not replaced by a file"
-    );
+    assert!(sides.copy_in("file", "/blocked").is_err(), "a directory is not replaced by a file");
 }
 
 #[test]
@@ -142,45 +104,20 @@ fn what_a_file_is_comes_along() {
     fs::set_permissions(sides.root("tree/tool"), fs::Permissions::from_mode(0o4755)).unwrap();
     fs::hard_link(sides.root("tree/tool"), sides.root("tree/zlink")).unwrap();
     symlink("/etc/shadow", sides.root("tree/symlink")).unwrap();
-    mknodat(
-        CWD,
-        sides.root("tree/fifo"),
-        FileType::Fifo,
-        Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    mknodat(CWD, sides.root("tree/fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     fs::set_permissions(sides.root("tree/fifo"), fs::Permissions::from_mode(0o620)).unwrap();
     let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_000_000, 500);
-    fs::File::open(sides.root("tree"))
-        .unwrap()
-        .set_modified(time)
-        .unwrap();
+    fs::File::open(sides.root("tree")).unwrap().set_modified(time).unwrap();
 
     sides.copy_out("/tree", "copy").unwrap();
     let tool = fs::metadata(sides.host("copy/tool")).unwrap();
     assert_eq!(tool.mode() & 0o7777, 0o4755);
     assert_eq!((tool.uid(), tool.gid()), (0, 0), "it belongs to the caller");
-    assert_eq!(
-        tool.ino(),
-        fs::metadata(sides.host("copy/zlink")).unwrap().ino()
-    );
-    assert_eq!(
-        fs::read_link(sides.host("copy/symlink")).unwrap(),
-        Path::new("/etc/shadow")
-    );
+    assert_eq!(tool.ino(), fs::metadata(sides.host("copy/zlink")).unwrap().ino());
+    assert_eq!(fs::read_link(sides.host("copy/symlink")).unwrap(), Path::new("/etc/shadow"));
     let fifo = fs::metadata(sides.host("copy/fifo")).unwrap();
-    assert_eq!(
-        (fifo.mode() & libc::S_IFMT, fifo.mode() & 0o7777),
-        (libc::S_IFIFO, 0o620)
-    );
-    assert_eq!(
-        fs::metadata(sides.host("copy"))
-            .unwrap()
-            .modified()
-            .unwrap(),
-        time
-    );
+    assert_eq!((fifo.mode() & libc::S_IFMT, fifo.mode() & 0o7777), (libc::S_IFIFO, 0o620));
+    assert_eq!(fs::metadata(sides.host("copy")).unwrap().modified().unwrap(), time);
 
     let place = sides.place();
     let from = place.target(Path::new("/tree/tool"), false).unwrap();
@@ -189,10 +126,7 @@ fn what_a_file_is_comes_along() {
     tree::read(&place, &from, Path::new("kept"), &mut sink).unwrap();
     sink.finish().unwrap();
     let kept = fs::metadata(sides.host("kept")).unwrap();
-    assert_eq!(
-        (kept.uid(), kept.gid(), kept.mode() & 0o7777),
-        (1234, 5678, 0o4755)
-    );
+    assert_eq!((kept.uid(), kept.gid(), kept.mode() & 0o7777), (1234, 5678, 0o4755));
 }
 
 #[test]
@@ -206,10 +140,7 @@ fn symlinks_in_a_container_stay_in_it() {
     symlink(outside.join("secret"), sides.root("to-secret")).unwrap();
     symlink("/proc/self/root", sides.root("magic")).unwrap();
 
-    assert!(
-        sides.copy_in("file", "/absolute/file").is_err(),
-        "there is no such directory in the container"
-    );
+    assert!(sides.copy_in("file", "/absolute/file").is_err(), "there is no such directory in the container");
     sides.copy_in("file", "/climbs/landed").unwrap();
     assert_eq!(text(sides.root("landed")), "new");
     // Where the link points to does not exist in the container.
@@ -217,12 +148,7 @@ fn symlinks_in_a_container_stay_in_it() {
     assert!(sides.copy_in("file", "/magic/file").is_err());
     assert_eq!(text(sides.host("secret")), "secret");
     sides.copy_out("/to-secret", "stolen").unwrap();
-    assert!(
-        fs::symlink_metadata(sides.host("stolen"))
-            .unwrap()
-            .is_symlink(),
-        "the link is copied, not the file"
-    );
+    assert!(fs::symlink_metadata(sides.host("stolen")).unwrap().is_symlink(), "the link is copied, not the file");
     assert!(sides.copy_out("/to-secret/", "x").is_err());
     assert!(sides.copy_out("/absolute/secret", "x").is_err());
 }
@@ -239,11 +165,7 @@ fn a_link_within_the_container_is_followed_to_its_end() {
     sides.copy_in("file", "/link").unwrap();
     assert_eq!(text(sides.root("usr/lib/file")), "new");
     assert_eq!(text(sides.root("usr/lib/target")), "new");
-    assert!(
-        fs::symlink_metadata(sides.root("link"))
-            .unwrap()
-            .is_symlink()
-    );
+    assert!(fs::symlink_metadata(sides.root("link")).unwrap().is_symlink());
     assert!(sides.copy_in("file", "/loop").is_err());
 }
 
@@ -263,14 +185,7 @@ fn no_link_on_the_host_is_followed_while_writing() {
 fn devices_in_the_place_of_a_file_are_replaced_not_written() {
     let sides = Sides::new();
     fs::write(sides.host("file"), "new").unwrap();
-    mknodat(
-        CWD,
-        sides.root("fifo"),
-        FileType::Fifo,
-        Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    mknodat(CWD, sides.root("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     sides.copy_in("file", "/fifo").unwrap();
     assert_eq!(text(sides.root("fifo")), "new");
 }
@@ -297,14 +212,8 @@ fn a_stream_goes_round() {
     archive::read(&mut Cursor::new(stream), &mut sink).unwrap();
     sink.finish().unwrap();
     let file = fs::metadata(sides.root("again/tree/sub/file")).unwrap();
-    assert_eq!(
-        (file.len(), file.uid(), file.gid(), file.nlink()),
-        (100_000, 1234, 5678, 2)
-    );
-    assert_eq!(
-        fs::read_link(sides.root(&format!("again/tree/{long}"))).unwrap(),
-        Path::new(&long)
-    );
+    assert_eq!((file.len(), file.uid(), file.gid(), file.nlink()), (100_000, 1234, 5678, 2));
+    assert_eq!(fs::read_link(sides.root(&format!("again/tree/{long}"))).unwrap(), Path::new(&long));
 }
 
 #[test]

@@ -9,10 +9,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps,
-    UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat,
-    futimens, linkat, mkdirat, mknodat, openat, openat2, readlinkat, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags, chmodat, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat,
+    openat, openat2, readlinkat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -31,11 +30,7 @@ pub(super) fn read(place: &Place, from: &Target, name: &Path, sink: &mut dyn Sin
     let Some(found) = &from.found else {
         return Ok(());
     };
-    let mut reader = Reader {
-        sink,
-        links: HashMap::new(),
-        shift: place.shift(),
-    };
+    let mut reader = Reader { sink, links: HashMap::new(), shift: place.shift() };
     reader.entry(found, name, &from.path, 0)
 }
 
@@ -55,8 +50,7 @@ impl Reader<'_> {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 return self.sink.put(name, meta, Kind::HardLink(first.clone()));
             }
-            self.links
-                .insert((stat.st_dev, stat.st_ino), name.to_owned());
+            self.links.insert((stat.st_dev, stat.st_ino), name.to_owned());
         }
         match kind {
             FileType::Directory => {
@@ -68,30 +62,16 @@ impl Reader<'_> {
                     .map(File::from)
                     .attempt(|| format!("open {}", shown.display()))?;
                 let capability = capability(&content);
-                self.sink.put(
-                    name,
-                    meta,
-                    Kind::File {
-                        size: stat.st_size as u64,
-                        content: &mut content,
-                        capability,
-                    },
-                )
+                self.sink.put(name, meta, Kind::File { size: stat.st_size as u64, content: &mut content, capability })
             }
             FileType::Symlink => {
-                let text = readlinkat(&found.fd, "", Vec::new())
-                    .attempt(|| format!("read {}", shown.display()))?;
+                let text = readlinkat(&found.fd, "", Vec::new()).attempt(|| format!("read {}", shown.display()))?;
                 let text = OsString::from_vec(text.into_bytes());
                 self.sink.put(name, meta, Kind::Symlink(text.into()))
             }
-            FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => self.sink.put(
-                name,
-                meta,
-                Kind::Special {
-                    format: kind,
-                    device: stat.st_rdev,
-                },
-            ),
+            FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
+                self.sink.put(name, meta, Kind::Special { format: kind, device: stat.st_rdev })
+            }
             // A socket is nothing without the process that listens on it.
             _ => Ok(()),
         }
@@ -100,24 +80,14 @@ impl Reader<'_> {
     fn directory(&mut self, fd: &OwnedFd, name: &Path, shown: &Path, depth: usize) -> Result<()> {
         if depth >= MAX_DEPTH {
             let shown = shown.display();
-            return Err(Error::Invalid(format!(
-                "{shown} lies {MAX_DEPTH} directories deep; copy it from nearer by"
-            )));
+            return Err(Error::Invalid(format!("{shown} lies {MAX_DEPTH} directories deep; copy it from nearer by")));
         }
         let attempt = || format!("list {}", shown.display());
-        let open = openat(
-            fd,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
+        let open = openat(fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let children = Dir::new(open.attempt(attempt)?).attempt(attempt)?;
-        let children = children.map(|child| {
-            child.map(|child| OsString::from_vec(child.file_name().to_bytes().to_vec()))
-        });
-        let mut children = children
-            .collect::<rustix::io::Result<Vec<_>>>()
-            .attempt(attempt)?;
+        let children =
+            children.map(|child| child.map(|child| OsString::from_vec(child.file_name().to_bytes().to_vec())));
+        let mut children = children.collect::<rustix::io::Result<Vec<_>>>().attempt(attempt)?;
         children.retain(|child| child != "." && child != "..");
         children.sort();
         for child in children {
@@ -129,12 +99,7 @@ impl Reader<'_> {
                 other => other.attempt(|| format!("open {}", shown.display()))?,
             };
             let stat = fstat(&child_fd).attempt(|| format!("look at {}", shown.display()))?;
-            self.entry(
-                &Found { fd: child_fd, stat },
-                &name.join(&child),
-                &shown,
-                depth + 1,
-            )?;
+            self.entry(&Found { fd: child_fd, stat }, &name.join(&child), &shown, depth + 1)?;
         }
         Ok(())
     }
@@ -180,13 +145,7 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(place: &'a Place, base: &Path, owner: Owner) -> Self {
-        Self {
-            place,
-            base: base.to_owned(),
-            owner,
-            parent: None,
-            made: Vec::new(),
-        }
+        Self { place, base: base.to_owned(), owner, parent: None, made: Vec::new() }
     }
 
     /// Opens a directory of what is being written. Below a container's root its symlinks lead where they lead in the
@@ -198,8 +157,7 @@ impl<'a> Writer<'a> {
             if path.as_os_str().is_empty() {
                 return Ok(base);
             }
-            let resolve =
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             return Ok(openat2(base, path, flags, Mode::empty(), resolve)?);
         }
         self.place.open(&self.base.join(path), flags)
@@ -246,9 +204,7 @@ impl<'a> Writer<'a> {
         // A link's target is opened before the parent is borrowed.
         let link = match &kind {
             Kind::HardLink(first) => {
-                let dir = self
-                    .open_dir(first.parent().unwrap_or(Path::new("")))
-                    .attempt(attempt)?;
+                let dir = self.open_dir(first.parent().unwrap_or(Path::new(""))).attempt(attempt)?;
                 Some((dir, first.file_name().unwrap_or_default().to_owned()))
             }
             _ => None,
@@ -259,11 +215,7 @@ impl<'a> Writer<'a> {
                 Err(Errno::EXIST) => return self.expect_dir(path),
                 other => other.attempt(attempt)?,
             },
-            Kind::File {
-                size,
-                content,
-                capability,
-            } => {
+            Kind::File { size, content, capability } => {
                 let mut file = create(parent, name).map_err(|error| refuse(error, &shown))?;
                 // A file that grows meanwhile is copied as long as it was.
                 io::copy(&mut io::Read::take(content, size), &mut file).attempt(attempt)?;
@@ -283,8 +235,7 @@ impl<'a> Writer<'a> {
             }
             Kind::Special { format, device } => {
                 clear(parent, name).map_err(|error| refuse(error, &shown))?;
-                mknodat(parent, name, format, Mode::from_raw_mode(0o600), device)
-                    .attempt(attempt)?;
+                mknodat(parent, name, format, Mode::from_raw_mode(0o600), device).attempt(attempt)?;
             }
         }
         // By descriptor from here on: a process in the container may put something else in the place of the name.
@@ -293,13 +244,7 @@ impl<'a> Writer<'a> {
         let kind = FileType::from_raw_mode(fstat(&made).attempt(attempt)?.st_mode);
         chownat(&made, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH).attempt(attempt)?;
         if kind != FileType::Symlink {
-            chmodat(
-                CWD,
-                proc_path(made.as_fd()),
-                Mode::from_raw_mode(meta.mode),
-                AtFlags::empty(),
-            )
-            .attempt(attempt)?;
+            chmodat(CWD, proc_path(made.as_fd()), Mode::from_raw_mode(meta.mode), AtFlags::empty()).attempt(attempt)?;
         }
         if kind == FileType::Directory {
             self.made.push((path.to_owned(), meta));
@@ -311,18 +256,13 @@ impl<'a> Writer<'a> {
     /// Insists that what stands in a directory's place is one; its own owner, mode and times stay.
     fn expect_dir(&self, path: &Path) -> Result<()> {
         let shown = self.base.join(path);
-        self.open_dir(path)
-            .map(drop)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOTDIR | libc::ELOOP) => Error::Invalid(format!(
-                    "{} is no directory; a directory cannot take its place, remove it first",
-                    shown.display()
-                )),
-                _ => Error::Os {
-                    attempt: format!("write {}", shown.display()),
-                    source: error,
-                },
-            })
+        self.open_dir(path).map(drop).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOTDIR | libc::ELOOP) => Error::Invalid(format!(
+                "{} is no directory; a directory cannot take its place, remove it first",
+                shown.display()
+            )),
+            _ => Error::Os { attempt: format!("write {}", shown.display()), source: error },
+        })
     }
 }
 
@@ -360,12 +300,7 @@ fn create(parent: BorrowedFd, name: &OsStr) -> rustix::io::Result<File> {
 }
 
 /// Sets what is left to set once the content is there. The owner comes first: changing it takes setuid away.
-fn finish_file(
-    file: &File,
-    meta: &Meta,
-    owner: (Uid, Gid),
-    capability: Option<Vec<u8>>,
-) -> rustix::io::Result<()> {
+fn finish_file(file: &File, meta: &Meta, owner: (Uid, Gid), capability: Option<Vec<u8>>) -> rustix::io::Result<()> {
     fchown(file, Some(owner.0), Some(owner.1))?;
     fchmod(file, Mode::from_raw_mode(meta.mode))?;
     if let Some(capability) = capability {
@@ -387,26 +322,15 @@ fn clear(parent: BorrowedFd, name: &OsStr) -> rustix::io::Result<bool> {
 fn refuse(error: Errno, shown: &Path) -> Error {
     if error == Errno::ISDIR {
         let shown = shown.display();
-        return Error::Invalid(format!(
-            "{shown} is a directory; a file cannot take its place, remove it first"
-        ));
+        return Error::Invalid(format!("{shown} is a directory; a file cannot take its place, remove it first"));
     }
-    Error::Os {
-        attempt: format!("write {}", shown.display()),
-        source: error.into(),
-    }
+    Error::Os { attempt: format!("write {}", shown.display()), source: error.into() }
 }
 
 fn times(meta: &Meta) -> Timestamps {
     let (seconds, nanoseconds) = meta.mtime;
     Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanoseconds.into(),
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
     }
 }

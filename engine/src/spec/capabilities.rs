@@ -88,10 +88,7 @@ fn parse(name: &str) -> Result<Wish, Error> {
     ALL.into_iter()
         .find(|capability| capability.to_string() == short)
         .map(Wish::One)
-        .ok_or_else(|| Error::UnknownCapability {
-            name: name.to_owned(),
-            near: near(short),
-        })
+        .ok_or_else(|| Error::UnknownCapability { name: name.to_owned(), near: near(short) })
 }
 
 /// The three names most like `short`, best first; none where nothing is alike.
@@ -123,14 +120,8 @@ pub fn compute(
     privileged: bool,
     available: &Capabilities,
 ) -> Result<Capabilities, Error> {
-    let added = add
-        .iter()
-        .map(|name| parse(name))
-        .collect::<Result<Vec<_>, _>>()?;
-    let dropped = drop
-        .iter()
-        .map(|name| parse(name))
-        .collect::<Result<Vec<_>, _>>()?;
+    let added = add.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?;
+    let dropped = drop.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?;
     if privileged {
         return Ok(available.clone());
     }
@@ -139,10 +130,7 @@ pub fn compute(
     } else if dropped.contains(&Wish::All) {
         Capabilities::new()
     } else {
-        DEFAULT
-            .into_iter()
-            .filter(|capability| available.contains(capability))
-            .collect()
+        DEFAULT.into_iter().filter(|capability| available.contains(capability)).collect()
     };
     for wish in dropped {
         if let Wish::One(capability) = wish {
@@ -152,9 +140,7 @@ pub fn compute(
     for wish in added {
         if let Wish::One(capability) = wish {
             if !available.contains(&capability) {
-                return Err(Error::MissingCapability {
-                    name: capability.to_string(),
-                });
+                return Err(Error::MissingCapability { name: capability.to_string() });
             }
             set.insert(capability);
         }
@@ -192,26 +178,14 @@ mod tests {
 
     #[test]
     fn bits_follow_the_kernels_numbers() {
-        assert_eq!(
-            from_bits(1 << 12),
-            Capabilities::from([Capability::NetAdmin])
-        );
-        assert_eq!(
-            from_bits(1 << 40),
-            Capabilities::from([Capability::CheckpointRestore])
-        );
+        assert_eq!(from_bits(1 << 12), Capabilities::from([Capability::NetAdmin]));
+        assert_eq!(from_bits(1 << 40), Capabilities::from([Capability::CheckpointRestore]));
         assert_eq!(all().len(), 41);
     }
 
     #[test]
     fn add_and_drop_single_names_with_and_without_prefix() {
-        let set = compute(
-            &names(&["net_admin", "CAP_SYS_TIME"]),
-            &names(&["cap_chown"]),
-            false,
-            &all(),
-        )
-        .unwrap();
+        let set = compute(&names(&["net_admin", "CAP_SYS_TIME"]), &names(&["cap_chown"]), false, &all()).unwrap();
         assert!(set.contains(&Capability::NetAdmin) && set.contains(&Capability::SysTime));
         assert!(!set.contains(&Capability::Chown));
         assert_eq!(set.len(), 15);
@@ -229,10 +203,7 @@ mod tests {
     #[test]
     fn privileged_has_all_that_is_available() {
         let available = from_bits(0b1011);
-        assert_eq!(
-            compute(&[], &names(&["ALL"]), true, &available).unwrap(),
-            available
-        );
+        assert_eq!(compute(&[], &names(&["ALL"]), true, &available).unwrap(), available);
     }
 
     #[test]
@@ -246,10 +217,7 @@ mod tests {
     #[test]
     fn unknown_name_lists_near_ones() {
         let error = check("NET_ADMN").unwrap_err().to_string();
-        assert!(
-            error.contains("'NET_ADMN'") && error.contains("NET_ADMIN"),
-            "{error}"
-        );
+        assert!(error.contains("'NET_ADMN'") && error.contains("NET_ADMIN"), "{error}");
         for bad in ["", "CAP_", "💥", &"X".repeat(1 << 20), "ALL ", "-1"] {
             check(bad).unwrap_err();
         }

@@ -10,9 +10,7 @@ pub enum Error {
     #[error("the image names no command: give one after the image, for example 'sh'")]
     NoCommand,
     /// The working directory is not absolute.
-    #[error(
-        "working directory '{path}' is not absolute: give the path from '/', for example --workdir /srv"
-    )]
+    #[error("working directory '{path}' is not absolute: give the path from '/', for example --workdir /srv")]
     WorkingDir {
         /// As it was given.
         path: String,
@@ -77,9 +75,7 @@ pub enum Error {
         target: String,
     },
     /// A path in the container that nothing can be mounted on.
-    #[error(
-        "nothing can be mounted on '{target}': give an absolute path other than '/', for example /data"
-    )]
+    #[error("nothing can be mounted on '{target}': give an absolute path other than '/', for example /data")]
     MountTarget {
         /// As it was given.
         target: String,

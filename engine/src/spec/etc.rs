@@ -31,15 +31,9 @@ pub struct Error {
 /// always the host's; without a network it answers nothing.
 pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
     let hostname = if options.uts_host {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
     } else {
-        options
-            .hostname
-            .clone()
-            .unwrap_or_else(|| id.chars().take(12).collect())
+        options.hostname.clone().unwrap_or_else(|| id.chars().take(12).collect())
     };
     let base = match options.network {
         Network::Host => host_file(Path::new("/etc/hosts"))?,
@@ -47,11 +41,7 @@ pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
     };
     put(dir, "hosts", &hosts(options, &hostname, &base))?;
     put(dir, "hostname", &format!("{hostname}\n"))?;
-    put(
-        dir,
-        "resolv.conf",
-        &host_file(Path::new("/etc/resolv.conf"))?,
-    )
+    put(dir, "resolv.conf", &host_file(Path::new("/etc/resolv.conf"))?)
 }
 
 /// The contents of `/etc/hosts`; `base` is the host's file, used with the host's network.
@@ -74,28 +64,18 @@ pub fn hosts(options: &Options, hostname: &str, base: &str) -> String {
 
 /// A file of the host, empty where there is none.
 fn host_file(path: &Path) -> Result<String, Error> {
-    let failed = |source| Error {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| Error { action: "read", path: path.to_owned(), source };
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(failed(error)),
         Ok(meta) if meta.len() > MAX_FILE => Err(failed(io::ErrorKind::FileTooLarge.into())),
-        Ok(_) => fs::read(path)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .map_err(failed),
+        Ok(_) => fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(failed),
     }
 }
 
 fn put(dir: &Path, name: &str, text: &str) -> Result<(), Error> {
     let path = dir.join(name);
-    fs::write(&path, text).map_err(|source| Error {
-        action: "write",
-        path,
-        source,
-    })
+    fs::write(&path, text).map_err(|source| Error { action: "write", path, source })
 }
 
 #[cfg(test)]
@@ -103,25 +83,16 @@ mod tests {
     use super::*;
 
     fn with_hosts(network: Network) -> Options {
-        let add_hosts = vec![
-            (String::from("db"), String::from("10.0.0.7")),
-            (String::from("six"), String::from("fd00::1")),
-        ];
-        Options {
-            network,
-            add_hosts,
-            ..Options::default()
-        }
+        let add_hosts =
+            vec![(String::from("db"), String::from("10.0.0.7")), (String::from("six"), String::from("fd00::1"))];
+        Options { network, add_hosts, ..Options::default() }
     }
 
     #[test]
     fn own_network_names_itself_and_added_hosts() {
         let hosts = hosts(&with_hosts(Network::None), "box", "10.9.9.9\tleak\n");
         assert!(hosts.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost"));
-        assert!(
-            hosts.ends_with("127.0.1.1\tbox\n10.0.0.7\tdb\nfd00::1\tsix\n"),
-            "{hosts}"
-        );
+        assert!(hosts.ends_with("127.0.1.1\tbox\n10.0.0.7\tdb\nfd00::1\tsix\n"), "{hosts}");
         assert!(!hosts.contains("leak"));
     }
 
@@ -135,29 +106,11 @@ mod tests {
     fn three_files_are_written() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &Options::default(), "0123456789abcdef").unwrap();
-        assert_eq!(
-            fs::read_to_string(dir.path().join("hostname")).unwrap(),
-            "0123456789ab\n"
-        );
-        assert!(
-            fs::read_to_string(dir.path().join("hosts"))
-                .unwrap()
-                .contains("127.0.1.1\t0123456789ab\n")
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "0123456789ab\n");
+        assert!(fs::read_to_string(dir.path().join("hosts")).unwrap().contains("127.0.1.1\t0123456789ab\n"));
         assert!(dir.path().join("resolv.conf").exists());
-        write(
-            dir.path(),
-            &Options {
-                hostname: Some("web".into()),
-                ..Options::default()
-            },
-            "0",
-        )
-        .unwrap();
-        assert_eq!(
-            fs::read_to_string(dir.path().join("hostname")).unwrap(),
-            "web\n"
-        );
+        write(dir.path(), &Options { hostname: Some("web".into()), ..Options::default() }, "0").unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "web\n");
         assert!(write(Path::new("/nonexistent/dir"), &Options::default(), "0").is_err());
     }
 }

@@ -57,47 +57,27 @@ pub struct DeviceNode {
 impl Host {
     /// Reads what `options` ask of the host.
     pub fn read(options: &Options) -> Result<Self, Error> {
-        let sets = rustix::thread::capabilities(None).map_err(|source| Error::Host {
-            what: "the capabilities of berth",
-            source: source.into(),
-        })?;
+        let sets = rustix::thread::capabilities(None)
+            .map_err(|source| Error::Host { what: "the capabilities of berth", source: source.into() })?;
         let capabilities = capabilities::from_bits(sets.permitted.bits());
         if !capabilities.contains(&Capability::SysResource) {
             raises_nothing(options)?;
         }
         let mut devices = Vec::new();
         if options.privileged {
-            directory(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut devices).map_err(
-                |source| Error::Device {
-                    path: PathBuf::from("/dev"),
-                    source,
-                },
-            )?;
+            directory(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut devices)
+                .map_err(|source| Error::Device { path: PathBuf::from("/dev"), source })?;
         }
         for device in &options.devices {
-            let failed = |source| Error::Device {
-                path: device.host.clone(),
-                source,
-            };
+            let failed = |source| Error::Device { path: device.host.clone(), source };
             let before = devices.len();
             if fs::metadata(&device.host).map_err(failed)?.is_dir() {
-                directory(
-                    &device.host,
-                    &device.container,
-                    &device.permissions,
-                    0,
-                    &mut devices,
-                )
-                .map_err(failed)?;
+                directory(&device.host, &device.container, &device.permissions, 0, &mut devices).map_err(failed)?;
             } else {
-                devices.extend(
-                    node(&device.host, &device.container, &device.permissions).map_err(failed)?,
-                );
+                devices.extend(node(&device.host, &device.container, &device.permissions).map_err(failed)?);
             }
             if devices.len() == before {
-                return Err(Error::NotADevice {
-                    path: device.host.clone(),
-                });
+                return Err(Error::NotADevice { path: device.host.clone() });
             }
         }
         Ok(Self {
@@ -120,30 +100,16 @@ fn raises_nothing(options: &Options) -> Result<(), Error> {
         let own = rustix::process::getrlimit(process::ulimit(&ulimit.name)?.1).maximum;
         if let Some(own) = own.filter(|own| ulimit.hard > *own) {
             let reason = format!("the most that can be given here is {own}: {advice}");
-            return Err(Error::Limit {
-                flag: "--ulimit",
-                value: ulimit.name.clone(),
-                reason,
-            });
+            return Err(Error::Limit { flag: "--ulimit", value: ulimit.name.clone(), reason });
         }
     }
     if let Some(score) = options.oom_score_adj {
-        let failed = |source| Error::Host {
-            what: "/proc/self/oom_score_adj",
-            source,
-        };
+        let failed = |source| Error::Host { what: "/proc/self/oom_score_adj", source };
         let own = fs::read_to_string("/proc/self/oom_score_adj").map_err(failed)?;
-        let own: i32 = own
-            .trim()
-            .parse()
-            .map_err(|error| failed(io::Error::other(error)))?;
+        let own: i32 = own.trim().parse().map_err(|error| failed(io::Error::other(error)))?;
         if score < own {
             let reason = format!("the least that can be given here is {own}: {advice}");
-            return Err(Error::Limit {
-                flag: "--oom-score-adj",
-                value: score.to_string(),
-                reason,
-            });
+            return Err(Error::Limit { flag: "--oom-score-adj", value: score.to_string(), reason });
         }
     }
     Ok(())
@@ -162,24 +128,15 @@ pub fn cpus() -> usize {
 fn kernel() -> (u32, u32) {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse().unwrap_or(0));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn profile(path: &Path) -> Result<String, Error> {
-    let failed = |reason| Error::SeccompProfile {
-        path: path.to_owned(),
-        reason,
-    };
-    let size = fs::metadata(path)
-        .map_err(|error| failed(error.to_string()))?
-        .len();
+    let failed = |reason| Error::SeccompProfile { path: path.to_owned(), reason };
+    let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if size > MAX_PROFILE {
-        return Err(failed(format!(
-            "{size} bytes; give a profile of at most {MAX_PROFILE}"
-        )));
+        return Err(failed(format!("{size} bytes; give a profile of at most {MAX_PROFILE}")));
     }
     fs::read_to_string(path).map_err(|error| failed(error.to_string()))
 }
@@ -202,22 +159,13 @@ fn directory(
         let path = entry.path();
         let inside = container.join(entry.file_name());
         if kind.is_dir() {
-            if ![
-                "/dev/pts",
-                "/dev/shm",
-                "/dev/fd",
-                "/dev/mqueue",
-                "/dev/.lxc",
-                "/dev/.udev",
-            ]
-            .iter()
-            .any(|own| path == Path::new(own))
+            if !["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.lxc", "/dev/.udev"]
+                .iter()
+                .any(|own| path == Path::new(own))
             {
                 directory(&path, &inside, permissions, depth + 1, found)?;
             }
-        } else if (kind.is_char_device() || kind.is_block_device())
-            && path != Path::new("/dev/console")
-        {
+        } else if (kind.is_char_device() || kind.is_block_device()) && path != Path::new("/dev/console") {
             match node(&path, &inside, permissions) {
                 // Unplugged in this moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -225,9 +173,7 @@ fn directory(
             }
         }
         if found.len() > MAX_DEVICES {
-            return Err(io::Error::other(format!(
-                "more than {MAX_DEVICES} device nodes"
-            )));
+            return Err(io::Error::other(format!("more than {MAX_DEVICES} device nodes")));
         }
     }
     Ok(())
@@ -261,27 +207,15 @@ mod tests {
     use crate::options::{Device, Ulimit};
 
     fn device(host: &str, container: &str) -> Options {
-        let device = Device {
-            host: host.into(),
-            container: container.into(),
-            permissions: String::from("rw"),
-        };
-        Options {
-            devices: vec![device],
-            ..Options::default()
-        }
+        let device = Device { host: host.into(), container: container.into(), permissions: String::from("rw") };
+        Options { devices: vec![device], ..Options::default() }
     }
 
     #[test]
     fn a_device_is_looked_up() {
         let host = Host::read(&device("/dev/null", "/dev/nothing")).unwrap();
-        let [node] = host.devices.as_slice() else {
-            panic!("{:?}", host.devices)
-        };
-        assert_eq!(
-            (node.kind, node.major, node.minor),
-            (LinuxDeviceType::C, 1, 3)
-        );
+        let [node] = host.devices.as_slice() else { panic!("{:?}", host.devices) };
+        assert_eq!((node.kind, node.major, node.minor), (LinuxDeviceType::C, 1, 3));
         assert_eq!(node.path, Path::new("/dev/nothing"));
         assert_eq!(node.permissions, "rw");
         assert!(host.cpus >= 1 && host.kernel.0 >= 4);
@@ -289,34 +223,15 @@ mod tests {
 
     #[test]
     fn missing_device_and_other_file_are_refused() {
-        assert!(matches!(
-            Host::read(&device("/dev/no-such-device", "/dev/x")),
-            Err(Error::Device { .. })
-        ));
-        assert!(matches!(
-            Host::read(&device("/proc/self/status", "/dev/x")),
-            Err(Error::NotADevice { .. })
-        ));
+        assert!(matches!(Host::read(&device("/dev/no-such-device", "/dev/x")), Err(Error::Device { .. })));
+        assert!(matches!(Host::read(&device("/proc/self/status", "/dev/x")), Err(Error::NotADevice { .. })));
     }
 
     #[test]
     fn privileged_brings_the_hosts_devices_but_not_its_terminals() {
-        let host = Host::read(&Options {
-            privileged: true,
-            ..Options::default()
-        })
-        .unwrap();
-        assert!(
-            host.devices
-                .iter()
-                .any(|node| node.path == Path::new("/dev/null"))
-        );
-        assert!(
-            !host
-                .devices
-                .iter()
-                .any(|node| node.path.starts_with("/dev/pts"))
-        );
+        let host = Host::read(&Options { privileged: true, ..Options::default() }).unwrap();
+        assert!(host.devices.iter().any(|node| node.path == Path::new("/dev/null")));
+        assert!(!host.devices.iter().any(|node| node.path.starts_with("/dev/pts")));
     }
 
     #[test]
@@ -326,24 +241,11 @@ mod tests {
             println!("not tested: the number of open files is not limited here");
             return;
         };
-        let with = |hard| Options {
-            ulimits: vec![Ulimit {
-                name: "nofile".into(),
-                soft: 1,
-                hard,
-            }],
-            ..Options::default()
-        };
+        let with =
+            |hard| Options { ulimits: vec![Ulimit { name: "nofile".into(), soft: 1, hard }], ..Options::default() };
         raises_nothing(&with(own)).unwrap();
         let error = raises_nothing(&with(own + 1)).unwrap_err().to_string();
-        assert!(
-            error.starts_with("--ulimit nofile") && error.contains(&own.to_string()),
-            "{error}"
-        );
-        raises_nothing(&Options {
-            oom_score_adj: Some(1000),
-            ..Options::default()
-        })
-        .unwrap();
+        assert!(error.starts_with("--ulimit nofile") && error.contains(&own.to_string()), "{error}");
+        raises_nothing(&Options { oom_score_adj: Some(1000), ..Options::default() }).unwrap();
     }
 }

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use berth_runtime::annotations;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    Capabilities, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType,
-    LinuxResources, LinuxSeccomp, Root, Spec,
+    Capabilities, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    LinuxSeccomp, Root, Spec,
 };
 
 pub use capabilities::check as check_capability;
@@ -54,13 +54,7 @@ const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Paths of `/proc` that may be read but not written: docker's list.
-const READONLY_PATHS: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Everything a configuration is made of.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +80,7 @@ pub struct Inputs<'a> {
 /// Checks everything that options say together, before anything is pulled or made.
 pub fn check(options: &Options) -> Result<(), Error> {
     if options.userns.is_some() {
-        let reason =
-            "a user namespace holds no rights over the host's namespaces; leave out one of them";
+        let reason = "a user namespace holds no rights over the host's namespaces; leave out one of them";
         let shared = [
             (options.privileged, "--privileged"),
             (options.network == Network::Host, "--network host"),
@@ -96,34 +89,18 @@ pub fn check(options: &Options) -> Result<(), Error> {
             (options.uts_host, "--uts host"),
         ];
         if let Some((_, other)) = shared.into_iter().find(|(is_set, _)| *is_set) {
-            return Err(Error::Conflict {
-                one: "--userns",
-                other,
-                reason,
-            });
+            return Err(Error::Conflict { one: "--userns", other, reason });
         }
     }
     if options.uts_host && options.hostname.is_some() {
         let reason = "it would rename the host; leave out one of them";
-        return Err(Error::Conflict {
-            one: "--hostname",
-            other: "--uts host",
-            reason,
-        });
+        return Err(Error::Conflict { one: "--hostname", other: "--uts host", reason });
     }
     if options.shm_size.is_some() && options.ipc_host {
         let reason = "the host's /dev/shm is shown as it is; leave out one of them";
-        return Err(Error::Conflict {
-            one: "--shm-size",
-            other: "--ipc host",
-            reason,
-        });
+        return Err(Error::Conflict { one: "--shm-size", other: "--ipc host", reason });
     }
-    options
-        .cap_add
-        .iter()
-        .chain(&options.cap_drop)
-        .try_for_each(|name| check_capability(name))?;
+    options.cap_add.iter().chain(&options.cap_drop).try_for_each(|name| check_capability(name))?;
     mounts::sorted_targets(options.mounts.iter().map(|mount| mount.target.as_str()))?;
     sysctls::check(options)?;
     check_limits(&options.limits, cpus())
@@ -137,15 +114,10 @@ pub fn cgroups_path(id: &str) -> String {
 /// The OCI configuration of a container.
 pub fn build(inputs: &Inputs) -> Result<Spec, Error> {
     let options = inputs.options;
-    let capabilities = capabilities::compute(
-        &options.cap_add,
-        &options.cap_drop,
-        options.privileged,
-        &inputs.host.capabilities,
-    )?;
+    let capabilities =
+        capabilities::compute(&options.cap_add, &options.cap_drop, options.privileged, &inputs.host.capabilities)?;
     let mut root = Root::default();
-    root.set_path(PathBuf::from("rootfs"))
-        .set_readonly(Some(options.read_only));
+    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(options.read_only));
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
@@ -160,14 +132,8 @@ pub fn build(inputs: &Inputs) -> Result<Spec, Error> {
 fn annotations(inputs: &Inputs) -> HashMap<String, String> {
     let options = inputs.options;
     let mut all: HashMap<String, String> = options.annotations.clone().into_iter().collect();
-    all.insert(
-        annotations::USER.to_owned(),
-        process::user_name(options, inputs.image),
-    );
-    all.insert(
-        annotations::ISOLATION.to_owned(),
-        options.isolation.as_str().to_owned(),
-    );
+    all.insert(annotations::USER.to_owned(), process::user_name(options, inputs.image));
+    all.insert(annotations::ISOLATION.to_owned(), options.isolation.as_str().to_owned());
     all.remove(annotations::INIT);
     all.remove(annotations::GROUPS);
     if options.init {
@@ -183,12 +149,8 @@ fn linux(inputs: &Inputs, capabilities: &Capabilities) -> Result<Linux, Error> {
     let options = inputs.options;
     sysctls::check(options)?;
     check_limits(&options.limits, inputs.host.cpus)?;
-    let paths = |list: &[&str]| {
-        (!options.privileged).then(|| list.iter().map(|path| (*path).to_owned()).collect())
-    };
-    let mapping = options
-        .userns
-        .map(|(first, count)| vec![mounts::id_mapping(first, count)]);
+    let paths = |list: &[&str]| (!options.privileged).then(|| list.iter().map(|path| (*path).to_owned()).collect());
+    let mapping = options.userns.map(|(first, count)| vec![mounts::id_mapping(first, count)]);
     let devices: Vec<LinuxDevice> = inputs.host.devices.iter().map(device).collect();
     let mut linux = Linux::default();
     linux
@@ -196,15 +158,9 @@ fn linux(inputs: &Inputs, capabilities: &Capabilities) -> Result<Linux, Error> {
         .set_uid_mappings(mapping.clone())
         .set_gid_mappings(mapping)
         .set_cgroups_path(Some(cgroups_path(inputs.id).into()))
-        .set_resources(Some(with_devices(
-            resources(&options.limits),
-            options.privileged,
-            &inputs.host.devices,
-        )))
+        .set_resources(Some(with_devices(resources(&options.limits), options.privileged, &inputs.host.devices)))
         .set_devices((!devices.is_empty()).then_some(devices))
-        .set_sysctl(
-            (!options.sysctls.is_empty()).then(|| options.sysctls.clone().into_iter().collect()),
-        )
+        .set_sysctl((!options.sysctls.is_empty()).then(|| options.sysctls.clone().into_iter().collect()))
         .set_rootfs_propagation(mounts::rootfs_propagation(inputs.mounts))
         .set_masked_paths(paths(&MASKED_PATHS))
         .set_readonly_paths(paths(&READONLY_PATHS))
@@ -216,10 +172,7 @@ fn namespaces(options: &Options) -> Vec<LinuxNamespace> {
     [
         (LinuxNamespaceType::Mount, true),
         (LinuxNamespaceType::Pid, !options.pid_host),
-        (
-            LinuxNamespaceType::Network,
-            options.network != Network::Host,
-        ),
+        (LinuxNamespaceType::Network, options.network != Network::Host),
         (LinuxNamespaceType::Uts, !options.uts_host),
         (LinuxNamespaceType::Ipc, !options.ipc_host),
         (LinuxNamespaceType::Cgroup, !options.cgroup_host),
@@ -236,14 +189,9 @@ fn namespaces(options: &Options) -> Vec<LinuxNamespace> {
 }
 
 /// Adds the device rules: all with `--privileged`, else none but `--device`. The runtime adds the default devices.
-fn with_devices(
-    mut resources: LinuxResources,
-    privileged: bool,
-    nodes: &[DeviceNode],
-) -> LinuxResources {
+fn with_devices(mut resources: LinuxResources, privileged: bool, nodes: &[DeviceNode]) -> LinuxResources {
     let mut all = LinuxDeviceCgroup::default();
-    all.set_allow(privileged)
-        .set_access(Some(String::from("rwm")));
+    all.set_allow(privileged).set_access(Some(String::from("rwm")));
     let mut rules = vec![all];
     if !privileged {
         rules.extend(nodes.iter().map(|node| {
@@ -279,20 +227,10 @@ fn seccomp(inputs: &Inputs, capabilities: &Capabilities) -> Result<Option<LinuxS
         Seccomp::Unconfined => Ok(None),
         Seccomp::Default => Ok(Some(berth_runtime::seccomp::default_profile(capabilities))),
         Seccomp::File(path) => {
-            let machine = seccomp_file::Machine {
-                arch: std::env::consts::ARCH,
-                kernel: inputs.host.kernel,
-            };
-            seccomp_file::parse(
-                inputs.host.seccomp_profile.as_deref().unwrap_or_default(),
-                capabilities,
-                machine,
-            )
-            .map(Some)
-            .map_err(|reason| Error::SeccompProfile {
-                path: path.clone(),
-                reason,
-            })
+            let machine = seccomp_file::Machine { arch: std::env::consts::ARCH, kernel: inputs.host.kernel };
+            seccomp_file::parse(inputs.host.seccomp_profile.as_deref().unwrap_or_default(), capabilities, machine)
+                .map(Some)
+                .map_err(|reason| Error::SeccompProfile { path: path.clone(), reason })
         }
     }
 }

@@ -19,30 +19,11 @@ pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
     let wanted = sorted(inputs.mounts)?;
     let mut mounts = vec![layers(inputs)];
     // What a person puts at `/dev` is to be seen there as it is, without berth's own mounts below it.
-    let hidden = |mount: &Mount| {
-        wanted
-            .iter()
-            .any(|(target, _)| mount.destination().starts_with(target))
-    };
-    mounts.extend(
-        kernel(inputs.options)
-            .into_iter()
-            .filter(|mount| !hidden(mount)),
-    );
-    let replaced = |mount: &Mount| {
-        wanted
-            .iter()
-            .any(|(target, _)| mount.destination() == target)
-    };
-    let mut last: Vec<Mount> = etc(inputs.dir)
-        .into_iter()
-        .filter(|mount| !replaced(mount))
-        .collect();
-    last.extend(
-        wanted
-            .into_iter()
-            .map(|(target, mount)| user(target, mount)),
-    );
+    let hidden = |mount: &Mount| wanted.iter().any(|(target, _)| mount.destination().starts_with(target));
+    mounts.extend(kernel(inputs.options).into_iter().filter(|mount| !hidden(mount)));
+    let replaced = |mount: &Mount| wanted.iter().any(|(target, _)| mount.destination() == target);
+    let mut last: Vec<Mount> = etc(inputs.dir).into_iter().filter(|mount| !replaced(mount)).collect();
+    last.extend(wanted.into_iter().map(|(target, mount)| user(target, mount)));
     last.sort_by(|a, b| a.destination().cmp(b.destination()));
     mounts.extend(last);
     Ok(mounts)
@@ -52,10 +33,7 @@ pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
 pub(super) fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<String> {
     let asked = |kinds: [&str; 2]| {
         mounts.iter().any(|mount| match &mount.source {
-            ResolvedSource::Path {
-                propagation: Some(asked),
-                ..
-            } => kinds.contains(&asked.as_str()),
+            ResolvedSource::Path { propagation: Some(asked), .. } => kinds.contains(&asked.as_str()),
             _ => false,
         })
     };
@@ -70,11 +48,8 @@ pub(super) fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<String> {
 
 /// The image's layers with the container's own on top, mounted over `root.path`.
 fn layers(inputs: &Inputs) -> Mount {
-    let mut options: Vec<String> = inputs
-        .lower_dirs
-        .iter()
-        .map(|layer| format!("lowerdir+={}", layer.display()))
-        .collect();
+    let mut options: Vec<String> =
+        inputs.lower_dirs.iter().map(|layer| format!("lowerdir+={}", layer.display())).collect();
     options.push(format!("upperdir={}", inputs.dir.join("upper").display()));
     options.push(format!("workdir={}", inputs.dir.join("work").display()));
     if inputs.volatile {
@@ -84,22 +59,14 @@ fn layers(inputs: &Inputs) -> Mount {
     let mut mount = mount("/", "overlay", "overlay", options);
     if let Some((first, count)) = inputs.options.userns {
         let mapping = vec![id_mapping(first, count)];
-        mount
-            .set_uid_mappings(Some(mapping.clone()))
-            .set_gid_mappings(Some(mapping));
+        mount.set_uid_mappings(Some(mapping.clone())).set_gid_mappings(Some(mapping));
     }
     mount
 }
 
 /// `/proc`, `/dev` and `/sys` with what is below them.
 fn kernel(options: &Options) -> Vec<Mount> {
-    let mut pts = vec![
-        "nosuid",
-        "noexec",
-        "newinstance",
-        "ptmxmode=0666",
-        "mode=0620",
-    ];
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     if options.userns.is_none_or(|(_, count)| count > TTY_GROUP) {
         pts.push("gid=5");
     }
@@ -115,21 +82,11 @@ fn kernel(options: &Options) -> Vec<Mount> {
     }
     let mut mounts = vec![
         mount("/proc", "proc", "proc", closed),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            ["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
+        mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts", pts),
     ];
     if options.ipc_host {
-        mounts.push(mount(
-            "/dev/shm",
-            "bind",
-            "/dev/shm",
-            ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
-        ));
+        mounts.push(mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]));
         mounts.push(mount(
             "/dev/mqueue",
             "bind",
@@ -138,10 +95,7 @@ fn kernel(options: &Options) -> Vec<Mount> {
         ));
     } else {
         let size = format!("size={}", options.shm_size.unwrap_or(SHM_SIZE));
-        let shm = closed
-            .into_iter()
-            .map(str::to_owned)
-            .chain([String::from("mode=1777"), size]);
+        let shm = closed.into_iter().map(str::to_owned).chain([String::from("mode=1777"), size]);
         mounts.push(mount("/dev/shm", "tmpfs", "shm", shm));
         mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", closed));
     }
@@ -154,14 +108,7 @@ fn kernel(options: &Options) -> Vec<Mount> {
 fn etc(dir: &Path) -> Vec<Mount> {
     ["resolv.conf", "hostname", "hosts"]
         .into_iter()
-        .map(|name| {
-            mount(
-                format!("/etc/{name}"),
-                "bind",
-                dir.join(name),
-                ["rbind", "rprivate", "rw"],
-            )
-        })
+        .map(|name| mount(format!("/etc/{name}"), "bind", dir.join(name), ["rbind", "rprivate", "rw"]))
         .collect()
 }
 
@@ -177,10 +124,7 @@ fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
         ResolvedSource::Tmpfs { options } => {
             let mut all: Vec<String> = Vec::new();
             for (closed, open) in [("nosuid", "suid"), ("noexec", "exec"), ("nodev", "dev")] {
-                if !options
-                    .iter()
-                    .any(|option| option == open || option == closed)
-                {
+                if !options.iter().any(|option| option == open || option == closed) {
                     all.push(closed.to_owned());
                 }
             }
@@ -197,16 +141,11 @@ fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
 fn sorted(mounts: &[ResolvedMount]) -> Result<Vec<(PathBuf, &ResolvedMount)>, Error> {
     let targets = mounts.iter().map(|mount| mount.target.as_str());
     let order = sorted_targets(targets)?;
-    Ok(order
-        .into_iter()
-        .map(|(target, index)| (target, &mounts[index]))
-        .collect())
+    Ok(order.into_iter().map(|(target, index)| (target, &mounts[index])).collect())
 }
 
 /// Clean targets, each with its place among `targets`, parents before what is below them. Refuses two that are equal.
-pub(super) fn sorted_targets<'a>(
-    targets: impl Iterator<Item = &'a str>,
-) -> Result<Vec<(PathBuf, usize)>, Error> {
+pub(super) fn sorted_targets<'a>(targets: impl Iterator<Item = &'a str>) -> Result<Vec<(PathBuf, usize)>, Error> {
     let mut sorted = Vec::new();
     for (index, target) in targets.enumerate() {
         sorted.push((clean_target(target)?, index));
@@ -214,18 +153,14 @@ pub(super) fn sorted_targets<'a>(
     // Paths compare by their parts, so a parent comes before its children, and equal targets lie side by side.
     sorted.sort();
     match sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(Error::DuplicateMount {
-            target: pair[0].0.display().to_string(),
-        }),
+        Some(pair) => Err(Error::DuplicateMount { target: pair[0].0.display().to_string() }),
         None => Ok(sorted),
     }
 }
 
 /// A path in the container without `.`, `..` and doubled `/`. Refuses relative paths and the root itself.
 pub fn clean_target(target: &str) -> Result<PathBuf, Error> {
-    let refused = || Error::MountTarget {
-        target: target.to_owned(),
-    };
+    let refused = || Error::MountTarget { target: target.to_owned() };
     if !target.starts_with('/') || target.contains('\0') {
         return Err(refused());
     }
@@ -239,11 +174,7 @@ pub fn clean_target(target: &str) -> Result<PathBuf, Error> {
             name => clean.push(name),
         }
     }
-    if clean == Path::new("/") {
-        Err(refused())
-    } else {
-        Ok(clean)
-    }
+    if clean == Path::new("/") { Err(refused()) } else { Ok(clean) }
 }
 
 pub(super) fn id_mapping(first: u32, count: u32) -> LinuxIdMapping {

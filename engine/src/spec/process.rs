@@ -2,8 +2,7 @@
 
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    User,
+    Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
 };
 use rustix::process::Resource;
 
@@ -22,22 +21,14 @@ const ULIMITS: [(&str, PosixRlimitType, Resource); 16] = [
     ("fsize", PosixRlimitType::RlimitFsize, Resource::Fsize),
     ("locks", PosixRlimitType::RlimitLocks, Resource::Locks),
     ("memlock", PosixRlimitType::RlimitMemlock, Resource::Memlock),
-    (
-        "msgqueue",
-        PosixRlimitType::RlimitMsgqueue,
-        Resource::Msgqueue,
-    ),
+    ("msgqueue", PosixRlimitType::RlimitMsgqueue, Resource::Msgqueue),
     ("nice", PosixRlimitType::RlimitNice, Resource::Nice),
     ("nofile", PosixRlimitType::RlimitNofile, Resource::Nofile),
     ("nproc", PosixRlimitType::RlimitNproc, Resource::Nproc),
     ("rss", PosixRlimitType::RlimitRss, Resource::Rss),
     ("rtprio", PosixRlimitType::RlimitRtprio, Resource::Rtprio),
     ("rttime", PosixRlimitType::RlimitRttime, Resource::Rttime),
-    (
-        "sigpending",
-        PosixRlimitType::RlimitSigpending,
-        Resource::Sigpending,
-    ),
+    ("sigpending", PosixRlimitType::RlimitSigpending, Resource::Sigpending),
     ("stack", PosixRlimitType::RlimitStack, Resource::Stack),
 ];
 
@@ -52,9 +43,7 @@ pub(super) fn process(inputs: &Inputs, capabilities: &Capabilities) -> Result<Pr
         .set_cwd(working_dir(options, inputs.image)?.into())
         .set_capabilities(Some(sets(capabilities)))
         .set_rlimits(rlimits(&options.ulimits)?)
-        .set_no_new_privileges(Some(
-            options.no_new_privileges.unwrap_or(!options.privileged),
-        ))
+        .set_no_new_privileges(Some(options.no_new_privileges.unwrap_or(!options.privileged)))
         .set_oom_score_adj(options.oom_score_adj);
     Ok(process)
 }
@@ -65,22 +54,13 @@ pub(super) fn process(inputs: &Inputs, capabilities: &Capabilities) -> Result<Pr
 pub fn args(options: &Options, image: &ImageConfiguration) -> Result<Vec<String>, Error> {
     let config = image.config().as_ref();
     let mut args: Vec<String> = match &options.entrypoint {
-        Some(entrypoint) => Some(entrypoint.clone())
-            .filter(|entrypoint| !entrypoint.is_empty())
-            .into_iter()
-            .collect(),
-        None => config
-            .and_then(|config| config.entrypoint().clone())
-            .unwrap_or_default(),
+        Some(entrypoint) => Some(entrypoint.clone()).filter(|entrypoint| !entrypoint.is_empty()).into_iter().collect(),
+        None => config.and_then(|config| config.entrypoint().clone()).unwrap_or_default(),
     };
     if !options.command.is_empty() {
         args.extend_from_slice(&options.command);
     } else if options.entrypoint.is_none() {
-        args.extend(
-            config
-                .and_then(|config| config.cmd().clone())
-                .unwrap_or_default(),
-        );
+        args.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default());
     }
     match args.first() {
         Some(program) if !program.is_empty() => Ok(args),
@@ -91,27 +71,14 @@ pub fn args(options: &Options, image: &ImageConfiguration) -> Result<Vec<String>
 /// The environment: `PATH`, the image's, `HOSTNAME`, `TERM` with a terminal, then the person's; what comes later
 /// takes the place of what was there.
 fn env(options: &Options, image: &ImageConfiguration, hostname: &str) -> Vec<String> {
-    let from_image = image
-        .config()
-        .as_ref()
-        .and_then(|config| config.env().clone())
-        .unwrap_or_default();
+    let from_image = image.config().as_ref().and_then(|config| config.env().clone()).unwrap_or_default();
     let mut env = vec![String::from(PATH)];
-    let own = [format!("HOSTNAME={hostname}")]
-        .into_iter()
-        .chain(options.tty.then(|| String::from("TERM=xterm")));
-    for entry in from_image
-        .into_iter()
-        .chain(own)
-        .chain(options.env.iter().cloned())
-    {
+    let own = [format!("HOSTNAME={hostname}")].into_iter().chain(options.tty.then(|| String::from("TERM=xterm")));
+    for entry in from_image.into_iter().chain(own).chain(options.env.iter().cloned()) {
         let Some((key, _)) = entry.split_once('=') else {
             continue;
         };
-        match env
-            .iter_mut()
-            .find(|old| old.split_once('=').is_some_and(|(name, _)| name == key))
-        {
+        match env.iter_mut().find(|old| old.split_once('=').is_some_and(|(name, _)| name == key)) {
             Some(old) => *old = entry,
             None => env.push(entry),
         }
@@ -121,21 +88,12 @@ fn env(options: &Options, image: &ImageConfiguration, hostname: &str) -> Vec<Str
 
 /// The host name: as asked for, or the first 12 digits of the id.
 pub(super) fn hostname(inputs: &Inputs) -> String {
-    inputs
-        .options
-        .hostname
-        .clone()
-        .unwrap_or_else(|| inputs.id.chars().take(12).collect())
+    inputs.options.hostname.clone().unwrap_or_else(|| inputs.id.chars().take(12).collect())
 }
 
 /// The user as it is looked up inside the sandbox: the person's, the image's or root.
 pub(super) fn user_name(options: &Options, image: &ImageConfiguration) -> String {
-    let of_image = || {
-        image
-            .config()
-            .as_ref()
-            .and_then(|config| config.user().clone())
-    };
+    let of_image = || image.config().as_ref().and_then(|config| config.user().clone());
     options
         .user
         .clone()
@@ -149,11 +107,7 @@ pub(super) fn user_name(options: &Options, image: &ImageConfiguration) -> String
 fn user(options: &Options, image: &ImageConfiguration) -> User {
     let name = user_name(options, image);
     let (uid, gid) = name.split_once(':').unwrap_or((&name, "0"));
-    let groups: Vec<u32> = options
-        .group_add
-        .iter()
-        .filter_map(|group| group.parse().ok())
-        .collect();
+    let groups: Vec<u32> = options.group_add.iter().filter_map(|group| group.parse().ok()).collect();
     let mut user = User::default();
     user.set_uid(uid.parse().unwrap_or(0))
         .set_gid(gid.parse().unwrap_or(0))
@@ -168,16 +122,8 @@ fn working_dir(options: &Options, image: &ImageConfiguration) -> Result<String, 
         }
         return Ok(path.clone());
     }
-    let path = image
-        .config()
-        .as_ref()
-        .and_then(|config| config.working_dir().clone())
-        .unwrap_or_default();
-    Ok(if path.starts_with('/') {
-        path
-    } else {
-        format!("/{path}")
-    })
+    let path = image.config().as_ref().and_then(|config| config.working_dir().clone()).unwrap_or_default();
+    Ok(if path.starts_with('/') { path } else { format!("/{path}") })
 }
 
 /// Bounding, permitted and effective; nothing is inheritable or ambient, as in docker since CVE-2022-24769.
@@ -215,13 +161,8 @@ pub fn ulimit_kind(name: &str) -> Result<PosixRlimitType, Error> {
 /// What a name of `--ulimit` limits, in the OCI specification's terms and the kernel's.
 pub(super) fn ulimit(name: &str) -> Result<(PosixRlimitType, Resource), Error> {
     let found = ULIMITS.iter().find(|(known, ..)| *known == name);
-    found
-        .map(|(_, kind, resource)| (*kind, *resource))
-        .ok_or_else(|| {
-            let known: Vec<&str> = ULIMITS.iter().map(|(known, ..)| *known).collect();
-            Error::UnknownUlimit {
-                name: name.to_owned(),
-                known: known.join(", "),
-            }
-        })
+    found.map(|(_, kind, resource)| (*kind, *resource)).ok_or_else(|| {
+        let known: Vec<&str> = ULIMITS.iter().map(|(known, ..)| *known).collect();
+        Error::UnknownUlimit { name: name.to_owned(), known: known.join(", ") }
+    })
 }

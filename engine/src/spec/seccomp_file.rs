@@ -4,8 +4,8 @@
 //! `excludes` is kept or left out by the container's capabilities, the machine and the kernel.
 
 use oci_spec::runtime::{
-    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
-    LinuxSeccompFilterFlag, LinuxSyscall,
+    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSyscall,
 };
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -71,18 +71,11 @@ pub(super) struct Machine {
 }
 
 /// Reads a profile; the error says what is wrong with it.
-pub(super) fn parse(
-    text: &str,
-    capabilities: &Capabilities,
-    machine: Machine,
-) -> Result<LinuxSeccomp, String> {
-    let profile: Profile = serde_json::from_str(text).map_err(|error| {
-        format!("{error}; give a profile in docker's or the OCI specification's JSON format")
-    })?;
+pub(super) fn parse(text: &str, capabilities: &Capabilities, machine: Machine) -> Result<LinuxSeccomp, String> {
+    let profile: Profile = serde_json::from_str(text)
+        .map_err(|error| format!("{error}; give a profile in docker's or the OCI specification's JSON format"))?;
     if !profile.architectures.is_empty() && !profile.arch_map.is_empty() {
-        return Err(String::from(
-            "it has both 'architectures' and 'archMap': keep one of them",
-        ));
+        return Err(String::from("it has both 'architectures' and 'archMap': keep one of them"));
     }
     let mut syscalls = Vec::with_capacity(profile.syscalls.len());
     for (index, rule) in profile.syscalls.into_iter().enumerate() {
@@ -116,11 +109,7 @@ pub(super) fn parse(
 
 impl Rule {
     /// The rule in OCI form; `None` where it is not for this container.
-    fn settle(
-        self,
-        capabilities: &Capabilities,
-        machine: Machine,
-    ) -> Result<Option<LinuxSyscall>, String> {
+    fn settle(self, capabilities: &Capabilities, machine: Machine) -> Result<Option<LinuxSyscall>, String> {
         let names = match (self.name, self.names.is_empty()) {
             (Some(name), true) => vec![name],
             (None, false) => self.names,
@@ -129,38 +118,16 @@ impl Rule {
             }
             (None, true) => return Err(String::from("it names no system call: add 'names'")),
         };
-        if let Some(argument) = self
-            .args
-            .iter()
-            .flatten()
-            .find(|argument| argument.index() > 5)
-        {
-            return Err(format!(
-                "a system call has the arguments 0 to 5, not {}",
-                argument.index()
-            ));
+        if let Some(argument) = self.args.iter().flatten().find(|argument| argument.index() > 5) {
+            return Err(format!("a system call has the arguments 0 to 5, not {}", argument.index()));
         }
         let included = self.includes.arches.is_empty() || self.includes.names_arch(machine.arch);
         if !included
-            || !self
-                .includes
-                .caps
-                .iter()
-                .all(|capability| capabilities.contains(capability))
-            || self
-                .includes
-                .min_kernel()?
-                .is_some_and(|least| machine.kernel < least)
+            || !self.includes.caps.iter().all(|capability| capabilities.contains(capability))
+            || self.includes.min_kernel()?.is_some_and(|least| machine.kernel < least)
             || self.excludes.names_arch(machine.arch)
-            || self
-                .excludes
-                .caps
-                .iter()
-                .any(|capability| capabilities.contains(capability))
-            || self
-                .excludes
-                .min_kernel()?
-                .is_some_and(|least| machine.kernel >= least)
+            || self.excludes.caps.iter().any(|capability| capabilities.contains(capability))
+            || self.excludes.min_kernel()?.is_some_and(|least| machine.kernel >= least)
         {
             return Ok(None);
         }
@@ -220,10 +187,7 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 mod tests {
     use super::*;
 
-    const MACHINE: Machine = Machine {
-        arch: "x86_64",
-        kernel: (6, 1),
-    };
+    const MACHINE: Machine = Machine { arch: "x86_64", kernel: (6, 1) };
 
     fn read(text: &str, capabilities: &[Capability]) -> Result<LinuxSeccomp, String> {
         parse(text, &capabilities.iter().copied().collect(), MACHINE)
@@ -276,10 +240,7 @@ mod tests {
                {"names":["old"],"action":"SCMP_ACT_ALLOW","excludes":{"minKernel":"4.8"}},
                {"name":"read","action":"SCMP_ACT_ALLOW","args":[]}"#,
         );
-        assert_eq!(
-            names(&read(&text, &[]).unwrap()),
-            ["clone3", "arch_prctl", "ptrace", "read"]
-        );
+        assert_eq!(names(&read(&text, &[]).unwrap()), ["clone3", "arch_prctl", "ptrace", "read"]);
         let admin = read(&text, &[Capability::SysAdmin]).unwrap();
         assert_eq!(names(&admin), ["bpf", "arch_prctl", "ptrace", "read"]);
         let clone3 = &read(&text, &[]).unwrap().syscalls().clone().unwrap()[0];
@@ -298,10 +259,7 @@ mod tests {
                 "keep one",
             ),
             (&rules(r#"{"action":"SCMP_ACT_ALLOW"}"#), "rule 0"),
-            (
-                &rules(r#"{"name":"a","names":["b"],"action":"SCMP_ACT_ALLOW"}"#),
-                "keep 'names'",
-            ),
+            (&rules(r#"{"name":"a","names":["b"],"action":"SCMP_ACT_ALLOW"}"#), "keep 'names'"),
             (
                 &rules(
                     r#"{"names":["a"],"action":"SCMP_ACT_ALLOW","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}"#,
@@ -314,18 +272,8 @@ mod tests {
                 ),
                 "JSON format",
             ),
-            (
-                &rules(
-                    r#"{"names":["a"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"new"}}"#,
-                ),
-                "minKernel",
-            ),
-            (
-                &rules(
-                    r#"{"names":["a"],"action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_FLY"]}}"#,
-                ),
-                "JSON format",
-            ),
+            (&rules(r#"{"names":["a"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"new"}}"#), "minKernel"),
+            (&rules(r#"{"names":["a"],"action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_FLY"]}}"#), "JSON format"),
         ];
         for (text, part) in cases {
             let error = read(text, &[]).unwrap_err();

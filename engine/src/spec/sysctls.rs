@@ -10,33 +10,21 @@ pub fn check(options: &Options) -> Result<(), Error> {
         // Both spellings reach the same file: net.ipv4.ip_forward and net/ipv4/ip_forward.
         let dotted = key.replace('/', ".");
         if dotted.split('.').any(str::is_empty) || key.contains('\0') {
-            return Err(refuse(
-                key,
-                "not a sysctl name; give one such as net.ipv4.ip_forward=1",
-            ));
+            return Err(refuse(key, "not a sysctl name; give one such as net.ipv4.ip_forward=1"));
         }
         if value.contains('\0') {
             return Err(refuse(key, "the value holds a NUL byte"));
         }
         if dotted.starts_with("net.") {
             if options.network == Network::Host {
-                return Err(refuse(
-                    key,
-                    "with --network host it would change the host's network; use --network none",
-                ));
+                return Err(refuse(key, "with --network host it would change the host's network; use --network none"));
             }
         } else if is_ipc(&dotted) {
             if options.ipc_host {
-                return Err(refuse(
-                    key,
-                    "with --ipc host it would change the host; leave out --ipc host",
-                ));
+                return Err(refuse(key, "with --ipc host it would change the host; leave out --ipc host"));
             }
         } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
-            return Err(refuse(
-                key,
-                "the name of the container is set with --hostname",
-            ));
+            return Err(refuse(key, "the name of the container is set with --hostname"));
         } else {
             return Err(refuse(
                 key,
@@ -55,10 +43,7 @@ fn is_ipc(key: &str) -> bool {
 }
 
 fn refuse(key: &str, reason: &'static str) -> Error {
-    Error::Sysctl {
-        key: key.to_owned(),
-        reason,
-    }
+    Error::Sysctl { key: key.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -66,10 +51,7 @@ mod tests {
     use super::*;
 
     fn with(key: &str) -> Options {
-        Options {
-            sysctls: [(key.to_owned(), String::from("1"))].into(),
-            ..Options::default()
-        }
+        Options { sysctls: [(key.to_owned(), String::from("1"))].into(), ..Options::default() }
     }
 
     #[test]
@@ -100,29 +82,14 @@ mod tests {
             "kernel.hostname",
             "../../proc/x",
         ] {
-            assert!(
-                matches!(check(&with(key)), Err(Error::Sysctl { .. })),
-                "{key}"
-            );
+            assert!(matches!(check(&with(key)), Err(Error::Sysctl { .. })), "{key}");
         }
     }
 
     #[test]
     fn a_shared_namespace_is_the_hosts() {
-        check(&Options {
-            network: Network::Host,
-            ..with("net.ipv4.ip_forward")
-        })
-        .unwrap_err();
-        check(&Options {
-            ipc_host: true,
-            ..with("kernel.shmmax")
-        })
-        .unwrap_err();
-        check(&Options {
-            ipc_host: true,
-            ..with("net.ipv4.ip_forward")
-        })
-        .unwrap();
+        check(&Options { network: Network::Host, ..with("net.ipv4.ip_forward") }).unwrap_err();
+        check(&Options { ipc_host: true, ..with("kernel.shmmax") }).unwrap_err();
+        check(&Options { ipc_host: true, ..with("net.ipv4.ip_forward") }).unwrap();
     }
 }

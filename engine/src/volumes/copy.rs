@@ -10,8 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps,
-    Uid, XattrFlags,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -27,14 +26,8 @@ const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// Copies the directory `target` of the image into the new directory `into`, for volume `name`. `false`: the image has
 /// nothing there and nothing was made.
-pub(super) fn from_image(
-    layers: &[PathBuf],
-    target: &Path,
-    into: &Path,
-    name: &str,
-) -> Result<bool, Error> {
-    let image = overlay::read_only(layers)
-        .map_err(Error::io("open the layers of the image for", target))?;
+pub(super) fn from_image(layers: &[PathBuf], target: &Path, into: &Path, name: &str) -> Result<bool, Error> {
+    let image = overlay::read_only(layers).map_err(Error::io("open the layers of the image for", target))?;
     let inside = target.strip_prefix("/").unwrap_or(target);
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -42,10 +35,7 @@ pub(super) fn from_image(
         Ok(source) => source,
         Err(Errno::NOENT) => return Ok(false),
         Err(Errno::NOTDIR) => {
-            return Err(Error::NotADirectory {
-                name: name.to_owned(),
-                path: target.to_owned(),
-            });
+            return Err(Error::NotADirectory { name: name.to_owned(), path: target.to_owned() });
         }
         Err(error) => return Err(Error::io("open in the image", target)(error)),
     };
@@ -56,14 +46,9 @@ pub(super) fn from_image(
         .and_then(|()| {
             let failed = |error: io::Error| (PathBuf::new(), error);
             let stat = rustix::fs::fstat(&source).map_err(|error| failed(error.into()))?;
-            copy.attributes(source.as_fd(), root.as_fd(), c".", &stat)
-                .map_err(failed)
+            copy.attributes(source.as_fd(), root.as_fd(), c".", &stat).map_err(failed)
         })
-        .map_err(|(path, source)| Error::Io {
-            action: "copy from the image",
-            path: target.join(path),
-            source,
-        })?;
+        .map_err(|(path, source)| Error::Io { action: "copy from the image", path: target.join(path), source })?;
     Ok(true)
 }
 
@@ -81,27 +66,14 @@ struct Copy<'a> {
 
 impl<'a> Copy<'a> {
     fn new(root: BorrowedFd<'a>) -> Self {
-        Self {
-            root,
-            links: HashMap::new(),
-            names: vec![0; MAX_XATTR],
-            value: vec![0; MAX_XATTR],
-        }
+        Self { root, links: HashMap::new(), names: vec![0; MAX_XATTR], value: vec![0; MAX_XATTR] }
     }
 
     /// Copies what is in directory `from`.
-    fn contents(
-        &mut self,
-        from: BorrowedFd,
-        to: BorrowedFd,
-        path: &Path,
-        depth: usize,
-    ) -> Result<(), Failure> {
+    fn contents(&mut self, from: BorrowedFd, to: BorrowedFd, path: &Path, depth: usize) -> Result<(), Failure> {
         let failed = |error: io::Error| (path.to_owned(), error);
         if depth > MAX_DEPTH {
-            return Err(failed(io::Error::other(format!(
-                "directories are nested more than {MAX_DEPTH} deep"
-            ))));
+            return Err(failed(io::Error::other(format!("directories are nested more than {MAX_DEPTH} deep"))));
         }
         for entry in Dir::read_from(from).map_err(|error| failed(error.into()))? {
             let entry = entry.map_err(|error| failed(error.into()))?;
@@ -123,8 +95,7 @@ impl<'a> Copy<'a> {
         depth: usize,
     ) -> Result<(), Failure> {
         let failed = |error: io::Error| (path.to_owned(), error);
-        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| failed(error.into()))?;
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| failed(error.into()))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         match kind {
             FileType::Directory => {
@@ -158,46 +129,24 @@ impl<'a> Copy<'a> {
 
     /// Owner, extended attributes, mode and times, in this order: a new owner clears setuid bits and file
     /// capabilities.
-    fn attributes(
-        &mut self,
-        from: BorrowedFd,
-        to: BorrowedFd,
-        name: &CStr,
-        stat: &Stat,
-    ) -> io::Result<()> {
+    fn attributes(&mut self, from: BorrowedFd, to: BorrowedFd, name: &CStr, stat: &Stat) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         self.xattrs(&by_descriptor(from, name), &by_descriptor(to, name))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            rustix::fs::chmodat(
-                to,
-                name,
-                Mode::from_raw_mode(stat.st_mode),
-                AtFlags::empty(),
-            )?;
+            rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
         }
-        let time = |seconds, nanoseconds: u64| Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanoseconds as i64,
-        };
+        let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as i64 };
         let times = Timestamps {
             last_access: time(stat.st_atime, stat.st_atime_nsec),
             last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
         };
-        Ok(rustix::fs::utimensat(
-            to,
-            name,
-            &times,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
+        Ok(rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     fn xattrs(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let listed = rustix::fs::llistxattr(from, self.names.as_mut_slice())?;
-        for key in self.names[..listed]
-            .split(|byte| *byte == 0)
-            .filter(|key| !key.is_empty())
-        {
+        for key in self.names[..listed].split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
             if OVERLAY_XATTRS.iter().any(|own| key.starts_with(own)) {
                 continue;
             }
@@ -208,11 +157,7 @@ impl<'a> Copy<'a> {
     }
 }
 
-fn open_directories(
-    from: BorrowedFd,
-    to: BorrowedFd,
-    name: &CStr,
-) -> io::Result<(OwnedFd, OwnedFd)> {
+fn open_directories(from: BorrowedFd, to: BorrowedFd, name: &CStr) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
     rustix::fs::mkdirat(to, name, Mode::RWXU)?;
@@ -223,19 +168,9 @@ fn open_directories(
 /// Copies the written parts of a file; holes stay holes.
 fn regular(from: BorrowedFd, to: BorrowedFd, name: &CStr, stat: &Stat) -> io::Result<()> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let source = File::from(rustix::fs::openat(
-        from,
-        name,
-        flags | OFlags::RDONLY,
-        Mode::empty(),
-    )?);
+    let source = File::from(rustix::fs::openat(from, name, flags | OFlags::RDONLY, Mode::empty())?);
     let flags = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-    let mut copy = File::from(rustix::fs::openat(
-        to,
-        name,
-        flags,
-        Mode::RUSR | Mode::WUSR,
-    )?);
+    let mut copy = File::from(rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?);
     let size = stat.st_size.unsigned_abs();
     copy.set_len(size)?;
     let mut at = 0;
@@ -262,7 +197,5 @@ fn symlink(from: BorrowedFd, to: BorrowedFd, name: &CStr) -> io::Result<()> {
 
 /// A path for calls that take no descriptor; its last part is not followed by calls that follow no links.
 fn by_descriptor(dir: BorrowedFd, name: &CStr) -> PathBuf {
-    Path::new("/proc/self/fd")
-        .join(dir.as_raw_fd().to_string())
-        .join(OsStr::from_bytes(name.to_bytes()))
+    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()))
 }

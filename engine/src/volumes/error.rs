@@ -70,15 +70,8 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: the system refused `action` on `path`.
-    pub(super) fn io<E: Into<io::Error>>(
-        action: &'static str,
-        path: &Path,
-    ) -> impl FnOnce(E) -> Self {
+    pub(super) fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            action,
-            path,
-            source: source.into(),
-        }
+        move |source| Self::Io { action, path, source: source.into() }
     }
 }

@@ -67,24 +67,17 @@ enum Removal {
 pub fn check_name(name: &str) -> Result<(), Error> {
     let bytes = name.as_bytes();
     let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
-    if (2..=255).contains(&bytes.len())
-        && bytes[0].is_ascii_alphanumeric()
-        && bytes.iter().all(inner)
-    {
+    if (2..=255).contains(&bytes.len()) && bytes[0].is_ascii_alphanumeric() && bytes.iter().all(inner) {
         Ok(())
     } else {
-        Err(Error::Name {
-            name: name.chars().take(300).collect(),
-        })
+        Err(Error::Name { name: name.chars().take(300).collect() })
     }
 }
 
 impl Store {
     /// The volumes of a data root; nothing is made before the first volume.
     pub fn new(data_root: &Path) -> Self {
-        Self {
-            root: data_root.join("volumes"),
-        }
+        Self { root: data_root.join("volumes") }
     }
 
     /// The volume's directory, for a monitor to remove with its container.
@@ -93,11 +86,7 @@ impl Store {
     }
 
     /// Makes a volume; one that is there already is left as it is. `None`: under a random name.
-    pub fn create(
-        &self,
-        name: Option<&str>,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Volume, Error> {
+    pub fn create(&self, name: Option<&str>, labels: BTreeMap<String, String>) -> Result<Volume, Error> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => random_name()?,
@@ -109,9 +98,7 @@ impl Store {
     /// One volume.
     pub fn get(&self, name: &str) -> Result<Volume, Error> {
         check_name(name)?;
-        self.read(name)?.ok_or_else(|| Error::NotFound {
-            name: name.to_owned(),
-        })
+        self.read(name)?.ok_or_else(|| Error::NotFound { name: name.to_owned() })
     }
 
     /// All volumes by name.
@@ -131,10 +118,7 @@ impl Store {
         };
         names.retain(|name| check_name(name).is_ok());
         names.sort();
-        names
-            .iter()
-            .filter_map(|name| self.read(name).transpose())
-            .collect()
+        names.iter().filter_map(|name| self.read(name).transpose()).collect()
     }
 
     /// Removes a volume with its contents. `users` tells which containers have it.
@@ -145,15 +129,8 @@ impl Store {
     ) -> Result<(), E> {
         match self.remove_unused(name, users)? {
             Removal::Done => Ok(()),
-            Removal::Missing => Err(Error::NotFound {
-                name: name.to_owned(),
-            }
-            .into()),
-            Removal::InUse(users) => Err(Error::InUse {
-                name: name.to_owned(),
-                users,
-            }
-            .into()),
+            Removal::Missing => Err(Error::NotFound { name: name.to_owned() }.into()),
+            Removal::InUse(users) => Err(Error::InUse { name: name.to_owned(), users }.into()),
         }
     }
 
@@ -197,9 +174,7 @@ impl Store {
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Ok(Removal::InUse(vec![String::from(
-                    "a container that is being made",
-                )]));
+                return Ok(Removal::InUse(vec![String::from("a container that is being made")]));
             }
             Err(error) => return Err(Error::io("lock", &path)(error).into()),
         }
@@ -219,11 +194,7 @@ impl Store {
 
     /// Removes what killed commands left behind, unless some command is at work on volumes.
     pub fn sweep(&self) -> Result<(), Error> {
-        let debris: Vec<String> = self
-            .entries()?
-            .into_iter()
-            .filter(|name| is_debris(&self.root, name))
-            .collect();
+        let debris: Vec<String> = self.entries()?.into_iter().filter(|name| is_debris(&self.root, name)).collect();
         if debris.is_empty() {
             return Ok(());
         }
@@ -231,9 +202,7 @@ impl Store {
             Ok(_alone) => debris.iter().try_for_each(|name| {
                 let path = self.root.join(name);
                 match fs::remove_dir_all(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        Err(Error::io("remove", &path)(error))
-                    }
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
                     _ => Ok(()),
                 }
             }),
@@ -243,12 +212,7 @@ impl Store {
     }
 
     /// Makes a volume under a hidden name and renames it; one that is there already is left as it is.
-    fn make(
-        &self,
-        name: &str,
-        labels: BTreeMap<String, String>,
-        container: Option<&str>,
-    ) -> Result<(), Error> {
+    fn make(&self, name: &str, labels: BTreeMap<String, String>, container: Option<&str>) -> Result<(), Error> {
         check_name(name)?;
         fs::create_dir_all(&self.root).map_err(Error::io("make", &self.root))?;
         let _working = self.lock(FlockOperation::LockShared)?;
@@ -268,9 +232,7 @@ impl Store {
         write_meta(&new, &volume)?;
         match renameat_with(CWD, &new, CWD, self.path(name), RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::EXIST) => {
-                fs::remove_dir_all(&new).map_err(Error::io("remove", &new))
-            }
+            Err(rustix::io::Errno::EXIST) => fs::remove_dir_all(&new).map_err(Error::io("remove", &new)),
             Err(error) => Err(Error::io("make", &self.path(name))(error)),
         }
     }
@@ -280,19 +242,11 @@ impl Store {
         let failed = |source: io::Error| Error::io("read", &path)(source);
         let mut text = String::new();
         match File::open(&path) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             Err(error) => return Err(failed(error)),
-            Ok(file) => file
-                .take(MAX_META)
-                .read_to_string(&mut text)
-                .map_err(failed)?,
+            Ok(file) => file.take(MAX_META).read_to_string(&mut text).map_err(failed)?,
         };
         let mut volume: Volume = serde_json::from_str(&text).map_err(|source| Error::Broken {
             name: name.to_owned(),
@@ -310,11 +264,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(failed(error)),
             Ok(entries) => entries
-                .map(|entry| {
-                    entry
-                        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                        .map_err(failed)
-                })
+                .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).map_err(failed))
                 .collect(),
         }
     }
@@ -330,9 +280,7 @@ impl Store {
 /// Hidden directories, and anonymous volumes whose removal was cut short after their `volume.json` had gone.
 fn is_debris(root: &Path, name: &str) -> bool {
     let anonymous = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    name.starts_with(NEW)
-        || name.starts_with(OLD)
-        || (anonymous && !root.join(name).join(META).exists())
+    name.starts_with(NEW) || name.starts_with(OLD) || (anonymous && !root.join(name).join(META).exists())
 }
 
 /// Writes `volume.json` by rename.
@@ -341,9 +289,7 @@ fn write_meta(dir: &Path, volume: &Volume) -> Result<(), Error> {
     let failed = |error: io::Error| Error::io("write", &temporary)(error);
     let text = serde_json::to_vec_pretty(volume).map_err(|error| failed(error.into()))?;
     let mut file = File::create(&temporary).map_err(failed)?;
-    file.write_all(&text)
-        .and_then(|()| file.sync_all())
-        .map_err(failed)?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&temporary, dir.join(META)).map_err(failed)
 }
 
@@ -370,20 +316,10 @@ fn is_current(dir: &File, path: &Path) -> Result<bool, Error> {
 fn random_name() -> Result<String, Error> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 32];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(Error::io("read", path))?;
-    Ok(bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(hexadecimal)
-        .collect())
+    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::io("read", path))?;
+    Ok(bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hexadecimal).collect())
 }
 
 fn hexadecimal(digit: u8) -> char {
-    char::from(if digit < 10 {
-        b'0' + digit
-    } else {
-        b'a' + digit - 10
-    })
+    char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 })
 }

@@ -71,11 +71,7 @@ impl Store {
         // By name: two commands that want the same volumes lock them in the same order.
         let mut volumes: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
         for mount in &options.mounts {
-            if let MountSource::Volume {
-                name: Some(name),
-                no_copy,
-            } = &mount.source
-            {
+            if let MountSource::Volume { name: Some(name), no_copy } = &mount.source {
                 volumes.entry(name).or_insert((&mount.target, *no_copy));
             }
         }
@@ -85,26 +81,12 @@ impl Store {
             let layers = if no_copy { &[] } else { lower_dirs };
             locks.push(self.acquire(name, owner, &clean_target(target)?, layers)?);
         }
-        let mounts = options
-            .mounts
-            .iter()
-            .map(|mount| self.locate(mount))
-            .collect::<Result<_, _>>()?;
-        Ok(Resolved {
-            mounts,
-            anonymous,
-            locks,
-        })
+        let mounts = options.mounts.iter().map(|mount| self.locate(mount)).collect::<Result<_, _>>()?;
+        Ok(Resolved { mounts, anonymous, locks })
     }
 
     /// Makes the volume if need be, fills it if it is new, and returns it locked against removal.
-    fn acquire(
-        &self,
-        name: &str,
-        owner: Option<&str>,
-        target: &Path,
-        layers: &[PathBuf],
-    ) -> Result<File, Error> {
+    fn acquire(&self, name: &str, owner: Option<&str>, target: &Path, layers: &[PathBuf]) -> Result<File, Error> {
         let path = self.path(name);
         loop {
             let Some(dir) = open_dir(&path)? else {
@@ -141,14 +123,8 @@ impl Store {
                 path: self.path(name.as_deref().unwrap_or_default()).join(DATA),
                 propagation: None,
             },
-            MountSource::Tmpfs { options } => ResolvedSource::Tmpfs {
-                options: options.clone(),
-            },
-            MountSource::Bind {
-                path,
-                create,
-                propagation,
-            } => {
+            MountSource::Tmpfs { options } => ResolvedSource::Tmpfs { options: options.clone() },
+            MountSource::Bind { path, create, propagation } => {
                 match fs::metadata(path) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound && *create => {
@@ -159,52 +135,28 @@ impl Store {
                     }
                     Err(error) => return Err(Error::io("look up", path)(error)),
                 }
-                ResolvedSource::Path {
-                    path: path.clone(),
-                    propagation: propagation.clone(),
-                }
+                ResolvedSource::Path { path: path.clone(), propagation: propagation.clone() }
             }
         };
-        Ok(ResolvedMount {
-            target: mount.target.clone(),
-            source,
-            read_only: mount.read_only,
-        })
+        Ok(ResolvedMount { target: mount.target.clone(), source, read_only: mount.read_only })
     }
 }
 
 /// Adds an anonymous volume for each `VOLUME` of the image that the person has mounted nothing on.
 fn add_image_volumes(options: &mut Options, image: &ImageConfiguration) -> Result<(), Error> {
-    let declared = image
-        .config()
-        .as_ref()
-        .and_then(|config| config.volumes().clone())
-        .unwrap_or_default();
-    let mut targets = declared
-        .iter()
-        .map(|target| clean_target(target))
-        .collect::<Result<Vec<_>, _>>()?;
+    let declared = image.config().as_ref().and_then(|config| config.volumes().clone()).unwrap_or_default();
+    let mut targets = declared.iter().map(|target| clean_target(target)).collect::<Result<Vec<_>, _>>()?;
     targets.sort();
     targets.dedup();
-    let mut taken = options
-        .mounts
-        .iter()
-        .map(|mount| clean_target(&mount.target))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut taken = options.mounts.iter().map(|mount| clean_target(&mount.target)).collect::<Result<Vec<_>, _>>()?;
     taken.sort();
-    options.mounts.extend(
-        targets
-            .into_iter()
-            .filter(|target| taken.binary_search(target).is_err())
-            .map(|target| Mount {
-                target: target.to_string_lossy().into_owned(),
-                source: MountSource::Volume {
-                    name: None,
-                    no_copy: false,
-                },
-                read_only: false,
-            }),
-    );
+    options.mounts.extend(targets.into_iter().filter(|target| taken.binary_search(target).is_err()).map(|target| {
+        Mount {
+            target: target.to_string_lossy().into_owned(),
+            source: MountSource::Volume { name: None, no_copy: false },
+            read_only: false,
+        }
+    }));
     Ok(())
 }
 
@@ -212,10 +164,7 @@ fn add_image_volumes(options: &mut Options, image: &ImageConfiguration) -> Resul
 fn name_volumes(mounts: &mut [Mount]) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for mount in mounts {
-        if let MountSource::Volume {
-            name: name @ None, ..
-        } = &mut mount.source
-        {
+        if let MountSource::Volume { name: name @ None, .. } = &mut mount.source {
             let new = random_name()?;
             *name = Some(new.clone());
             names.push(new);

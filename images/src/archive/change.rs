@@ -49,13 +49,8 @@ impl Change {
                 config.set_labels(Some(labels));
             }
             Self::Expose(ports) => {
-                let ports = ports.iter().map(|port| {
-                    if port.contains('/') {
-                        port.clone()
-                    } else {
-                        format!("{port}/tcp")
-                    }
-                });
+                let ports =
+                    ports.iter().map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") });
                 let ports = joined(config.exposed_ports().as_ref(), ports);
                 config.set_exposed_ports(Some(ports));
             }
@@ -85,10 +80,7 @@ impl FromStr for Change {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |reason: &str| Error::invalid(format!("the change '{text}'"), reason);
-        let (instruction, rest) = text
-            .trim()
-            .split_once(char::is_whitespace)
-            .unwrap_or((text.trim(), ""));
+        let (instruction, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
         let rest = rest.trim();
         if rest.is_empty() {
             return Err(invalid("an argument is missing"));
@@ -100,11 +92,7 @@ impl FromStr for Change {
             "ENV" => Self::Env(pairs(rest).ok_or_else(malformed)?),
             "LABEL" => Self::Label(pairs(rest).ok_or_else(malformed)?),
             "EXPOSE" => Self::Expose(words(rest).ok_or_else(malformed)?),
-            "VOLUME" => Self::Volume(
-                json_words(rest)
-                    .or_else(|| words(rest))
-                    .ok_or_else(malformed)?,
-            ),
+            "VOLUME" => Self::Volume(json_words(rest).or_else(|| words(rest)).ok_or_else(malformed)?),
             "STOPSIGNAL" => Self::StopSignal(rest.to_owned()),
             "USER" => Self::User(rest.to_owned()),
             "WORKDIR" => Self::WorkingDir(rest.to_owned()),
@@ -193,16 +181,10 @@ mod tests {
             "STOPSIGNAL SIGINT",
         ]);
         assert_eq!(config.cmd().as_ref().unwrap(), &["sh", "-l"]);
-        assert_eq!(
-            config.entrypoint().as_ref().unwrap(),
-            &["/bin/sh", "-c", "exec it"]
-        );
+        assert_eq!(config.entrypoint().as_ref().unwrap(), &["/bin/sh", "-c", "exec it"]);
         assert_eq!(config.env().as_ref().unwrap(), &["C=d e", "F=g h", "A=2 3"]);
         assert_eq!(config.labels().as_ref().unwrap()["x"], "y");
-        assert_eq!(
-            config.exposed_ports().as_ref().unwrap(),
-            &["80/tcp", "53/udp"]
-        );
+        assert_eq!(config.exposed_ports().as_ref().unwrap(), &["80/tcp", "53/udp"]);
         assert_eq!(config.volumes().as_ref().unwrap(), &["/data"]);
         assert_eq!(config.user().as_deref(), Some("1:2"));
         assert_eq!(config.working_dir().as_deref(), Some("/app"));

@@ -22,11 +22,7 @@ pub struct DockerImage {
 }
 
 impl Store {
-    pub(super) fn load_docker(
-        &self,
-        source: &Source,
-        options: &LoadOptions,
-    ) -> Result<Vec<String>> {
+    pub(super) fn load_docker(&self, source: &Source, options: &LoadOptions) -> Result<Vec<String>> {
         let what = format!("manifest.json of {}", source.name());
         let images: Vec<DockerImage> = parse(&what, &source.document("manifest.json")?)?;
         let mut names = Vec::new();
@@ -39,46 +35,26 @@ impl Store {
         Ok(names)
     }
 
-    fn load_docker_image(
-        &self,
-        source: &Source,
-        image: &DockerImage,
-        options: &LoadOptions,
-    ) -> Result<Vec<String>> {
+    fn load_docker_image(&self, source: &Source, image: &DockerImage, options: &LoadOptions) -> Result<Vec<String>> {
         let what = format!("{} in {}", image.config, source.name());
         let text = source.document(&image.config)?;
         // The name tells the digest in every version of the format.
-        let name = image
-            .config
-            .rsplit('/')
-            .next()
-            .unwrap_or(&image.config)
-            .trim_end_matches(".json");
+        let name = image.config.rsplit('/').next().unwrap_or(&image.config).trim_end_matches(".json");
         let actual = Digest::of(&text);
         if let Some(expected) = Digest::from_hex(name)
             && expected != actual
         {
-            return Err(Error::DigestMismatch {
-                what,
-                expected,
-                actual,
-            });
+            return Err(Error::DigestMismatch { what, expected, actual });
         }
         let configuration: oci_spec::image::ImageConfiguration = parse(&what, &text)?;
         let diff_ids = configuration.rootfs().diff_ids();
         if diff_ids.len() != image.layers.len() {
-            let counts = format!(
-                "it has {} layers, the archive {}",
-                diff_ids.len(),
-                image.layers.len()
-            );
+            let counts = format!("it has {} layers, the archive {}", diff_ids.len(), image.layers.len());
             return Err(Error::invalid(what, counts));
         }
         let mut blobs = Vec::new();
         for (path, diff_id) in image.layers.iter().zip(diff_ids) {
-            let diff_id = diff_id
-                .parse()
-                .map_err(|error| Error::invalid(&what, error))?;
+            let diff_id = diff_id.parse().map_err(|error| Error::invalid(&what, error))?;
             blobs.push(self.take_docker_layer(source, path, diff_id)?);
         }
         let config = (self.put(&text)?, text.len() as u64, media::OCI_CONFIG);
@@ -103,21 +79,13 @@ impl Store {
         })
     }
 
-    fn take_docker_layer(
-        &self,
-        source: &Source,
-        path: &str,
-        diff_id: Digest,
-    ) -> Result<super::layout::Blob> {
+    fn take_docker_layer(&self, source: &Source, path: &str, diff_id: Digest) -> Result<super::layout::Blob> {
         let what = format!("{path} in {}", source.name());
         let mut start = [0; 4];
         let mut known = 0;
         let mut reader = source.open(path)?;
         while known < start.len() {
-            match reader
-                .read(&mut start[known..])
-                .map_err(Error::io("read", path))?
-            {
+            match reader.read(&mut start[known..]).map_err(Error::io("read", path))? {
                 0 => break,
                 read => known += read,
             }

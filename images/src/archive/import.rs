@@ -26,12 +26,7 @@ pub struct ImportOptions {
 impl Store {
     /// Makes an image from a root file system in a tar archive, plain or compressed with gzip or zstd, and gives it the
     /// name, if one is given. The archive is kept as it is: its digest is the layer's.
-    pub fn import(
-        &self,
-        archive: impl Read,
-        reference: Option<&str>,
-        options: &ImportOptions,
-    ) -> Result<Image> {
+    pub fn import(&self, archive: impl Read, reference: Option<&str>, options: &ImportOptions) -> Result<Image> {
         let reference = reference.map(str::parse::<Reference>).transpose()?;
         let _guard = self.read_guard()?;
         let mut blob = self.write_blob()?;
@@ -41,10 +36,7 @@ impl Store {
             return Err(Error::invalid("the archive", "it is empty"));
         }
         let mut start = [0; 4];
-        let known = blob
-            .open()?
-            .read(&mut start)
-            .map_err(Error::io("read", "the archive"))?;
+        let known = blob.open()?.read(&mut start).map_err(Error::io("read", "the archive"))?;
         let media_type = Compression::sniff(&start[..known]).layer_media_type();
         let layer = (blob.digest, blob.size, media_type);
         let diff_id = self.unpack_unknown(blob.open()?, blob.digest)?;
@@ -61,9 +53,7 @@ impl Store {
             size: manifest.len() as u64,
             index: None,
         })?;
-        let familiar = reference
-            .as_ref()
-            .map_or_else(|| digest.to_string(), Reference::familiar);
+        let familiar = reference.as_ref().map_or_else(|| digest.to_string(), Reference::familiar);
         self.image(digest, media::OCI_MANIFEST, familiar)
     }
 }
@@ -80,12 +70,7 @@ fn configuration(diff_id: Digest, options: &ImportOptions) -> ImageConfiguration
     rootfs.set_typ("layers".to_owned());
     let mut history = History::default();
     history.set_created(Some(created.clone()));
-    history.set_comment(Some(
-        options
-            .message
-            .clone()
-            .unwrap_or_else(|| "Imported root file system".to_owned()),
-    ));
+    history.set_comment(Some(options.message.clone().unwrap_or_else(|| "Imported root file system".to_owned())));
     let mut configuration = ImageConfiguration::default();
     configuration
         .set_created(Some(created))

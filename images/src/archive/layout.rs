@@ -27,28 +27,17 @@ impl Store {
         stem: Option<&str>,
         options: &LoadOptions,
     ) -> Result<Vec<String>> {
-        let index: ImageIndex = parse(
-            &format!("index.json of {}", source.name()),
-            &source.document("index.json")?,
-        )?;
+        let index: ImageIndex = parse(&format!("index.json of {}", source.name()), &source.document("index.json")?)?;
         let mut names = Vec::new();
         for entry in index.manifests() {
             let reference = name(entry, stem).or_else(|| options.name.as_deref()?.parse().ok());
             let top = digest_of(entry)?;
             let chosen = choose(source, entry.clone(), options)?;
             let manifest = digest_of(&chosen)?;
-            names.extend(self.load_manifest(
-                source,
-                &chosen,
-                (top != manifest).then_some(top),
-                reference,
-            )?);
+            names.extend(self.load_manifest(source, &chosen, (top != manifest).then_some(top), reference)?);
         }
         if names.is_empty() {
-            return Err(Error::invalid(
-                source.name(),
-                "its index.json names no image",
-            ));
+            return Err(Error::invalid(source.name(), "its index.json names no image"));
         }
         Ok(names)
     }
@@ -72,22 +61,11 @@ impl Store {
         let config = manifest.config();
         if !media::is_config(config.media_type().as_ref()) {
             let what = format!("the configuration of {what}");
-            return Err(Error::MediaType {
-                what,
-                media_type: config.media_type().to_string(),
-            });
+            return Err(Error::MediaType { what, media_type: config.media_type().to_string() });
         }
         let config_digest = digest_of(config)?;
-        self.take_blob(
-            source,
-            &blob(config_digest),
-            config_digest,
-            config.size().min(MAX_DOCUMENT),
-        )?;
-        let configuration = parse(
-            &format!("configuration {config_digest}"),
-            &self.document(config_digest)?,
-        )?;
+        self.take_blob(source, &blob(config_digest), config_digest, config.size().min(MAX_DOCUMENT))?;
+        let configuration = parse(&format!("configuration {config_digest}"), &self.document(config_digest)?)?;
         let layers = layers(&manifest, &configuration)?;
         for layer in &layers {
             self.take_blob(source, &blob(layer.digest), layer.digest, layer.size)?;
@@ -95,28 +73,13 @@ impl Store {
         self.put(&text)?;
         let references = reference.into_iter().collect();
         let size = text.len() as u64;
-        self.enter(&Loaded {
-            layers: &layers,
-            manifest: digest,
-            media_type: &media_type,
-            size,
-            index,
-            references,
-        })
+        self.enter(&Loaded { layers: &layers, manifest: digest, media_type: &media_type, size, index, references })
     }
 }
 
 fn check_digest(what: &str, text: &[u8], expected: Digest) -> Result<()> {
     let actual = Digest::of(text);
-    if actual == expected {
-        Ok(())
-    } else {
-        Err(Error::DigestMismatch {
-            what: what.to_owned(),
-            expected,
-            actual,
-        })
-    }
+    if actual == expected { Ok(()) } else { Err(Error::DigestMismatch { what: what.to_owned(), expected, actual }) }
 }
 
 /// Goes down from an index to the manifest for the platform.
@@ -131,19 +94,13 @@ fn choose(source: &Source, mut at: Descriptor, options: &LoadOptions) -> Result<
         let text = source.document(&blob(digest))?;
         check_digest(&what, &text, digest)?;
         let index: ImageIndex = parse(&what, &text)?;
-        at = wanted
-            .choose(index.manifests())
-            .cloned()
-            .ok_or_else(|| Error::WrongPlatform {
-                what,
-                wanted: wanted.clone(),
-                offered: Platform::offered(index.manifests()),
-            })?;
+        at = wanted.choose(index.manifests()).cloned().ok_or_else(|| Error::WrongPlatform {
+            what,
+            wanted: wanted.clone(),
+            offered: Platform::offered(index.manifests()),
+        })?;
     }
-    Err(Error::invalid(
-        source.name(),
-        "its image indexes nest too deeply",
-    ))
+    Err(Error::invalid(source.name(), "its image indexes nest too deeply"))
 }
 
 fn blob(digest: Digest) -> String {
@@ -152,12 +109,7 @@ fn blob(digest: Digest) -> String {
 
 /// What an image in a layout is called: a full reference, or a tag of what the image or the layout itself is called.
 fn name(entry: &Descriptor, stem: Option<&str>) -> Option<Reference> {
-    let annotation = |key: &str| {
-        entry
-            .annotations()
-            .as_ref()
-            .and_then(|all: &HashMap<_, _>| all.get(key))
-    };
+    let annotation = |key: &str| entry.annotations().as_ref().and_then(|all: &HashMap<_, _>| all.get(key));
     let full: Option<Reference> = annotation(CONTAINERD_NAME).and_then(|text| text.parse().ok());
     let Some(text) = annotation(REF_NAME) else {
         return full;
@@ -167,15 +119,10 @@ fn name(entry: &Descriptor, stem: Option<&str>) -> Option<Reference> {
     }
     let of = |name: &str| format!("{name}:{text}").parse().ok();
     // A layout's only names are often tags (umoci) and as often names (podman): a version is no name.
-    let is_version = text == "latest"
-        || text
-            .trim_start_matches('v')
-            .starts_with(|c: char| c.is_ascii_digit());
+    let is_version = text == "latest" || text.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
     // umoci copies the full name to new tags as it was.
     let known = full.as_ref().and_then(|full| of(&full.name()));
-    known
-        .or_else(|| of(&stem.filter(|_| is_version)?.to_ascii_lowercase()))
-        .or_else(|| text.parse().ok())
+    known.or_else(|| of(&stem.filter(|_| is_version)?.to_ascii_lowercase())).or_else(|| text.parse().ok())
 }
 
 /// Digest, bytes and media type of a blob.

@@ -28,17 +28,11 @@ impl Store {
     /// their names as docker shows them, or digests for images without a name.
     pub fn load(&self, path: &Path, options: &LoadOptions) -> Result<Vec<String>> {
         if path.is_dir() {
-            let name = path
-                .canonicalize()
-                .ok()
-                .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+            let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
             return self.load_source(&Source::Folder(path.to_owned()), name.as_deref(), options);
         }
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let stem = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .map(|name| name.split('.').next().unwrap_or(name));
+        let stem = path.file_name().and_then(|name| name.to_str()).map(|name| name.split('.').next().unwrap_or(name));
         self.load_file(&path.display().to_string(), file, stem, options)
     }
 
@@ -48,22 +42,13 @@ impl Store {
         self.load_file("the archive", spool.open_file()?, None, options)
     }
 
-    fn load_file(
-        &self,
-        name: &str,
-        mut file: File,
-        stem: Option<&str>,
-        options: &LoadOptions,
-    ) -> Result<Vec<String>> {
+    fn load_file(&self, name: &str, mut file: File, stem: Option<&str>, options: &LoadOptions) -> Result<Vec<String>> {
         let mut start = [0; 4];
         let read = file.read(&mut start).map_err(Error::io("read", name))?;
-        file.seek(SeekFrom::Start(0))
-            .map_err(Error::io("read", name))?;
+        file.seek(SeekFrom::Start(0)).map_err(Error::io("read", name))?;
         let spool = match Compression::sniff(&start[..read]) {
             Compression::None => None,
-            Compression::Gzip => {
-                Some(self.spool(name, MultiGzDecoder::new(BufReader::new(&file)))?)
-            }
+            Compression::Gzip => Some(self.spool(name, MultiGzDecoder::new(BufReader::new(&file)))?),
             Compression::Zstd => {
                 let decoder = zstd::Decoder::new(&file).map_err(Error::io("read", name))?;
                 Some(self.spool(name, decoder)?)
@@ -81,63 +66,40 @@ impl Store {
         let work = Work::file(self)?;
         let limit = self.limits().max_unpacked;
         let mut file = work.open_file()?;
-        let copied = std::io::copy(&mut stream.take(limit + 1), &mut file)
-            .map_err(Error::io("read", name))?;
+        let copied = std::io::copy(&mut stream.take(limit + 1), &mut file).map_err(Error::io("read", name))?;
         if copied > limit {
-            return Err(Error::SizeMismatch {
-                what: name.to_owned(),
-                expected: limit,
-                actual: copied,
-            });
+            return Err(Error::SizeMismatch { what: name.to_owned(), expected: limit, actual: copied });
         }
-        file.seek(SeekFrom::Start(0))
-            .map_err(Error::io("read", name))?;
+        file.seek(SeekFrom::Start(0)).map_err(Error::io("read", name))?;
         Ok(work)
     }
 
-    fn load_source(
-        &self,
-        source: &Source,
-        stem: Option<&str>,
-        options: &LoadOptions,
-    ) -> Result<Vec<String>> {
+    fn load_source(&self, source: &Source, stem: Option<&str>, options: &LoadOptions) -> Result<Vec<String>> {
         let _guard = self.read_guard()?;
         if source.has("oci-layout") && source.has("index.json") {
             self.load_layout(source, stem, options)
         } else if source.has("manifest.json") {
             self.load_docker(source, options)
         } else {
-            let advice = "it is neither an OCI layout nor a `docker save` archive; a root file system goes to `berth import`";
+            let advice =
+                "it is neither an OCI layout nor a `docker save` archive; a root file system goes to `berth import`";
             Err(Error::invalid(source.name(), advice))
         }
     }
 
     /// Copies a blob in and checks it, unless it is here.
-    pub(super) fn take_blob(
-        &self,
-        source: &Source,
-        path: &str,
-        digest: Digest,
-        size: u64,
-    ) -> Result<()> {
+    pub(super) fn take_blob(&self, source: &Source, path: &str, digest: Digest, size: u64) -> Result<()> {
         if self.has_blob(digest) {
             return Ok(());
         }
         if !source.has(path) {
-            return Err(Error::invalid(
-                source.name(),
-                format!("it lacks the blob {digest}"),
-            ));
+            return Err(Error::invalid(source.name(), format!("it lacks the blob {digest}")));
         }
         let what = format!("{path} in {}", source.name());
         let mut blob = self.write_blob()?;
         blob.fill(&what, source.open(path)?, size)?;
         if blob.size() < size {
-            return Err(Error::SizeMismatch {
-                what,
-                expected: size,
-                actual: blob.size(),
-            });
+            return Err(Error::SizeMismatch { what, expected: size, actual: blob.size() });
         }
         blob.commit(self, Some((&what, digest)))?;
         Ok(())

@@ -49,9 +49,7 @@ impl Store {
                 append(&mut tar, "index.json", &index(&images)?)?;
             }
         }
-        tar.into_inner()
-            .and_then(|mut out| out.flush())
-            .map_err(Error::io("write", "the archive"))
+        tar.into_inner().and_then(|mut out| out.flush()).map_err(Error::io("write", "the archive"))
     }
 
     /// Writes images as an OCI layout into a folder, which must be empty or new.
@@ -60,10 +58,7 @@ impl Store {
         let images = self.resolve_all(references)?;
         let blob_folder = folder.join("blobs/sha256");
         if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::invalid(
-                folder.display().to_string(),
-                "it is not empty",
-            ));
+            return Err(Error::invalid(folder.display().to_string(), "it is not empty"));
         }
         std::fs::create_dir_all(&blob_folder).map_err(Error::io("create", &blob_folder))?;
         for digest in images.iter().flat_map(|(image, _)| blobs(image)) {
@@ -89,10 +84,7 @@ impl Store {
                 .parse::<Reference>()
                 .ok()
                 .filter(|name| name.tag().is_some() && name.familiar() == image.reference);
-            match images
-                .iter_mut()
-                .find(|(other, _)| other.manifest_digest == image.manifest_digest)
-            {
+            match images.iter_mut().find(|(other, _)| other.manifest_digest == image.manifest_digest) {
                 Some((_, names)) => names.extend(name),
                 None => images.push((image, name.into_iter().collect())),
             }
@@ -100,11 +92,7 @@ impl Store {
         Ok(images)
     }
 
-    fn save_docker<W: Write>(
-        &self,
-        images: &[(Image, Vec<Reference>)],
-        tar: &mut tar::Builder<W>,
-    ) -> Result<()> {
+    fn save_docker<W: Write>(&self, images: &[(Image, Vec<Reference>)], tar: &mut tar::Builder<W>) -> Result<()> {
         let mut written = HashSet::new();
         let mut manifest = Vec::new();
         for (image, names) in images {
@@ -121,16 +109,10 @@ impl Store {
                 layers.push(path);
             }
             // In full: short names mean something else to podman.
-            let repo_tags =
-                (!names.is_empty()).then(|| names.iter().map(Reference::to_string).collect());
-            manifest.push(DockerImage {
-                config,
-                repo_tags,
-                layers,
-            });
+            let repo_tags = (!names.is_empty()).then(|| names.iter().map(Reference::to_string).collect());
+            manifest.push(DockerImage { config, repo_tags, layers });
         }
-        let text = serde_json::to_vec(&manifest)
-            .map_err(|error| Error::invalid("manifest.json", error))?;
+        let text = serde_json::to_vec(&manifest).map_err(|error| Error::invalid("manifest.json", error))?;
         append(tar, "manifest.json", &text)
     }
 
@@ -140,24 +122,17 @@ impl Store {
         let mut blob = File::open(&path).map_err(Error::io("open", &path))?;
         let mut start = [0; 4];
         let known = blob.read(&mut start).map_err(Error::io("read", &path))?;
-        blob.seek(SeekFrom::Start(0))
-            .map_err(Error::io("read", &path))?;
+        blob.seek(SeekFrom::Start(0)).map_err(Error::io("read", &path))?;
         let mut decoder: Box<dyn Read> = match Compression::sniff(&start[..known]) {
             Compression::None => return Ok(blob),
-            Compression::Gzip => {
-                Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 17, blob)))
-            }
-            Compression::Zstd => {
-                Box::new(zstd::Decoder::new(blob).map_err(Error::io("read", &path))?)
-            }
+            Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 17, blob))),
+            Compression::Zstd => Box::new(zstd::Decoder::new(blob).map_err(Error::io("read", &path))?),
         };
         // Its length comes before its content: it has to be written down once.
         let work = Work::file(self)?;
         let mut plain = work.open_file()?;
         std::io::copy(&mut decoder, &mut plain).map_err(Error::io("unpack", &path))?;
-        plain
-            .seek(SeekFrom::Start(0))
-            .map_err(Error::io("unpack", &path))?;
+        plain.seek(SeekFrom::Start(0)).map_err(Error::io("unpack", &path))?;
         Ok(plain)
     }
 }
@@ -177,28 +152,21 @@ fn header(size: u64) -> tar::Header {
 }
 
 fn append<W: Write>(tar: &mut tar::Builder<W>, path: &str, content: &[u8]) -> Result<()> {
-    tar.append_data(&mut header(content.len() as u64), path, content)
-        .map_err(Error::io("write", "the archive"))
+    tar.append_data(&mut header(content.len() as u64), path, content).map_err(Error::io("write", "the archive"))
 }
 
 fn append_file<W: Write>(tar: &mut tar::Builder<W>, path: &str, file: File) -> Result<()> {
     let size = file.metadata().map_err(Error::io("examine", path))?.len();
-    tar.append_data(&mut header(size), path, file.take(size))
-        .map_err(Error::io("write", "the archive"))
+    tar.append_data(&mut header(size), path, file.take(size)).map_err(Error::io("write", "the archive"))
 }
 
 fn blobs(image: &Image) -> impl Iterator<Item = Digest> {
-    [image.manifest_digest, image.id]
-        .into_iter()
-        .chain(image.layers.iter().map(|layer| layer.digest))
+    [image.manifest_digest, image.id].into_iter().chain(image.layers.iter().map(|layer| layer.digest))
 }
 
 /// `index.json`. The name is the tag alone, which umoci and skopeo can spell, unless two images have the same tag.
 fn index(images: &[(Image, Vec<Reference>)]) -> Result<Vec<u8>> {
-    let tags: Vec<_> = images
-        .iter()
-        .flat_map(|(_, names)| names.iter().filter_map(Reference::tag))
-        .collect();
+    let tags: Vec<_> = images.iter().flat_map(|(_, names)| names.iter().filter_map(Reference::tag)).collect();
     let unique = tags.iter().collect::<HashSet<_>>().len() == tags.len();
     let mut manifests = Vec::new();
     for (image, names) in images {
@@ -208,14 +176,8 @@ fn index(images: &[(Image, Vec<Reference>)]) -> Result<Vec<u8>> {
         }
         for name in names {
             let mut entry = descriptor(&image.media_type, image.manifest_digest, size)?;
-            let tag = name
-                .tag()
-                .filter(|_| unique)
-                .map_or_else(|| name.familiar(), str::to_owned);
-            let annotations = [
-                (REF_NAME.to_owned(), tag),
-                (CONTAINERD_NAME.to_owned(), name.to_string()),
-            ];
+            let tag = name.tag().filter(|_| unique).map_or_else(|| name.familiar(), str::to_owned);
+            let annotations = [(REF_NAME.to_owned(), tag), (CONTAINERD_NAME.to_owned(), name.to_string())];
             entry.set_annotations(Some(HashMap::from(annotations)));
             manifests.push(entry);
         }

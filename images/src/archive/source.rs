@@ -18,11 +18,7 @@ const MAX_LINKS: usize = 8;
 /// A folder or tar file with images in it.
 pub enum Source {
     Folder(PathBuf),
-    Tar {
-        name: String,
-        file: File,
-        members: HashMap<String, Member>,
-    },
+    Tar { name: String, file: File, members: HashMap<String, Member> },
 }
 
 /// One member of a tar file.
@@ -40,19 +36,13 @@ impl Source {
         let mut members = HashMap::new();
         while let Some(entry) = reader.next_entry().map_err(damaged)? {
             if members.len() == MAX_MEMBERS {
-                return Err(Error::invalid(
-                    name,
-                    format!("it has more than {MAX_MEMBERS} members"),
-                ));
+                return Err(Error::invalid(name, format!("it has more than {MAX_MEMBERS} members")));
             }
             let Some(path) = clean("", &entry.path) else {
                 continue;
             };
             let member = match entry.kind {
-                Kind::File if entry.extents.is_none() => Member::Data {
-                    offset: reader.position(),
-                    size: entry.size,
-                },
+                Kind::File if entry.extents.is_none() => Member::Data { offset: reader.position(), size: entry.size },
                 Kind::HardLink => match clean("", &entry.link) {
                     Some(target) => Member::Link(target),
                     None => continue,
@@ -68,11 +58,7 @@ impl Source {
             };
             members.insert(path, member);
         }
-        Ok(Self::Tar {
-            name: name.to_owned(),
-            file,
-            members,
-        })
+        Ok(Self::Tar { name: name.to_owned(), file, members })
     }
 
     /// What to call it in messages.
@@ -96,20 +82,14 @@ impl Source {
         match self {
             Self::Folder(folder) => {
                 let path = folder.join(Path::new(path));
-                File::open(&path)
-                    .map(|file| Box::new(file) as Box<dyn Read>)
-                    .map_err(Error::io("open", path))
+                File::open(&path).map(|file| Box::new(file) as Box<dyn Read>).map_err(Error::io("open", path))
             }
             Self::Tar { file, members, .. } => {
                 let mut at = clean("", path.as_bytes()).ok_or_else(missing)?;
                 for _ in 0..MAX_LINKS {
                     match members.get(&at).ok_or_else(missing)? {
                         Member::Data { offset, size } => {
-                            return Ok(Box::new(Section {
-                                file,
-                                offset: *offset,
-                                left: *size,
-                            }));
+                            return Ok(Box::new(Section { file, offset: *offset, left: *size }));
                         }
                         Member::Link(target) => at.clone_from(target),
                     }
@@ -122,15 +102,9 @@ impl Source {
     /// Reads a member that must be a short document.
     pub fn document(&self, path: &str) -> Result<Vec<u8>> {
         let mut text = Vec::new();
-        self.open(path)?
-            .take(MAX_DOCUMENT + 1)
-            .read_to_end(&mut text)
-            .map_err(Error::io("read", path))?;
+        self.open(path)?.take(MAX_DOCUMENT + 1).read_to_end(&mut text).map_err(Error::io("read", path))?;
         if text.len() as u64 > MAX_DOCUMENT {
-            return Err(Error::invalid(
-                self.name(),
-                format!("its '{path}' is longer than {MAX_DOCUMENT} bytes"),
-            ));
+            return Err(Error::invalid(self.name(), format!("its '{path}' is longer than {MAX_DOCUMENT} bytes")));
         }
         Ok(text)
     }
@@ -159,9 +133,7 @@ struct Section<'a> {
 
 impl Read for Section<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.file.read_at(&mut buffer[..wanted], self.offset)?;
         self.offset += read as u64;
         self.left -= read as u64;

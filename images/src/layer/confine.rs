@@ -10,15 +10,14 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus,
 };
 use rustix::fs::Mode;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
 use super::LayerError;
@@ -38,9 +37,7 @@ const LANDLOCK: ABI = ABI::V5;
 /// A clone of the directory's mount that is attached nowhere, so that `..` ends at the directory.
 /// Without the privilege for that, the directory itself.
 pub fn detach(directory: OwnedFd, read_only: bool) -> rustix::io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let clone = match open_tree(&directory, "", flags) {
         Ok(clone) => clone,
         Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => return Ok(directory),
@@ -50,11 +47,7 @@ pub fn detach(directory: OwnedFd, read_only: bool) -> rustix::io::Result<OwnedFd
         attr_set: libc::MOUNT_ATTR_NOSUID
             | libc::MOUNT_ATTR_NODEV
             | libc::MOUNT_ATTR_NOEXEC
-            | if read_only {
-                libc::MOUNT_ATTR_RDONLY
-            } else {
-                0
-            },
+            | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
@@ -70,28 +63,19 @@ pub fn detach(directory: OwnedFd, read_only: bool) -> rustix::io::Result<OwnedFd
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 {
-        Ok(clone)
-    } else {
-        Err(last_error())
-    }
+    if result == 0 { Ok(clone) } else { Err(last_error()) }
 }
 
 fn last_error() -> rustix::io::Errno {
-    std::io::Error::last_os_error()
-        .raw_os_error()
-        .map_or(rustix::io::Errno::IO, rustix::io::Errno::from_raw_os_error)
+    std::io::Error::last_os_error().raw_os_error().map_or(rustix::io::Errno::IO, rustix::io::Errno::from_raw_os_error)
 }
 
 /// Raises the walls round this thread and the threads it starts. Says which the kernel could not raise.
 pub fn confine(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<String>, LayerError> {
-    let failed = |wall: &str, reason: &dyn std::fmt::Display| {
-        LayerError::Worker(format!("cannot {wall}: {reason}"))
-    };
+    let failed = |wall: &str, reason: &dyn std::fmt::Display| LayerError::Worker(format!("cannot {wall}: {reason}"));
     let mut missing = Vec::new();
     rustix::process::umask(Mode::empty());
-    rustix::process::fchdir(directory)
-        .map_err(|error| failed("enter the layer's directory", &error))?;
+    rustix::process::fchdir(directory).map_err(|error| failed("enter the layer's directory", &error))?;
     match rustix::process::chroot(".") {
         Ok(()) => {}
         Err(rustix::io::Errno::PERM) => {
@@ -100,8 +84,7 @@ pub fn confine(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Str
         Err(error) => return Err(failed("change the root directory", &error)),
     }
     set_no_new_privs(true).map_err(|error| failed("set no_new_privs", &error))?;
-    let status =
-        landlock(directory, lowers).map_err(|error| failed("set Landlock rules", &error))?;
+    let status = landlock(directory, lowers).map_err(|error| failed("set Landlock rules", &error))?;
     if status == RulesetStatus::NotEnforced {
         missing.push("the kernel has no Landlock".to_owned());
     }
@@ -111,24 +94,15 @@ pub fn confine(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Str
     Ok(missing)
 }
 
-fn landlock(
-    directory: &OwnedFd,
-    lowers: &[BorrowedFd<'_>],
-) -> Result<RulesetStatus, landlock::RulesetError> {
+fn landlock(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<RulesetStatus, landlock::RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .create()?
-        .add_rule(PathBeneath::new(
-            directory.as_fd(),
-            AccessFs::from_all(LANDLOCK),
-        ))?;
+        .add_rule(PathBeneath::new(directory.as_fd(), AccessFs::from_all(LANDLOCK)))?;
     for lower in lowers {
-        rules = rules.add_rule(PathBeneath::new(
-            lower.as_fd(),
-            AccessFs::from_read(LANDLOCK),
-        ))?;
+        rules = rules.add_rule(PathBeneath::new(lower.as_fd(), AccessFs::from_read(LANDLOCK)))?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }
@@ -136,11 +110,7 @@ fn landlock(
 fn drop_capabilities() -> rustix::io::Result<()> {
     let held = rustix::thread::capabilities(None)?;
     let kept = held.permitted & CAPABILITIES;
-    let sets = CapabilitySets {
-        effective: kept,
-        permitted: kept,
-        inheritable: CapabilitySet::empty(),
-    };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets)
 }
 
@@ -154,12 +124,7 @@ fn filter() -> Result<BpfProgram, Box<dyn std::error::Error>> {
     // A thread's own file mode mask, not a namespace.
     rules.insert(libc::SYS_unshare, vec![only(0, libc::CLONE_FS as u64)?]);
     let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(
-        rules,
-        errno,
-        SeccompAction::Allow,
-        std::env::consts::ARCH.try_into()?,
-    )?;
+    let filter = SeccompFilter::new(rules, errno, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
     Ok(filter.try_into()?)
 }
 
@@ -239,13 +204,7 @@ mod tests {
     use super::*;
 
     fn open(path: &Path) -> OwnedFd {
-        openat(
-            CWD,
-            path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .unwrap()
+        openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
     }
 
     /// The walls stand round one thread here, so the rest of the test program stays as it is.
@@ -264,68 +223,38 @@ mod tests {
         let (leave, go_on) = std::sync::mpsc::channel::<()>();
         let confined = std::thread::spawn(move || {
             super::super::own_umask().unwrap();
-            assert_eq!(
-                confine(&own, &[lower.as_fd()]).unwrap(),
-                Vec::<String>::new()
-            );
-            let read = |fd: &OwnedFd, path: &str| {
-                openat(fd, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            };
+            assert_eq!(confine(&own, &[lower.as_fd()]).unwrap(), Vec::<String>::new());
+            let read = |fd: &OwnedFd, path: &str| openat(fd, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let write = |fd: &OwnedFd, path: &str| {
-                openat(
-                    fd,
-                    path,
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
-                    Mode::RUSR,
-                )
+                openat(fd, path, OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR)
             };
             assert!(read(&own, "file").is_ok());
             assert!(write(&own, "new").is_ok());
             assert!(read(&lower, "file").is_ok());
-            assert!(matches!(
-                write(&lower, "file"),
-                Err(Errno::ROFS | Errno::ACCESS)
-            ));
+            assert!(matches!(write(&lower, "file"), Err(Errno::ROFS | Errno::ACCESS)));
             assert!(fs::read(&outside).is_err());
             assert!(fs::read("/etc/passwd").is_err());
             // Not even a directory that was left open by mistake.
             assert!(matches!(read(&other, "file"), Err(Errno::ACCESS)));
-            let up = openat2(
-                &own,
-                "../../..",
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::empty(),
-            );
+            let up = openat2(&own, "../../..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty());
             let up = rustix::fs::fstat(up.unwrap()).unwrap();
             let here = rustix::fs::fstat(&own).unwrap();
             assert_eq!((up.st_dev, up.st_ino), (here.st_dev, here.st_ino));
             let socket = std::net::TcpStream::connect("127.0.0.1:9").unwrap_err();
             assert_eq!(socket.raw_os_error(), Some(libc::EPERM));
             assert!(std::process::Command::new("/bin/true").status().is_err());
-            tell.send(rustix::thread::gettid().as_raw_nonzero())
-                .unwrap();
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
             // Until the test has had its look.
             assert!(go_on.recv().is_err());
         });
         if let Ok(thread) = told.recv() {
             let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
-            let field = |name: &str| {
-                status
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name))
-                    .unwrap()
-                    .trim()
-                    .to_owned()
-            };
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
             for name in ["CapEff:", "CapPrm:"] {
                 let held = u64::from_str_radix(&field(name), 16).unwrap();
                 assert_eq!(held & !CAPABILITIES.bits(), 0, "{name}");
             }
-            assert_eq!(
-                (field("NoNewPrivs:"), field("Seccomp:")),
-                ("1".to_owned(), "2".to_owned())
-            );
+            assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".to_owned(), "2".to_owned()));
         }
         drop(leave);
         confined.join().unwrap();

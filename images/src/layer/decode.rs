@@ -50,15 +50,7 @@ pub struct Consumer {
 pub fn pipe() -> (Producer, Consumer) {
     let (full, filled) = sync_channel(QUEUE);
     let (emptied, empty) = channel();
-    (
-        Producer { full, empty },
-        Consumer {
-            full: filled,
-            empty: emptied,
-            current: Vec::new(),
-            used: 0,
-        },
-    )
+    (Producer { full, empty }, Consumer { full: filled, empty: emptied, current: Vec::new(), used: 0 })
 }
 
 impl BufRead for Consumer {
@@ -95,42 +87,20 @@ pub fn decode(blob: impl Read, limits: &Limits, producer: &Producer) -> Result<D
     let compression = Compression::sniff(blob.fill_buf().map_err(read_failed)?);
     let mut hash = Hashing::new(io::sink());
     match compression {
-        Compression::None => pump(
-            &mut blob,
-            |blob| blob.get_ref().count(),
-            limits,
-            producer,
-            &mut hash,
-        )?,
+        Compression::None => pump(&mut blob, |blob| blob.get_ref().count(), limits, producer, &mut hash)?,
         Compression::Gzip => {
             let mut decoder = MultiGzDecoder::new(&mut blob);
-            pump(
-                &mut decoder,
-                |decoder| decoder.get_ref().get_ref().count(),
-                limits,
-                producer,
-                &mut hash,
-            )?;
+            pump(&mut decoder, |decoder| decoder.get_ref().get_ref().count(), limits, producer, &mut hash)?;
         }
         Compression::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(&mut blob).map_err(read_failed)?;
-            pump(
-                &mut decoder,
-                |decoder| decoder.get_ref().get_ref().count(),
-                limits,
-                producer,
-                &mut hash,
-            )?;
+            pump(&mut decoder, |decoder| decoder.get_ref().get_ref().count(), limits, producer, &mut hash)?;
         }
     }
     io::copy(&mut blob, &mut io::sink()).map_err(read_failed)?;
     let (_, blob, _) = blob.into_inner().finish();
     let (_, diff_id, unpacked) = hash.finish();
-    Ok(Decoded {
-        blob,
-        diff_id,
-        unpacked,
-    })
+    Ok(Decoded { blob, diff_id, unpacked })
 }
 
 fn pump<R: Read>(
@@ -144,11 +114,7 @@ fn pump<R: Read>(
         let mut chunk = producer.empty.try_recv().unwrap_or_default();
         chunk.clear();
         chunk.reserve_exact(CHUNK);
-        let read = source
-            .by_ref()
-            .take(CHUNK as u64)
-            .read_to_end(&mut chunk)
-            .map_err(read_failed)?;
+        let read = source.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(read_failed)?;
         if read == 0 {
             return Ok(());
         }
@@ -160,16 +126,10 @@ fn pump<R: Read>(
 
 fn check_growth(unpacked: u64, consumed: u64, limits: &Limits) -> Result<(), LayerError> {
     if unpacked > limits.max_unpacked {
-        return Err(LayerError::TooLarge(format!(
-            "the limit of {} bytes",
-            limits.max_unpacked
-        )));
+        return Err(LayerError::TooLarge(format!("the limit of {} bytes", limits.max_unpacked)));
     }
     if unpacked > limits.ratio_floor && unpacked / limits.max_ratio > consumed {
-        return Err(LayerError::TooLarge(format!(
-            "{} times its compressed size",
-            limits.max_ratio
-        )));
+        return Err(LayerError::TooLarge(format!("{} times its compressed size", limits.max_ratio)));
     }
     Ok(())
 }

@@ -61,29 +61,19 @@ pub enum LayerError {
 
 impl LayerError {
     /// Shorthand for `map_err` on system calls.
-    pub(super) fn io<E: Into<io::Error>>(
-        action: &'static str,
-        path: &[u8],
-    ) -> impl FnOnce(E) -> Self {
+    pub(super) fn io<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(E) -> Self {
         move |error| {
             let error = error.into();
             if error.raw_os_error() == Some(libc::ENOSPC) {
                 return Self::DiskFull;
             }
-            Self::Io {
-                action: action.to_owned(),
-                path: show(path),
-                reason: explain(&error),
-            }
+            Self::Io { action: action.to_owned(), path: show(path), reason: explain(&error) }
         }
     }
 
     /// An entry is refused.
     pub(super) fn entry(path: &[u8], reason: impl Into<String>) -> Self {
-        Self::Entry {
-            path: show(path),
-            reason: reason.into(),
-        }
+        Self::Entry { path: show(path), reason: reason.into() }
     }
 }
 

@@ -33,27 +33,18 @@ pub fn extract(
     lowers: Lowers<'_>,
     limits: &Limits,
 ) -> Result<u64, LayerError> {
-    let mut extractor = Extractor {
-        tree: Tree::new(content, lowers),
-        limits,
-        size: 0,
-        until_space_check: 0,
-    };
+    let mut extractor = Extractor { tree: Tree::new(content, lowers), limits, size: 0, until_space_check: 0 };
     let mut reader = Reader::new(archive);
     let mut entries = 0;
     while let Some(entry) = reader.next_entry()? {
         entries += 1;
         if entries > limits.max_entries {
-            return Err(LayerError::TooLarge(format!(
-                "the limit of {} entries",
-                limits.max_entries
-            )));
+            return Err(LayerError::TooLarge(format!("the limit of {} entries", limits.max_entries)));
         }
         extractor.apply(entry, &mut reader)?;
     }
     // The digest covers what follows the last entry, too.
-    std::io::copy(&mut reader.into_inner(), &mut std::io::sink())
-        .map_err(LayerError::io("read", b"the archive"))?;
+    std::io::copy(&mut reader.into_inner(), &mut std::io::sink()).map_err(LayerError::io("read", b"the archive"))?;
     extractor.tree.finish()?;
     extractor.list_opaque(directory)?;
     Ok(extractor.size)
@@ -68,17 +59,10 @@ struct Extractor<'a> {
 }
 
 impl Extractor<'_> {
-    fn apply<R: BufRead>(
-        &mut self,
-        mut entry: Entry,
-        reader: &mut Reader<R>,
-    ) -> Result<(), LayerError> {
+    fn apply<R: BufRead>(&mut self, mut entry: Entry, reader: &mut Reader<R>) -> Result<(), LayerError> {
         let path = std::mem::take(&mut entry.path);
         let components = components(&path)?;
-        if components
-            .iter()
-            .any(|name| name.starts_with(RESERVED) && *name != OPAQUE_MARK)
-        {
+        if components.iter().any(|name| name.starts_with(RESERVED) && *name != OPAQUE_MARK) {
             return Ok(());
         }
         entry.path.clone_from(&path);
@@ -95,50 +79,26 @@ impl Extractor<'_> {
             Kind::File => self.file(&parent, name, &entry, &metadata, reader),
             Kind::HardLink => self.hard_link(&parent, name, &entry),
             Kind::Symlink => self.symlink(&parent, name, &entry.link, &metadata),
-            Kind::CharDevice => self.node(
-                &parent,
-                name,
-                FileType::CharacterDevice,
-                entry.device,
-                &metadata,
-            ),
-            Kind::BlockDevice => self.node(
-                &parent,
-                name,
-                FileType::BlockDevice,
-                entry.device,
-                &metadata,
-            ),
+            Kind::CharDevice => self.node(&parent, name, FileType::CharacterDevice, entry.device, &metadata),
+            Kind::BlockDevice => self.node(&parent, name, FileType::BlockDevice, entry.device, &metadata),
             Kind::Fifo => self.node(&parent, name, FileType::Fifo, (0, 0), &metadata),
             Kind::Unknown(flag) => {
                 let flag = flag.escape_ascii();
-                Err(LayerError::entry(
-                    &path,
-                    format!("has the type '{flag}', which berth does not know"),
-                ))
+                Err(LayerError::entry(&path, format!("has the type '{flag}', which berth does not know")))
             }
         }
     }
 
     fn apply_root(&mut self, mut entry: Entry) -> Result<(), LayerError> {
         if entry.kind != Kind::Directory {
-            return Err(LayerError::entry(
-                &entry.path,
-                "would replace the root directory",
-            ));
+            return Err(LayerError::entry(&entry.path, "would replace the root directory"));
         }
         let metadata = Metadata::of_entry(&mut entry)?;
         self.tree.set_root(metadata);
         Ok(())
     }
 
-    fn hide(
-        &mut self,
-        parent: &Place,
-        name: &[u8],
-        hidden: &[u8],
-        path: &[u8],
-    ) -> Result<(), LayerError> {
+    fn hide(&mut self, parent: &Place, name: &[u8], hidden: &[u8], path: &[u8]) -> Result<(), LayerError> {
         if name == OPAQUE_MARK {
             self.tree.make_opaque(parent);
             return Ok(());
@@ -167,8 +127,7 @@ impl Extractor<'_> {
 
     /// Makes an empty file for writing.
     fn create(&mut self, parent: &Place, name: &[u8], mode: u32) -> Result<OwnedFd, LayerError> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o777);
         let mut result = openat(&parent.directory, name, flags, mode);
         if matches!(result, Err(Errno::EXIST)) {
@@ -187,20 +146,13 @@ impl Extractor<'_> {
         reader: &mut Reader<R>,
     ) -> Result<(), LayerError> {
         let file = self.create(parent, name, metadata.mode)?;
-        let whole = [Extent {
-            offset: 0,
-            length: entry.size,
-        }];
+        let whole = [Extent { offset: 0, length: entry.size }];
         let extents = entry.extents.as_deref().unwrap_or(&whole);
         if entry.extents.is_some() {
             if entry.real_size > MAX_SPARSE {
-                return Err(LayerError::entry(
-                    &entry.path,
-                    "is a sparse file of more than 1 TiB",
-                ));
+                return Err(LayerError::entry(&entry.path, "is a sparse file of more than 1 TiB"));
             }
-            rustix::fs::ftruncate(&file, entry.real_size)
-                .map_err(LayerError::io("extend", &entry.path))?;
+            rustix::fs::ftruncate(&file, entry.real_size).map_err(LayerError::io("extend", &entry.path))?;
         }
         for extent in extents {
             if entry.extents.is_some() {
@@ -231,31 +183,19 @@ impl Extractor<'_> {
     }
 
     fn check_space(&self) -> Result<(), LayerError> {
-        let space = fstatvfs(self.tree.root())
-            .map_err(LayerError::io("examine the file system of", b"/"))?;
+        let space = fstatvfs(self.tree.root()).map_err(LayerError::io("examine the file system of", b"/"))?;
         if space.f_bavail.saturating_mul(space.f_frsize) < self.limits.min_free {
             return Err(LayerError::DiskFull);
         }
         Ok(())
     }
 
-    fn symlink(
-        &mut self,
-        parent: &Place,
-        name: &[u8],
-        target: &[u8],
-        metadata: &Metadata,
-    ) -> Result<(), LayerError> {
+    fn symlink(&mut self, parent: &Place, name: &[u8], target: &[u8], metadata: &Metadata) -> Result<(), LayerError> {
         let path = parent.join(name);
         if target.is_empty() || target.len() >= MAX_PATH {
-            return Err(LayerError::entry(
-                &path,
-                "is a symbolic link with an empty or too long target",
-            ));
+            return Err(LayerError::entry(&path, "is a symbolic link with an empty or too long target"));
         }
-        self.replacing(parent, name, "make the link", |directory| {
-            symlinkat(target, directory, name)
-        })?;
+        self.replacing(parent, name, "make the link", |directory| symlinkat(target, directory, name))?;
         metadata.apply_at(&parent.directory, name, &path)
     }
 
@@ -269,24 +209,17 @@ impl Extractor<'_> {
     ) -> Result<(), LayerError> {
         let device = rustix::fs::makedev(major, minor);
         let mode = Mode::from_raw_mode(metadata.mode);
-        self.replacing(parent, name, "make the device", |directory| {
-            mknodat(directory, name, kind, mode, device)
-        })?;
+        self.replacing(parent, name, "make the device", |directory| mknodat(directory, name, kind, mode, device))?;
         metadata.apply_at(&parent.directory, name, &parent.join(name))
     }
 
     fn hard_link(&mut self, parent: &Place, name: &[u8], entry: &Entry) -> Result<(), LayerError> {
         let refuse = |reason: &str| {
             let target = entry.link.escape_ascii();
-            LayerError::entry(
-                &entry.path,
-                format!("is a hard link to '{target}', {reason}"),
-            )
+            LayerError::entry(&entry.path, format!("is a hard link to '{target}', {reason}"))
         };
         let target = components(&entry.link).map_err(|_| refuse("which is outside the image"))?;
-        let (target_name, target_parents) = target
-            .split_last()
-            .ok_or_else(|| refuse("the root directory"))?;
+        let (target_name, target_parents) = target.split_last().ok_or_else(|| refuse("the root directory"))?;
         let target_parent = self.tree.directory(target_parents)?;
         match stat(&target_parent, target_name)? {
             Some(stat) if is_whiteout(&stat) => return Err(refuse("which is deleted")),
@@ -303,13 +236,7 @@ impl Extractor<'_> {
             return Ok(());
         }
         self.replacing(parent, name, "make the hard link", |directory| {
-            linkat(
-                &target_parent.directory,
-                *target_name,
-                directory,
-                name,
-                AtFlags::empty(),
-            )
+            linkat(&target_parent.directory, *target_name, directory, name, AtFlags::empty())
         })
     }
 
@@ -328,31 +255,16 @@ impl Extractor<'_> {
                 let target = self.create(parent, name, metadata.mode)?;
                 let mut source = std::fs::File::from(source);
                 let mut target = std::fs::File::from(target);
-                self.size += std::io::copy(&mut source, &mut target)
-                    .map_err(LayerError::io("copy", &path))?;
+                self.size += std::io::copy(&mut source, &mut target).map_err(LayerError::io("copy", &path))?;
                 metadata.apply_to_new(&target, &path)?;
             }
             FileType::Symlink => {
                 let target = self.tree.lowers().read_link(&found, &path)?;
-                self.symlink(
-                    parent,
-                    name,
-                    &target,
-                    &Metadata::of_stat(&found.stat, Vec::new()),
-                )?;
+                self.symlink(parent, name, &target, &Metadata::of_stat(&found.stat, Vec::new()))?;
             }
             _ => {
-                let device = (
-                    rustix::fs::major(found.stat.st_rdev),
-                    rustix::fs::minor(found.stat.st_rdev),
-                );
-                self.node(
-                    parent,
-                    name,
-                    kind,
-                    device,
-                    &Metadata::of_stat(&found.stat, Vec::new()),
-                )?;
+                let device = (rustix::fs::major(found.stat.st_rdev), rustix::fs::minor(found.stat.st_rdev));
+                self.node(parent, name, kind, device, &Metadata::of_stat(&found.stat, Vec::new()))?;
             }
         }
         Ok(true)
@@ -360,21 +272,14 @@ impl Extractor<'_> {
 
     /// Writes the list of opaque directories; the attribute itself takes a privilege that unpacking does not have.
     fn list_opaque(&self, directory: &OwnedFd) -> Result<(), LayerError> {
-        let list: Vec<u8> = self
-            .tree
-            .opaque()
-            .flat_map(|path| path.iter().copied().chain([0]))
-            .collect();
+        let list: Vec<u8> = self.tree.opaque().flat_map(|path| path.iter().copied().chain([0])).collect();
         if list.is_empty() {
             return Ok(());
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let what = b"the list of opaque directories";
-        let file =
-            openat(directory, OPAQUE, flags, Mode::RUSR).map_err(LayerError::io("create", what))?;
-        std::fs::File::from(file)
-            .write_all(&list)
-            .map_err(LayerError::io("write", what))
+        let file = openat(directory, OPAQUE, flags, Mode::RUSR).map_err(LayerError::io("create", what))?;
+        std::fs::File::from(file).write_all(&list).map_err(LayerError::io("write", what))
     }
 }
 
@@ -391,9 +296,7 @@ fn components(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
         match name {
             b"" | b"." => {}
             b".." => {
-                components
-                    .pop()
-                    .ok_or_else(|| LayerError::entry(path, "leads out of the image"))?;
+                components.pop().ok_or_else(|| LayerError::entry(path, "leads out of the image"))?;
             }
             _ if name.len() > 255 => {
                 return Err(LayerError::entry(path, "has a name that is too long"));

@@ -7,17 +7,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::LayerError;
 
 /// Every path below a directory that is not trusted is opened so.
-pub const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+pub const INSIDE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 /// The directory with a layer's content, in the layer's directory.
 pub const CONTENT: &str = "fs";
 /// The file with the layer's opaque directories, each path ended by NUL, in the layer's directory.
@@ -50,18 +47,8 @@ pub struct Found {
 
 impl<'a> Lowers<'a> {
     pub fn new(directories: Vec<BorrowedFd<'a>>, gate: Option<File>) -> Self {
-        let layers = directories
-            .into_iter()
-            .map(|directory| Lower {
-                directory,
-                opened: OnceCell::new(),
-            })
-            .collect();
-        Self {
-            layers,
-            gate,
-            open: OnceCell::new(),
-        }
+        let layers = directories.into_iter().map(|directory| Lower { directory, opened: OnceCell::new() }).collect();
+        Self { layers, gate, open: OnceCell::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -109,29 +96,19 @@ impl<'a> Lowers<'a> {
 
     /// Opens what was found, for reading.
     pub fn open(&self, found: &Found, path: &[u8]) -> Result<OwnedFd, LayerError> {
-        self.layer(found.layer)?
-            .open(path, OFlags::RDONLY)
-            .map_err(LayerError::io("open", path))
+        self.layer(found.layer)?.open(path, OFlags::RDONLY).map_err(LayerError::io("open", path))
     }
 
     /// The target of a symbolic link that was found.
     pub fn read_link(&self, found: &Found, path: &[u8]) -> Result<Vec<u8>, LayerError> {
-        let link = self
-            .layer(found.layer)?
-            .open(path, OFlags::PATH)
-            .map_err(LayerError::io("open", path))?;
-        let target =
-            readlinkat(link, "", Vec::new()).map_err(LayerError::io("read the link", path))?;
+        let link = self.layer(found.layer)?.open(path, OFlags::PATH).map_err(LayerError::io("open", path))?;
+        let target = readlinkat(link, "", Vec::new()).map_err(LayerError::io("read the link", path))?;
         Ok(target.into_bytes())
     }
 
     /// The root directory of the topmost layer below.
     pub fn root(&self) -> Result<Option<&OwnedFd>, LayerError> {
-        if self.is_empty() {
-            Ok(None)
-        } else {
-            Ok(Some(&self.layer(0)?.content))
-        }
+        if self.is_empty() { Ok(None) } else { Ok(Some(&self.layer(0)?.content)) }
     }
 
     /// Every name in the roots of all layers below.
@@ -156,20 +133,11 @@ impl Opened {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let content = openat2(directory, CONTENT, flags, Mode::empty(), INSIDE)
             .map_err(LayerError::io("open", b"a layer below"))?;
-        Ok(Self {
-            content,
-            opaque: read_opaque(directory)?,
-        })
+        Ok(Self { content, opaque: read_opaque(directory)? })
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        openat2(
-            &self.content,
-            path,
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            INSIDE,
-        )
+        openat2(&self.content, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), INSIDE)
     }
 
     /// Whether something on the way to `path` keeps overlayfs from looking further down.
@@ -202,16 +170,10 @@ pub fn read_opaque(directory: impl AsFd) -> Result<HashSet<Vec<u8>>, LayerError>
         }
         Err(Errno::NOENT) => {}
         Err(error) => {
-            return Err(LayerError::io("open", b"the list of opaque directories")(
-                error,
-            ));
+            return Err(LayerError::io("open", b"the list of opaque directories")(error));
         }
     }
-    Ok(list
-        .split(|byte| *byte == 0)
-        .filter(|path| !path.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect())
+    Ok(list.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 /// Whether this is overlayfs's mark of a deleted name: a character device 0/0.

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod,
-    fchown, fgetxattr, flistxattr, fsetxattr, futimens, utimensat,
+    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr,
+    flistxattr, fsetxattr, futimens, utimensat,
 };
 use rustix::io::Errno;
 
@@ -35,33 +35,19 @@ impl Metadata {
             u32::try_from(id)
                 .ok()
                 .filter(|id| *id != u32::MAX)
-                .ok_or_else(|| {
-                    LayerError::entry(
-                        &entry.path,
-                        format!("has the owner {id}, which is out of range"),
-                    )
-                })
+                .ok_or_else(|| LayerError::entry(&entry.path, format!("has the owner {id}, which is out of range")))
         };
         let (uid, gid) = (id(entry.uid)?, id(entry.gid)?);
         let mut xattrs = std::mem::take(&mut entry.xattrs);
         xattrs.retain(|(name, _)| is_wanted(name));
-        if let Some((name, _)) = xattrs
-            .iter()
-            .find(|(name, value)| name.len() > 255 || value.len() > MAX_XATTR)
-        {
+        if let Some((name, _)) = xattrs.iter().find(|(name, value)| name.len() > 255 || value.len() > MAX_XATTR) {
             let name = name[..name.len().min(255)].escape_ascii();
             return Err(LayerError::entry(
                 &entry.path,
                 format!("has the extended attribute '{name}', which is too large"),
             ));
         }
-        Ok(Self {
-            mode: entry.mode,
-            uid,
-            gid,
-            mtime: (entry.mtime, i64::from(entry.mtime_nanos)),
-            xattrs,
-        })
+        Ok(Self { mode: entry.mode, uid, gid, mtime: (entry.mtime, i64::from(entry.mtime_nanos)), xattrs })
     }
 
     /// As a file of a lower layer has it; `file` must be open for reading.
@@ -72,10 +58,7 @@ impl Metadata {
             Err(Errno::OPNOTSUPP) => 0,
             other => other.map_err(LayerError::io("list the extended attributes of", path))?,
         };
-        for name in names[..length]
-            .split(|byte| *byte == 0)
-            .filter(|name| is_wanted(name))
-        {
+        for name in names[..length].split(|byte| *byte == 0).filter(|name| is_wanted(name)) {
             let mut value = vec![0; MAX_XATTR];
             let length = fgetxattr(&file, name, &mut value[..])
                 .map_err(LayerError::io("read an extended attribute of", path))?;
@@ -120,8 +103,7 @@ impl Metadata {
     }
 
     fn chmod(&self, file: impl AsFd, path: &[u8]) -> Result<(), LayerError> {
-        fchmod(file, Mode::from_raw_mode(self.mode))
-            .map_err(LayerError::io("change the mode of", path))
+        fchmod(file, Mode::from_raw_mode(self.mode)).map_err(LayerError::io("change the mode of", path))
     }
 
     fn set_xattrs_and_times(&self, file: impl AsFd, path: &[u8]) -> Result<(), LayerError> {
@@ -136,14 +118,8 @@ impl Metadata {
     pub fn apply_at(&self, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<(), LayerError> {
         if (self.uid, self.gid) != (0, 0) {
             let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-            chownat(
-                parent,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(LayerError::io("change the owner of", path))?;
+            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(LayerError::io("change the owner of", path))?;
         }
         utimensat(parent, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(LayerError::io("set the time of", path))
@@ -152,10 +128,7 @@ impl Metadata {
     fn times(&self) -> Timestamps {
         let (tv_sec, tv_nsec) = self.mtime;
         Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
             last_modification: Timespec { tv_sec, tv_nsec },
         }
     }
@@ -165,9 +138,6 @@ impl Metadata {
 /// `security.ima` and `security.evm` belong to the host's policy: an image has no say in them.
 fn is_wanted(name: &[u8]) -> bool {
     name == b"security.capability"
-        || matches!(
-            name,
-            b"system.posix_acl_access" | b"system.posix_acl_default"
-        )
+        || matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default")
         || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }

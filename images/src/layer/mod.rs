@@ -61,15 +61,7 @@ pub(crate) struct Unpacked {
 
 /// Unpacks one layer on two threads.
 fn unpack(job: Job<'_>) -> Result<Unpacked, LayerError> {
-    let Job {
-        blob,
-        digest,
-        diff_id,
-        directory,
-        lowers,
-        gate,
-        limits,
-    } = job;
+    let Job { blob, digest, diff_id, directory, lowers, gate, limits } = job;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let content = openat2(&directory, CONTENT, flags, Mode::empty(), INSIDE)
         .map_err(LayerError::io("open", b"the layer's directory"))?;
@@ -79,22 +71,11 @@ fn unpack(job: Job<'_>) -> Result<Unpacked, LayerError> {
         let directory = &directory;
         let extractor = scope.spawn(move || {
             own_umask()?;
-            extract::extract(
-                consumer,
-                directory,
-                content,
-                Lowers::new(lowers, gate),
-                limits,
-            )
+            extract::extract(consumer, directory, content, Lowers::new(lowers, gate), limits)
         });
         let decoded = decode::decode(blob, limits, &producer);
         drop(producer);
-        (
-            decoded,
-            extractor
-                .join()
-                .unwrap_or_else(|_| Err(LayerError::Worker("it panicked".to_owned()))),
-        )
+        (decoded, extractor.join().unwrap_or_else(|_| Err(LayerError::Worker("it panicked".to_owned()))))
     });
     let (decoded, size) = match (decoded, extracted) {
         // A decoding error shows as a truncated archive on the other side.
@@ -109,29 +90,21 @@ fn unpack(job: Job<'_>) -> Result<Unpacked, LayerError> {
             (decoded, size)
         }
     };
-    Ok(Unpacked {
-        diff_id: decoded.diff_id,
-        size,
-    })
+    Ok(Unpacked { diff_id: decoded.diff_id, size })
 }
 
 fn check(what: &str, expected: Digest, actual: Digest) -> Result<(), LayerError> {
     if expected == actual {
         Ok(())
     } else {
-        Err(LayerError::DigestMismatch {
-            what: what.to_owned(),
-            expected,
-            actual,
-        })
+        Err(LayerError::DigestMismatch { what: what.to_owned(), expected, actual })
     }
 }
 
 /// Gives this thread a file mode mask of its own, zero: modes are then right from a file's creation on.
 fn own_umask() -> Result<(), LayerError> {
     // SAFETY: only the thread's umask, root and working directory are unshared, no descriptors.
-    unsafe { unshare_unsafe(UnshareFlags::FS) }
-        .map_err(LayerError::io("unshare", b"the file mode mask"))?;
+    unsafe { unshare_unsafe(UnshareFlags::FS) }.map_err(LayerError::io("unshare", b"the file mode mask"))?;
     rustix::process::umask(Mode::empty());
     Ok(())
 }

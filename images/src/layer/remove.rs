@@ -3,9 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
 use rustix::io::{Errno, Result};
 
 /// Removes `name` under `parent`, a directory or anything else. Nothing there is no error.
@@ -58,12 +56,7 @@ fn flatten(top: &OwnedFd, name: &[u8], moved: &mut u64) -> Result<()> {
 }
 
 fn open(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    openat(
-        parent,
-        name,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+    openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn names(directory: &OwnedFd) -> Result<Vec<Vec<u8>>> {

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, mkdirat, openat, openat2, readlinkat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::LayerError;
@@ -24,10 +22,7 @@ const CACHE: usize = 128;
 /// Symbolic links followed for one path, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-const DIRECTORY: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The layer being filled, over the layers below.
 pub struct Tree<'a> {
@@ -52,11 +47,7 @@ pub struct Place {
 impl Place {
     /// The canonical path of a name in here.
     pub fn join(&self, name: &[u8]) -> Vec<u8> {
-        if self.path.is_empty() {
-            name.to_vec()
-        } else {
-            [&self.path[..], b"/", name].concat()
-        }
+        if self.path.is_empty() { name.to_vec() } else { [&self.path[..], b"/", name].concat() }
     }
 }
 
@@ -87,10 +78,7 @@ impl<'a> Tree<'a> {
     pub fn directory(&mut self, components: &[&[u8]]) -> Result<Place, LayerError> {
         let joined = components.join(&b'/');
         if let Some(directory) = self.cached(&joined) {
-            return Ok(Place {
-                path: joined,
-                directory,
-            });
+            return Ok(Place { path: joined, directory });
         }
         let mut at = self.root_place();
         let mut todo: VecDeque<Vec<u8>> = components.iter().map(|name| name.to_vec()).collect();
@@ -109,10 +97,7 @@ impl<'a> Tree<'a> {
                 Step::Link(target) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(LayerError::entry(
-                            &joined,
-                            "leads through too many symbolic links",
-                        ));
+                        return Err(LayerError::entry(&joined, "leads through too many symbolic links"));
                     }
                     if target.starts_with(b"/") {
                         at = self.root_place();
@@ -123,36 +108,25 @@ impl<'a> Tree<'a> {
                 }
             }
             if at.path.len() > MAX_PATH {
-                return Err(LayerError::entry(
-                    &joined,
-                    "leads to a path that is too long",
-                ));
+                return Err(LayerError::entry(&joined, "leads to a path that is too long"));
             }
         }
         Ok(at)
     }
 
     fn root_place(&self) -> Place {
-        Place {
-            path: Vec::new(),
-            directory: Rc::clone(&self.root),
-        }
+        Place { path: Vec::new(), directory: Rc::clone(&self.root) }
     }
 
     fn cached(&self, path: &[u8]) -> Option<Rc<OwnedFd>> {
-        if path.is_empty() {
-            Some(Rc::clone(&self.root))
-        } else {
-            self.cache.get(path).cloned()
-        }
+        if path.is_empty() { Some(Rc::clone(&self.root)) } else { self.cache.get(path).cloned() }
     }
 
     fn remember(&mut self, place: &Place) {
         if self.cache.len() >= CACHE {
             self.cache.clear();
         }
-        self.cache
-            .insert(place.path.clone(), Rc::clone(&place.directory));
+        self.cache.insert(place.path.clone(), Rc::clone(&place.directory));
     }
 
     /// The parent of a canonical path; the root is its own.
@@ -162,8 +136,7 @@ impl<'a> Tree<'a> {
         let directory = match self.cached(&path) {
             Some(directory) => directory,
             None => Rc::new(
-                openat2(&self.root, &path, DIRECTORY, Mode::empty(), INSIDE)
-                    .map_err(LayerError::io("open", &path))?,
+                openat2(&self.root, &path, DIRECTORY, Mode::empty(), INSIDE).map_err(LayerError::io("open", &path))?,
             ),
         };
         Ok(Place { path, directory })
@@ -177,10 +150,7 @@ impl<'a> Tree<'a> {
         }
         match openat(&at.directory, name, DIRECTORY, Mode::empty()) {
             Ok(directory) => {
-                let place = Place {
-                    path,
-                    directory: Rc::new(directory),
-                };
+                let place = Place { path, directory: Rc::new(directory) };
                 self.remember(&place);
                 Ok(Step::Into(place))
             }
@@ -194,10 +164,7 @@ impl<'a> Tree<'a> {
     /// `name` is not in this layer: it is what the layers below have, or a new directory.
     fn enter_missing(&mut self, at: &Place, name: &[u8], path: &[u8]) -> Result<Step, LayerError> {
         let metadata = match self.find_below(path)? {
-            None => Metadata {
-                mode: 0o755,
-                ..Metadata::default()
-            },
+            None => Metadata { mode: 0o755, ..Metadata::default() },
             Some(found) => match FileType::from_raw_mode(found.stat.st_mode) {
                 FileType::Symlink => return Ok(Step::Link(self.lowers.read_link(&found, path)?)),
                 FileType::Directory => {
@@ -205,10 +172,7 @@ impl<'a> Tree<'a> {
                     Metadata::of_file(&directory, &found.stat, path)?
                 }
                 _ => {
-                    return Err(LayerError::entry(
-                        path,
-                        "is not a directory, but an entry wants to be in it",
-                    ));
+                    return Err(LayerError::entry(path, "is not a directory, but an entry wants to be in it"));
                 }
             },
         };
@@ -219,26 +183,13 @@ impl<'a> Tree<'a> {
     fn enter_other(&mut self, at: &Place, name: &[u8], path: &[u8]) -> Result<Step, LayerError> {
         let stat = stat(at, name)?.ok_or_else(|| LayerError::entry(path, "vanished"))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let target = readlinkat(&at.directory, name, Vec::new())
-                .map_err(LayerError::io("read the link", path))?;
+            let target = readlinkat(&at.directory, name, Vec::new()).map_err(LayerError::io("read the link", path))?;
             return Ok(Step::Link(target.into_bytes()));
         }
         if is_whiteout(&stat) {
-            return self
-                .make(
-                    at,
-                    name,
-                    Metadata {
-                        mode: 0o755,
-                        ..Metadata::default()
-                    },
-                )
-                .map(Step::Into);
+            return self.make(at, name, Metadata { mode: 0o755, ..Metadata::default() }).map(Step::Into);
         }
-        Err(LayerError::entry(
-            path,
-            "is not a directory, but an entry wants to be in it",
-        ))
+        Err(LayerError::entry(path, "is not a directory, but an entry wants to be in it"))
     }
 
     /// What `path` is in the layers below, unless an opaque directory of this layer hides it.
@@ -246,24 +197,12 @@ impl<'a> Tree<'a> {
         if self.lowers.is_empty() || self.opaque.contains(&b""[..]) {
             return Ok(None);
         }
-        let hidden = path
-            .iter()
-            .enumerate()
-            .any(|(index, byte)| *byte == b'/' && self.opaque.contains(&path[..index]));
-        if hidden {
-            Ok(None)
-        } else {
-            self.lowers.find(path)
-        }
+        let hidden = path.iter().enumerate().any(|(index, byte)| *byte == b'/' && self.opaque.contains(&path[..index]));
+        if hidden { Ok(None) } else { self.lowers.find(path) }
     }
 
     /// Makes a directory, or takes the one that is there; anything else in its place is replaced.
-    pub fn make(
-        &mut self,
-        at: &Place,
-        name: &[u8],
-        metadata: Metadata,
-    ) -> Result<Place, LayerError> {
+    pub fn make(&mut self, at: &Place, name: &[u8], metadata: Metadata) -> Result<Place, LayerError> {
         let path = at.join(name);
         let mode = Mode::from_raw_mode(metadata.mode & 0o777);
         let mut result = mkdirat(&at.directory, name, mode);
@@ -271,8 +210,7 @@ impl<'a> Tree<'a> {
             && let Some(stat) = stat(at, name)?
             && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
         {
-            unlinkat(&at.directory, name, AtFlags::empty())
-                .map_err(LayerError::io("replace", &path))?;
+            unlinkat(&at.directory, name, AtFlags::empty()).map_err(LayerError::io("replace", &path))?;
             if is_whiteout(&stat) {
                 self.opaque.insert(path.clone());
             }
@@ -282,12 +220,8 @@ impl<'a> Tree<'a> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(LayerError::io("make the directory", &path)(error)),
         }
-        let directory = openat(&at.directory, name, DIRECTORY, Mode::empty())
-            .map_err(LayerError::io("open", &path))?;
-        let place = Place {
-            path,
-            directory: Rc::new(directory),
-        };
+        let directory = openat(&at.directory, name, DIRECTORY, Mode::empty()).map_err(LayerError::io("open", &path))?;
+        let place = Place { path, directory: Rc::new(directory) };
         self.directories.insert(place.path.clone(), metadata);
         self.remember(&place);
         Ok(place)
@@ -331,10 +265,8 @@ impl<'a> Tree<'a> {
     }
 
     fn forget(&mut self, removed: &[u8]) {
-        let stays = |path: &[u8]| {
-            !(path.starts_with(removed)
-                && (path.len() == removed.len() || path[removed.len()] == b'/'))
-        };
+        let stays =
+            |path: &[u8]| !(path.starts_with(removed) && (path.len() == removed.len() || path[removed.len()] == b'/'));
         self.cache.retain(|path, _| stays(path));
         self.directories.retain(|path, _| stays(path));
         self.opaque.retain(|path| stays(path));
@@ -351,10 +283,7 @@ impl<'a> Tree<'a> {
         }
         if !self.directories.contains_key(&b""[..]) {
             let metadata = match self.lowers.root()? {
-                None => Metadata {
-                    mode: 0o755,
-                    ..Metadata::default()
-                },
+                None => Metadata { mode: 0o755, ..Metadata::default() },
                 Some(root) => {
                     let stat = rustix::fs::fstat(root).map_err(LayerError::io("examine", b"/"))?;
                     Metadata::of_file(root, &stat, b"/")?
@@ -365,8 +294,8 @@ impl<'a> Tree<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for (path, metadata) in &self.directories {
             let name = if path.is_empty() { &b"."[..] } else { path };
-            let directory = openat2(&self.root, name, flags, Mode::empty(), INSIDE)
-                .map_err(LayerError::io("open", path))?;
+            let directory =
+                openat2(&self.root, name, flags, Mode::empty(), INSIDE).map_err(LayerError::io("open", path))?;
             metadata.apply(&directory, path)?;
         }
         Ok(())

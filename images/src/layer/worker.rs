@@ -102,23 +102,15 @@ fn run_process(program: &Path, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked,
             Ok(())
         });
     }
-    let mut child = command.spawn().map_err(|error| {
-        LayerError::Worker(format!("cannot start {}: {error}", program.display()))
-    })?;
+    let mut child =
+        command.spawn().map_err(|error| LayerError::Worker(format!("cannot start {}: {error}", program.display())))?;
     drop((directory, job.gate));
     let mut text = Vec::new();
-    let read = child
-        .stdout
-        .take()
-        .map(|stdout| stdout.take(MAX_ANSWER).read_to_end(&mut text));
+    let read = child.stdout.take().map(|stdout| stdout.take(MAX_ANSWER).read_to_end(&mut text));
     let status = child.wait().map_err(|error| failed(&error))?;
     read.transpose().map_err(|error| failed(&error))?;
-    let answer: Answer = serde_json::from_slice(&text).map_err(|_| {
-        LayerError::Worker(format!(
-            "{status}, without an answer; is {} berth?",
-            program.display()
-        ))
-    })?;
+    let answer: Answer = serde_json::from_slice(&text)
+        .map_err(|_| LayerError::Worker(format!("{status}, without an answer; is {} berth?", program.display())))?;
     for wall in answer.missing {
         tracing::warn!("layers are unpacked with one wall less: {wall}");
     }
@@ -130,19 +122,11 @@ fn run_process(program: &Path, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked,
 pub fn unpack_worker_main(order: &OsStr) -> ExitCode {
     let mut missing = Vec::new();
     let result = work(order, &mut missing);
-    let code = if result.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    };
+    let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let written = serde_json::to_vec(&Answer { result, missing })
         .map_err(std::io::Error::from)
         .and_then(|text| std::io::stdout().write_all(&text));
-    if written.is_ok() {
-        code
-    } else {
-        ExitCode::FAILURE
-    }
+    if written.is_ok() { code } else { ExitCode::FAILURE }
 }
 
 fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Unpacked, LayerError> {
@@ -151,33 +135,19 @@ fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Unpacked, LayerError
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| LayerError::Worker("this command is for berth itself".to_owned()))?;
     let directory = inherit(order.directory)?;
-    let lowers = order
-        .lowers
-        .into_iter()
-        .map(inherit)
-        .collect::<Result<Vec<_>, _>>()?;
+    let lowers = order.lowers.into_iter().map(inherit).collect::<Result<Vec<_>, _>>()?;
     let gate = order.gate.map(inherit).transpose()?.map(File::from);
     let blob = File::from(inherit(0)?);
     let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
     *missing = confine::confine(&directory, &lowers)?;
-    unpack(Job {
-        blob,
-        digest: order.digest,
-        diff_id: order.diff_id,
-        directory,
-        lowers,
-        gate,
-        limits: order.limits,
-    })
+    unpack(Job { blob, digest: order.digest, diff_id: order.diff_id, directory, lowers, gate, limits: order.limits })
 }
 
 /// Takes over a descriptor that the parent passed on.
 fn inherit(number: RawFd) -> Result<OwnedFd, LayerError> {
     // SAFETY: F_GETFD takes no pointer and does no harm on any number.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
-        return Err(LayerError::Worker(
-            "this command is for berth itself".to_owned(),
-        ));
+        return Err(LayerError::Worker("this command is for berth itself".to_owned()));
     }
     // SAFETY: the descriptor is open, and the parent passed it for this process alone to own.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })

@@ -17,11 +17,7 @@ pub const MAX_TOKEN: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Challenge {
     Basic,
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        scope: Option<String>,
-    },
+    Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 impl Challenge {
@@ -75,9 +71,7 @@ fn parameters(mut text: &str) -> HashMap<String, String> {
 
 /// The value of `Authorization` for name and password.
 pub fn basic(credentials: &Credentials) -> String {
-    let Credentials {
-        username, secret, ..
-    } = credentials;
+    let Credentials { username, secret, .. } = credentials;
     format!("Basic {}", STANDARD.encode(format!("{username}:{secret}")))
 }
 
@@ -89,12 +83,8 @@ pub fn bearer(registry: &str, answer: &[u8]) -> Result<String> {
         access_token: Option<String>,
     }
     let what = || format!("the answer of the token server of {registry}");
-    let answer: Answer =
-        serde_json::from_slice(answer).map_err(|error| Error::invalid(what(), error))?;
-    let token = answer
-        .token
-        .or(answer.access_token)
-        .filter(|token| !token.is_empty());
+    let answer: Answer = serde_json::from_slice(answer).map_err(|error| Error::invalid(what(), error))?;
+    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| Error::invalid(what(), "it has no token"))?;
     Ok(format!("Bearer {token}"))
 }
@@ -105,14 +95,9 @@ mod tests {
 
     #[test]
     fn challenges() {
+        assert_eq!(Challenge::parse("Basic realm=\"x\""), Some(Challenge::Basic));
         assert_eq!(
-            Challenge::parse("Basic realm=\"x\""),
-            Some(Challenge::Basic)
-        );
-        assert_eq!(
-            Challenge::parse(
-                r#"Bearer realm="https://a/t",service="r \"q\"",scope="repository:a/b:pull,push""#
-            ),
+            Challenge::parse(r#"Bearer realm="https://a/t",service="r \"q\"",scope="repository:a/b:pull,push""#),
             Some(Challenge::Bearer {
                 realm: "https://a/t".to_owned(),
                 service: Some("r \"q\"".to_owned()),
@@ -120,18 +105,12 @@ mod tests {
             })
         );
         let bare = Challenge::parse("bearer realm=https://a/t, service=r");
-        assert!(
-            matches!(bare, Some(Challenge::Bearer { service: Some(service), .. }) if service == "r")
-        );
+        assert!(matches!(bare, Some(Challenge::Bearer { service: Some(service), .. }) if service == "r"));
         assert_eq!(Challenge::parse("Bearer service=r"), None);
         assert_eq!(Challenge::parse("Negotiate"), None);
         assert_eq!(
             Challenge::parse("Bearer realm=\"open"),
-            Some(Challenge::Bearer {
-                realm: "open".to_owned(),
-                service: None,
-                scope: None,
-            })
+            Some(Challenge::Bearer { realm: "open".to_owned(), service: None, scope: None })
         );
     }
 }

@@ -55,29 +55,15 @@ pub async fn download(
         let store = store.clone();
         tokio::task::spawn_blocking(move || PartialBlob::open(&store, digest)).await
     };
-    let partial = opened
-        .map_err(|error| Error::io("open", "a partial download")(std::io::Error::other(error)))??;
+    let partial = opened.map_err(|error| Error::io("open", "a partial download")(std::io::Error::other(error)))??;
     if store.has_blob(digest) {
         partial.discard();
         registry.progress.report(Event::Exists { digest });
         return Ok(());
     }
-    let mut download = Download {
-        registry,
-        reference,
-        digest,
-        size,
-        partial,
-        hash: Sha256::new(),
-        done: 0,
-        best: 0,
-    };
+    let mut download = Download { registry, reference, digest, size, partial, hash: Sha256::new(), done: 0, best: 0 };
     download.rehash()?;
-    registry.progress.report(Event::Started {
-        digest,
-        size,
-        done: download.done,
-    });
+    registry.progress.report(Event::Started { digest, size, done: download.done });
     let resumed = download.done > 0;
     let mut actual = download.run().await?;
     if actual != digest && resumed {
@@ -87,11 +73,7 @@ pub async fn download(
     }
     if actual != digest {
         download.partial.discard();
-        return Err(Error::DigestMismatch {
-            what: download_name(reference, digest),
-            expected: digest,
-            actual,
-        });
+        return Err(Error::DigestMismatch { what: download_name(reference, digest), expected: digest, actual });
     }
     download.partial.publish(&store.blob_path(digest))?;
     registry.progress.report(Event::Finished { digest });
@@ -108,31 +90,21 @@ impl Download<'_> {
         let path = self.partial.path();
         let mut buffer = vec![0; 128 << 10];
         loop {
-            let read = self
-                .partial
-                .file()
-                .read(&mut buffer)
-                .map_err(Error::io("read", &path))?;
+            let read = self.partial.file().read(&mut buffer).map_err(Error::io("read", &path))?;
             if read == 0 {
                 break;
             }
             self.hash.update(&buffer[..read]);
             self.done += read as u64;
         }
-        if self.done > self.size {
-            self.restart()
-        } else {
-            Ok(())
-        }
+        if self.done > self.size { self.restart() } else { Ok(()) }
     }
 
     fn restart(&mut self) -> Result<()> {
         self.partial.reset()?;
         self.hash = Sha256::new();
         self.done = 0;
-        self.registry.progress.report(Event::Restarted {
-            digest: self.digest,
-        });
+        self.registry.progress.report(Event::Restarted { digest: self.digest });
         Ok(())
     }
 
@@ -150,10 +122,7 @@ impl Download<'_> {
                 self.best = self.done;
                 retry.reset();
             }
-            if !retry
-                .again(&error.to_string(), None, self.registry.progress)
-                .await
-            {
+            if !retry.again(&error.to_string(), None, self.registry.progress).await {
                 return Err(error);
             }
         }
@@ -168,11 +137,7 @@ impl Download<'_> {
         let (scope, from) = (manifest::pull_scope(self.reference), self.done);
         let request = |http: &reqwest::Client| {
             let request = http.get(url.clone());
-            Ok(if from > 0 {
-                request.header(RANGE, format!("bytes={from}-"))
-            } else {
-                request
-            })
+            Ok(if from > 0 { request.header(RANGE, format!("bytes={from}-")) } else { request })
         };
         let mut response = self.registry.send(&scope, request).await?;
         match response.status() {
@@ -186,10 +151,7 @@ impl Download<'_> {
             }
             StatusCode::NOT_FOUND => {
                 let what = download_name(self.reference, self.digest);
-                return Err(Error::NotOnRegistry {
-                    reference: what,
-                    registry: self.registry.name.clone(),
-                });
+                return Err(Error::NotOnRegistry { reference: what, registry: self.registry.name.clone() });
             }
             _ => return Err(self.registry.failure("give a blob", response).await),
         }
@@ -204,10 +166,7 @@ impl Download<'_> {
                 Ok(None) if self.done == self.size => return Ok(Stretch::Complete),
                 Ok(None) => return Ok(Stretch::Broken(self.wrong_size(self.done))),
                 Err(error) => {
-                    return Ok(Stretch::Broken(Error::connection(
-                        &self.registry.name,
-                        &error,
-                    )));
+                    return Ok(Stretch::Broken(Error::connection(&self.registry.name, &error)));
                 }
             }
         }
@@ -218,43 +177,23 @@ impl Download<'_> {
         if done > self.size {
             self.partial.reset()?;
             let what = download_name(self.reference, self.digest);
-            return Err(Error::SizeMismatch {
-                what,
-                expected: self.size,
-                actual: done,
-            });
+            return Err(Error::SizeMismatch { what, expected: self.size, actual: done });
         }
         let path = self.partial.path();
-        self.partial
-            .file()
-            .write_all(piece)
-            .map_err(Error::io("write", path))?;
+        self.partial.file().write_all(piece).map_err(Error::io("write", path))?;
         self.hash.update(piece);
         self.done = done;
-        self.registry.progress.report(Event::Moved {
-            digest: self.digest,
-            bytes: piece.len() as u64,
-        });
+        self.registry.progress.report(Event::Moved { digest: self.digest, bytes: piece.len() as u64 });
         Ok(())
     }
 
     fn wrong_size(&self, actual: u64) -> Error {
-        Error::SizeMismatch {
-            what: download_name(self.reference, self.digest),
-            expected: self.size,
-            actual,
-        }
+        Error::SizeMismatch { what: download_name(self.reference, self.digest), expected: self.size, actual }
     }
 }
 
 /// Where the answer to a range request starts: `bytes START-END/SIZE`.
 fn range_start(response: &Response) -> Option<u64> {
     let value = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
-    value
-        .strip_prefix("bytes ")?
-        .split('-')
-        .next()?
-        .trim()
-        .parse()
-        .ok()
+    value.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
 }

@@ -25,11 +25,7 @@ pub struct Registry<'a> {
 
 impl<'a> Registry<'a> {
     /// Finds out how the registry is to be spoken to.
-    pub async fn connect(
-        name: &str,
-        connection: &'a Connection,
-        progress: &'a dyn Progress,
-    ) -> Result<Self> {
+    pub async fn connect(name: &str, connection: &'a Connection, progress: &'a dyn Progress) -> Result<Self> {
         let credentials = match &connection.credentials {
             Some(credentials) => Some(credentials.clone()),
             None => credentials::load(name)?,
@@ -37,29 +33,17 @@ impl<'a> Registry<'a> {
         let mut first_error = None;
         for address in connection.addresses(name) {
             let http = connection.client(name, &address)?;
-            let base = Url::parse(&format!("{address}/v2/"))
-                .map_err(|error| Error::invalid(name, error))?;
+            let base = Url::parse(&format!("{address}/v2/")).map_err(|error| Error::invalid(name, error))?;
             let mut retry = Retry::new(connection);
             loop {
                 match http.get(base.clone()).send().await {
                     // To HTTP on a TLS port, servers answer 400.
-                    Ok(response)
-                        if response.status() == StatusCode::BAD_REQUEST
-                            && first_error.is_some() =>
-                    {
+                    Ok(response) if response.status() == StatusCode::BAD_REQUEST && first_error.is_some() => {
                         break;
                     }
                     Ok(_) => {
                         let (name, tokens) = (name.to_owned(), Mutex::default());
-                        return Ok(Self {
-                            name,
-                            connection,
-                            progress,
-                            http,
-                            base,
-                            credentials,
-                            tokens,
-                        });
+                        return Ok(Self { name, connection, progress, http, base, credentials, tokens });
                     }
                     Err(error) => {
                         let another = connection.addresses(name).len() > 1;
@@ -78,43 +62,23 @@ impl<'a> Registry<'a> {
 
     /// `path` under `/v2/`.
     pub fn url(&self, path: &str) -> Result<Url> {
-        self.base
-            .join(path)
-            .map_err(|error| Error::invalid(format!("the path '{path}' on {}", self.name), error))
+        self.base.join(path).map_err(|error| Error::invalid(format!("the path '{path}' on {}", self.name), error))
     }
 
     /// A `Location`, absolute or relative to `from`.
     pub fn location(&self, from: &Url, response: &Response) -> Result<Url> {
-        let missing = || {
-            Error::invalid(
-                format!("the answer of {}", self.name),
-                "it has no usable Location",
-            )
-        };
-        let location = response
-            .headers()
-            .get(reqwest::header::LOCATION)
-            .ok_or_else(missing)?;
-        from.join(location.to_str().map_err(|_| missing())?)
-            .map_err(|_| missing())
+        let missing = || Error::invalid(format!("the answer of {}", self.name), "it has no usable Location");
+        let location = response.headers().get(reqwest::header::LOCATION).ok_or_else(missing)?;
+        from.join(location.to_str().map_err(|_| missing())?).map_err(|_| missing())
     }
 
     /// Sends what `build` makes, again where that may help, and returns the answer, whatever its status, except 401.
-    pub async fn send(
-        &self,
-        scope: &str,
-        build: impl Fn(&Client) -> Result<RequestBuilder>,
-    ) -> Result<Response> {
-        self.send_with(Retry::new(self.connection), scope, build)
-            .await
+    pub async fn send(&self, scope: &str, build: impl Fn(&Client) -> Result<RequestBuilder>) -> Result<Response> {
+        self.send_with(Retry::new(self.connection), scope, build).await
     }
 
     /// As [`Registry::send`], for requests that do no good a second time.
-    pub async fn send_once(
-        &self,
-        scope: &str,
-        build: impl Fn(&Client) -> Result<RequestBuilder>,
-    ) -> Result<Response> {
+    pub async fn send_once(&self, scope: &str, build: impl Fn(&Client) -> Result<RequestBuilder>) -> Result<Response> {
         self.send_with(Retry::never(), scope, build).await
     }
 
@@ -126,16 +90,12 @@ impl<'a> Registry<'a> {
     ) -> Result<Response> {
         let mut authorized = false;
         loop {
-            let request = build(&self.http)?
-                .build()
-                .map_err(|error| Error::connection(&self.name, &error))?;
+            let request = build(&self.http)?.build().map_err(|error| Error::connection(&self.name, &error))?;
             // Credentials are for the registry alone, not for hosts that a Location names.
             let ours = request.url().origin() == self.base.origin();
             let request = self.authorize(request, scope, ours);
             let (reason, wait) = match self.http.execute(request).await {
-                Ok(response)
-                    if response.status() == StatusCode::UNAUTHORIZED && ours && !authorized =>
-                {
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && ours && !authorized => {
                     authorized = true;
                     self.authenticate(&response, scope).await?;
                     continue;
@@ -156,12 +116,7 @@ impl<'a> Registry<'a> {
         }
     }
 
-    fn authorize(
-        &self,
-        mut request: reqwest::Request,
-        scope: &str,
-        ours: bool,
-    ) -> reqwest::Request {
+    fn authorize(&self, mut request: reqwest::Request, scope: &str, ours: bool) -> reqwest::Request {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if let (true, Some(token)) = (ours, tokens.get(scope)) {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
@@ -172,37 +127,18 @@ impl<'a> Registry<'a> {
     /// Gets what the registry wants to see from now on for requests of this scope.
     async fn authenticate(&self, response: &Response, scope: &str) -> Result<()> {
         let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenge = challenges
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .find_map(Challenge::parse);
+        let challenge = challenges.iter().filter_map(|value| value.to_str().ok()).find_map(Challenge::parse);
         let value = match (challenge, &self.credentials) {
             (Some(Challenge::Basic), Some(credentials)) => basic(credentials),
-            (
-                Some(Challenge::Bearer {
-                    realm,
-                    service,
-                    scope: asked,
-                }),
-                credentials,
-            ) => {
-                let scope = if scope.is_empty() {
-                    asked.unwrap_or_default()
-                } else {
-                    scope.to_owned()
-                };
-                self.token(&realm, service.as_deref(), &scope, credentials.as_ref())
-                    .await?
+            (Some(Challenge::Bearer { realm, service, scope: asked }), credentials) => {
+                let scope = if scope.is_empty() { asked.unwrap_or_default() } else { scope.to_owned() };
+                self.token(&realm, service.as_deref(), &scope, credentials.as_ref()).await?
             }
             _ => return Err(self.unauthorized(StatusCode::UNAUTHORIZED)),
         };
-        let mut value = HeaderValue::try_from(value)
-            .map_err(|_| self.unauthorized(StatusCode::UNAUTHORIZED))?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| self.unauthorized(StatusCode::UNAUTHORIZED))?;
         value.set_sensitive(true);
-        self.tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(scope.to_owned(), value);
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.to_owned(), value);
         Ok(())
     }
 
@@ -213,24 +149,14 @@ impl<'a> Registry<'a> {
         scope: &str,
         credentials: Option<&Credentials>,
     ) -> Result<String> {
-        let realm = Url::parse(realm)
-            .map_err(|error| Error::invalid(format!("the token server of {}", self.name), error))?;
+        let realm =
+            Url::parse(realm).map_err(|error| Error::invalid(format!("the token server of {}", self.name), error))?;
         if credentials.is_some() && realm.scheme() != "https" && self.base.scheme() == "https" {
             let reason = format!("it would have the password sent to {realm} without encryption");
-            return Err(Error::invalid(
-                format!("the token server of {}", self.name),
-                reason,
-            ));
+            return Err(Error::invalid(format!("the token server of {}", self.name), reason));
         }
-        let scopes = scope
-            .split(' ')
-            .filter(|scope| !scope.is_empty())
-            .map(|scope| ("scope", scope));
-        let parameters: Vec<_> = service
-            .map(|service| ("service", service))
-            .into_iter()
-            .chain(scopes)
-            .collect();
+        let scopes = scope.split(' ').filter(|scope| !scope.is_empty()).map(|scope| ("scope", scope));
+        let parameters: Vec<_> = service.map(|service| ("service", service)).into_iter().chain(scopes).collect();
         let mut retry = Retry::new(self.connection);
         loop {
             let request = match credentials {
@@ -242,10 +168,7 @@ impl<'a> Registry<'a> {
                     ];
                     let body = encode(grant.into_iter().chain(parameters.iter().copied()));
                     let form = "application/x-www-form-urlencoded";
-                    self.http
-                        .post(realm.clone())
-                        .header(reqwest::header::CONTENT_TYPE, form)
-                        .body(body)
+                    self.http.post(realm.clone()).header(reqwest::header::CONTENT_TYPE, form).body(body)
                 }
                 _ => {
                     let mut url = realm.clone();
@@ -277,11 +200,7 @@ impl<'a> Registry<'a> {
     /// An answer's body, refused when it is longer than `limit` bytes.
     pub async fn body(&self, mut response: Response, limit: u64) -> Result<Vec<u8>> {
         let mut body = Vec::new();
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|error| Error::connection(&self.name, &error))?
-        {
+        while let Some(piece) = response.chunk().await.map_err(|error| Error::connection(&self.name, &error))? {
             body.extend_from_slice(&piece);
             if body.len() as u64 > limit {
                 return Err(Error::invalid(
@@ -302,20 +221,11 @@ impl<'a> Registry<'a> {
             return self.unauthorized(status);
         }
         let body = self.body(response, MAX_ERROR).await.unwrap_or_default();
-        Error::Registry {
-            registry: self.name.clone(),
-            action,
-            status: status.as_u16(),
-            reason: reason(status, &body),
-        }
+        Error::Registry { registry: self.name.clone(), action, status: status.as_u16(), reason: reason(status, &body) }
     }
 
     fn unauthorized(&self, status: StatusCode) -> Error {
-        Error::Unauthorized {
-            registry: self.name.clone(),
-            known: self.credentials.is_some(),
-            status: status.as_u16(),
-        }
+        Error::Unauthorized { registry: self.name.clone(), known: self.credentials.is_some(), status: status.as_u16() }
     }
 }
 
@@ -328,13 +238,7 @@ fn encode<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
 /// What the registry says in words: the distribution specification's error document, or else the status.
 fn reason(status: StatusCode, body: &[u8]) -> String {
     let document: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let message = document
-        .as_ref()
-        .and_then(|document| document.pointer("/errors/0/message")?.as_str());
+    let message = document.as_ref().and_then(|document| document.pointer("/errors/0/message")?.as_str());
     let words = message.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given"));
-    words
-        .chars()
-        .filter(|character| !character.is_control())
-        .take(300)
-        .collect()
+    words.chars().filter(|character| !character.is_control()).take(300).collect()
 }

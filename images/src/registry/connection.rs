@@ -48,11 +48,7 @@ impl Default for Connection {
 impl Connection {
     /// The addresses to try, best first.
     pub(super) fn addresses(&self, registry: &str) -> Vec<String> {
-        let host = if registry == DEFAULT_REGISTRY {
-            DOCKER_HOST
-        } else {
-            registry
-        };
+        let host = if registry == DEFAULT_REGISTRY { DOCKER_HOST } else { registry };
         let mut addresses = vec![format!("https://{host}")];
         if self.insecure || is_loopback(host) {
             addresses.push(format!("http://{host}"));
@@ -76,9 +72,7 @@ impl Connection {
         } else {
             builder.tls_certs_merge(self.certificates(registry)?)
         };
-        builder
-            .build()
-            .map_err(|error| Error::connection(registry, &error))
+        builder.build().map_err(|error| Error::connection(registry, &error))
     }
 
     fn certificates(&self, registry: &str) -> Result<Vec<Certificate>> {
@@ -103,8 +97,7 @@ impl Connection {
 fn read_certificates(path: &Path) -> Result<Vec<Certificate>> {
     let text = std::fs::read(path).map_err(Error::io("read", path))?;
     let what = || format!("the certificate file {}", path.display());
-    let certificates =
-        Certificate::from_pem_bundle(&text).map_err(|error| Error::invalid(what(), error))?;
+    let certificates = Certificate::from_pem_bundle(&text).map_err(|error| Error::invalid(what(), error))?;
     if certificates.is_empty() {
         Err(Error::invalid(what(), "it has no certificate in PEM form"))
     } else {
@@ -117,10 +110,7 @@ fn is_loopback(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => host.split(':').next().unwrap_or(host),
     };
-    name == "localhost"
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -130,32 +120,12 @@ mod tests {
     #[test]
     fn plain_http_only_for_loopback_or_when_asked() {
         let strict = Connection::default();
-        let insecure = Connection {
-            insecure: true,
-            ..Connection::default()
-        };
-        assert_eq!(
-            strict.addresses("docker.io"),
-            ["https://registry-1.docker.io"]
-        );
-        assert_eq!(
-            strict.addresses("example.com:80"),
-            ["https://example.com:80"]
-        );
-        assert_eq!(
-            strict.addresses("localhost.example.com"),
-            ["https://localhost.example.com"]
-        );
-        for host in [
-            "localhost:5000",
-            "127.0.0.1:5000",
-            "127.9.9.9",
-            "[::1]:5000",
-        ] {
-            assert_eq!(
-                strict.addresses(host),
-                [format!("https://{host}"), format!("http://{host}")]
-            );
+        let insecure = Connection { insecure: true, ..Connection::default() };
+        assert_eq!(strict.addresses("docker.io"), ["https://registry-1.docker.io"]);
+        assert_eq!(strict.addresses("example.com:80"), ["https://example.com:80"]);
+        assert_eq!(strict.addresses("localhost.example.com"), ["https://localhost.example.com"]);
+        for host in ["localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"] {
+            assert_eq!(strict.addresses(host), [format!("https://{host}"), format!("http://{host}")]);
         }
         assert_eq!(insecure.addresses("example.com").len(), 2);
     }

@@ -33,9 +33,7 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
@@ -50,45 +48,29 @@ pub fn load(registry: &str) -> Result<Option<Credentials>> {
     let Some(entry) = file.entry(registry) else {
         return Ok(None);
     };
-    let text = |name: &str| {
-        entry
-            .get(name)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-    };
+    let text = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(token) = text("identitytoken") {
-        return Ok(Some(Credentials {
-            username: String::new(),
-            secret: token.to_owned(),
-            is_identity_token: true,
-        }));
+        return Ok(Some(Credentials { username: String::new(), secret: token.to_owned(), is_identity_token: true }));
     }
     let Some(encoded) = text("auth") else {
         return Ok(None);
     };
-    let malformed = || {
-        Error::invalid(
-            file.path.display().to_string(),
-            format!("its 'auth' of {registry} is malformed"),
-        )
-    };
+    let malformed =
+        || Error::invalid(file.path.display().to_string(), format!("its 'auth' of {registry} is malformed"));
     let decoded = STANDARD.decode(encoded).map_err(|_| malformed())?;
     let decoded = String::from_utf8(decoded).map_err(|_| malformed())?;
     let (username, secret) = decoded.split_once(':').ok_or_else(malformed)?;
     // Docker used to pad passwords with NUL bytes.
     let secret = secret.trim_end_matches('\0').to_owned();
-    Ok(Some(Credentials {
-        username: username.to_owned(),
-        secret,
-        is_identity_token: false,
-    }))
+    Ok(Some(Credentials { username: username.to_owned(), secret, is_identity_token: false }))
 }
 
 /// Keeps the credentials for a registry. Returns where.
 pub fn store(registry: &str, credentials: &Credentials) -> Result<String> {
     let mut file = File::open()?.map_or_else(File::new, Ok)?;
     if let Some(helper) = file.helper(registry) {
-        let request = json!({ "ServerURL": key(registry), "Username": credentials.username, "Secret": credentials.secret });
+        let request =
+            json!({ "ServerURL": key(registry), "Username": credentials.username, "Secret": credentials.secret });
         run_helper(&helper, "store", &request.to_string())?;
         return Ok(format!("docker-credential-{helper}"));
     }
@@ -132,24 +114,16 @@ struct File {
 
 impl File {
     fn path() -> Result<PathBuf> {
-        if let Some(folder) = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty())
-        {
+        if let Some(folder) = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
             return Ok(PathBuf::from(folder).join("config.json"));
         }
-        let home = std::env::home_dir().ok_or_else(|| {
-            Error::invalid(
-                "the credentials file",
-                "there is no home folder; set DOCKER_CONFIG",
-            )
-        })?;
+        let home = std::env::home_dir()
+            .ok_or_else(|| Error::invalid("the credentials file", "there is no home folder; set DOCKER_CONFIG"))?;
         Ok(home.join(".docker/config.json"))
     }
 
     fn new() -> Result<Self> {
-        Ok(Self {
-            path: Self::path()?,
-            content: Map::new(),
-        })
+        Ok(Self { path: Self::path()?, content: Map::new() })
     }
 
     fn open() -> Result<Option<Self>> {
@@ -161,23 +135,20 @@ impl File {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", &path)(error)),
         };
-        let content = serde_json::from_slice(&text)
-            .map_err(|error| Error::invalid(path.display().to_string(), error))?;
+        let content =
+            serde_json::from_slice(&text).map_err(|error| Error::invalid(path.display().to_string(), error))?;
         Ok(Some(Self { path, content }))
     }
 
     /// Replaces the file in one step, readable by its owner alone.
     fn write(&self) -> Result<()> {
         // Where the file is a link, its target is replaced.
-        let path = self
-            .path
-            .canonicalize()
-            .unwrap_or_else(|_| self.path.clone());
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let folder = path.parent().unwrap_or(&path);
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let temporary = path.with_extension(format!("berth-{}", std::process::id()));
-        let text = serde_json::to_vec_pretty(&self.content)
-            .map_err(|error| Error::invalid("the credentials", error))?;
+        let text =
+            serde_json::to_vec_pretty(&self.content).map_err(|error| Error::invalid("the credentials", error))?;
         let written = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -195,10 +166,7 @@ impl File {
     fn helper(&self, registry: &str) -> Option<String> {
         let helpers = self.content.get("credHelpers").and_then(Value::as_object);
         let own = helpers.and_then(|helpers| {
-            helpers
-                .iter()
-                .find(|(name, _)| host(name) == host(key(registry)))
-                .map(|(_, helper)| helper)
+            helpers.iter().find(|(name, _)| host(name) == host(key(registry))).map(|(_, helper)| helper)
         });
         let helper = own.or_else(|| self.content.get("credsStore"))?.as_str()?;
         (!helper.is_empty()).then(|| helper.to_owned())
@@ -206,30 +174,20 @@ impl File {
 
     fn entry(&self, registry: &str) -> Option<&Value> {
         let auths = self.content.get("auths")?.as_object()?;
-        auths.get(key(registry)).or_else(|| {
-            auths
-                .iter()
-                .find(|(name, _)| host(name) == host(key(registry)))
-                .map(|(_, entry)| entry)
-        })
+        auths
+            .get(key(registry))
+            .or_else(|| auths.iter().find(|(name, _)| host(name) == host(key(registry))).map(|(_, entry)| entry))
     }
 }
 
 /// What the registry is called in the file.
 fn key(registry: &str) -> &str {
-    if registry == DEFAULT_REGISTRY {
-        DOCKER_KEY
-    } else {
-        registry
-    }
+    if registry == DEFAULT_REGISTRY { DOCKER_KEY } else { registry }
 }
 
 /// The host in a key, which may be an address.
 fn host(key: &str) -> &str {
-    let key = key
-        .strip_prefix("https://")
-        .or_else(|| key.strip_prefix("http://"))
-        .unwrap_or(key);
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     key.split('/').next().unwrap_or(key)
 }
 
@@ -248,23 +206,14 @@ fn from_helper(helper: &str, registry: &str) -> Result<Option<Credentials>> {
         }
         Err(error) => return Err(error),
     };
-    let answer: Answer = serde_json::from_slice(&answer).map_err(|error| Error::Helper {
-        helper: helper.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let answer: Answer = serde_json::from_slice(&answer)
+        .map_err(|error| Error::Helper { helper: helper.to_owned(), reason: error.to_string() })?;
     let is_identity_token = answer.username == TOKEN_USER;
-    Ok(Some(Credentials {
-        username: answer.username,
-        secret: answer.secret,
-        is_identity_token,
-    }))
+    Ok(Some(Credentials { username: answer.username, secret: answer.secret, is_identity_token }))
 }
 
 fn run_helper(helper: &str, action: &str, input: &str) -> Result<Vec<u8>> {
-    let failed = |reason: String| Error::Helper {
-        helper: helper.to_owned(),
-        reason,
-    };
+    let failed = |reason: String| Error::Helper { helper: helper.to_owned(), reason };
     if helper.contains('/') {
         return Err(failed("its name has a slash".to_owned()));
     }

@@ -17,8 +17,7 @@ use crate::media;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{
-    Image, IndexEntry, Layer, Lease, MAX_DOCUMENT, RESUMABLE, Store, digest_of, layers, parse,
-    sweep_partial,
+    Image, IndexEntry, Layer, Lease, MAX_DOCUMENT, RESUMABLE, Store, digest_of, layers, parse, sweep_partial,
 };
 
 /// Blobs moved at once.
@@ -34,18 +33,12 @@ pub struct PullOptions {
 }
 
 /// Fetches an image, by tag or digest, and unpacks it.
-pub fn pull(
-    store: &Store,
-    reference: &str,
-    options: &PullOptions,
-    progress: &dyn Progress,
-) -> Result<Image> {
+pub fn pull(store: &Store, reference: &str, options: &PullOptions, progress: &dyn Progress) -> Result<Image> {
     let reference: Reference = reference.parse()?;
     let arrivals = Arrivals::default();
     sweep_partial(store, RESUMABLE)?;
     run(async {
-        let registry =
-            Registry::connect(reference.registry(), &options.connection, progress).await?;
+        let registry = Registry::connect(reference.registry(), &options.connection, progress).await?;
         let platform = options.platform.clone().unwrap_or_else(Platform::host);
         let manifest = manifest::fetch(&registry, &reference, &platform).await?;
         let lease = lease(store, &manifest)?;
@@ -77,9 +70,7 @@ type Recorded = (Lease, crate::store::Work);
 /// Tells garbage collection what is coming, before anything is looked up in the store.
 fn lease(store: &Store, manifest: &Manifest) -> Result<Recorded> {
     let mut lease = Lease::default();
-    lease
-        .blobs
-        .extend([manifest.digest, digest_of(manifest.content.config())?]);
+    lease.blobs.extend([manifest.digest, digest_of(manifest.content.config())?]);
     for layer in manifest.content.layers() {
         lease.blobs.push(digest_of(layer)?);
     }
@@ -90,9 +81,7 @@ fn lease(store: &Store, manifest: &Manifest) -> Result<Recorded> {
 
 /// Adds the layer directories, which only the configuration tells.
 fn extend((mut lease, old): Recorded, store: &Store, layers: &[Layer]) -> Result<Recorded> {
-    lease
-        .chain_ids
-        .extend(layers.iter().map(|layer| layer.chain_id));
+    lease.chain_ids.extend(layers.iter().map(|layer| layer.chain_id));
     let _guard = store.read_guard()?;
     let work = lease.record(store)?;
     drop(old);
@@ -112,34 +101,20 @@ async fn configuration(
         return Err(Error::MediaType { what, media_type });
     }
     if descriptor.size() > MAX_DOCUMENT {
-        return Err(Error::invalid(
-            what,
-            format!("it is longer than {MAX_DOCUMENT} bytes"),
-        ));
+        return Err(Error::invalid(what, format!("it is longer than {MAX_DOCUMENT} bytes")));
     }
     let digest = digest_of(descriptor)?;
     blob::download(store, registry, reference, digest, descriptor.size()).await?;
     parse(&what, &store.document(digest)?)
 }
 
-fn check_platform(
-    reference: &Reference,
-    wanted: &Platform,
-    configuration: &ImageConfiguration,
-) -> Result<()> {
-    let (os, architecture) = (
-        configuration.os().to_string(),
-        configuration.architecture().to_string(),
-    );
+fn check_platform(reference: &Reference, wanted: &Platform, configuration: &ImageConfiguration) -> Result<()> {
+    let (os, architecture) = (configuration.os().to_string(), configuration.architecture().to_string());
     if os == wanted.os && architecture == wanted.architecture {
         return Ok(());
     }
     let offered = vec![format!("{os}/{architecture}")];
-    Err(Error::WrongPlatform {
-        what: reference.familiar(),
-        wanted: wanted.clone(),
-        offered,
-    })
+    Err(Error::WrongPlatform { what: reference.familiar(), wanted: wanted.clone(), offered })
 }
 
 /// Downloads on this runtime and unpacks on a thread; whichever fails first ends both.
@@ -202,11 +177,7 @@ struct State {
 impl Arrivals {
     fn arrived(&self, digest: Digest) {
         let (state, changed) = &*self.0;
-        state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .here
-            .insert(digest);
+        state.lock().unwrap_or_else(PoisonError::into_inner).here.insert(digest);
         changed.notify_all();
     }
 
@@ -221,9 +192,7 @@ impl Arrivals {
         let (state, changed) = &*self.0;
         let state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = changed
-            .wait_while(state, |state| {
-                !state.closed && !state.here.contains(&digest)
-            })
+            .wait_while(state, |state| !state.closed && !state.here.contains(&digest))
             .unwrap_or_else(PoisonError::into_inner);
         if state.here.contains(&digest) {
             return Ok(());

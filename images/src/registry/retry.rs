@@ -19,20 +19,12 @@ pub struct Retry {
 
 impl Retry {
     pub fn new(connection: &Connection) -> Self {
-        Self {
-            attempts: connection.attempts,
-            delay: connection.delay,
-            failed: 0,
-        }
+        Self { attempts: connection.attempts, delay: connection.delay, failed: 0 }
     }
 
     /// One try.
     pub fn never() -> Self {
-        Self {
-            attempts: 1,
-            delay: Duration::ZERO,
-            failed: 0,
-        }
+        Self { attempts: 1, delay: Duration::ZERO, failed: 0 }
     }
 
     /// There was progress: failures count from zero again.
@@ -41,19 +33,12 @@ impl Retry {
     }
 
     /// Waits before the next try; `false` when there is none.
-    pub async fn again(
-        &mut self,
-        reason: &str,
-        asked: Option<Duration>,
-        progress: &dyn Progress,
-    ) -> bool {
+    pub async fn again(&mut self, reason: &str, asked: Option<Duration>, progress: &dyn Progress) -> bool {
         self.failed += 1;
         if self.failed >= self.attempts {
             return false;
         }
-        progress.report(Event::Retrying {
-            reason: reason.to_owned(),
-        });
+        progress.report(Event::Retrying { reason: reason.to_owned() });
         let wait = asked.unwrap_or_else(|| backoff(self.delay, self.failed));
         tokio::time::sleep(wait.min(LONGEST)).await;
         true
@@ -69,21 +54,12 @@ fn backoff(first: Duration, failed: u32) -> Duration {
 
 /// Whether the same request may go well later.
 pub fn is_passing(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::REQUEST_TIMEOUT
-        || status.is_server_error()
+    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT || status.is_server_error()
 }
 
 /// The wait a response asks for, in seconds.
 pub fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response
-        .headers()
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 

@@ -31,11 +31,7 @@ impl BlobWriter {
         if let Some((what, expected)) = expected
             && expected != sealed.digest
         {
-            return Err(Error::DigestMismatch {
-                what: what.to_owned(),
-                expected,
-                actual: sealed.digest,
-            });
+            return Err(Error::DigestMismatch { what: what.to_owned(), expected, actual: sealed.digest });
         }
         let result = (sealed.digest, sealed.size);
         sealed.publish(store)?;
@@ -45,11 +41,7 @@ impl BlobWriter {
     /// Ends the content.
     pub fn seal(self) -> SealedBlob {
         let (_, digest, size) = self.out.finish();
-        SealedBlob {
-            work: self.work,
-            digest,
-            size,
-        }
+        SealedBlob { work: self.work, digest, size }
     }
 
     /// Bytes so far.
@@ -65,15 +57,10 @@ impl BlobWriter {
     /// Copies all of `source`; more than `limit` bytes are refused.
     pub fn fill(&mut self, what: &str, source: impl Read, limit: u64) -> Result<()> {
         let path = self.path();
-        io::copy(&mut source.take(limit.saturating_add(1)), self)
-            .map_err(Error::io("write", path))?;
+        io::copy(&mut source.take(limit.saturating_add(1)), self).map_err(Error::io("write", path))?;
         let actual = self.out.count();
         if actual > limit {
-            Err(Error::SizeMismatch {
-                what: what.to_owned(),
-                expected: limit,
-                actual,
-            })
+            Err(Error::SizeMismatch { what: what.to_owned(), expected: limit, actual })
         } else {
             Ok(())
         }
@@ -96,10 +83,7 @@ impl SealedBlob {
     /// Makes it visible.
     pub fn publish(self, store: &Store) -> Result<()> {
         let path = self.work.path().to_owned();
-        self.work
-            .open_file()?
-            .sync_data()
-            .map_err(Error::io("write", path))?;
+        self.work.open_file()?.sync_data().map_err(Error::io("write", path))?;
         self.work.rename(&store.blob_path(self.digest))
     }
 }
@@ -136,25 +120,16 @@ impl Store {
         let path = self.blob_path(digest);
         let file = File::open(&path).map_err(Error::io("open", &path))?;
         let mut content = Vec::new();
-        file.take(MAX_DOCUMENT + 1)
-            .read_to_end(&mut content)
-            .map_err(Error::io("read", &path))?;
+        file.take(MAX_DOCUMENT + 1).read_to_end(&mut content).map_err(Error::io("read", &path))?;
         let what = || format!("the stored blob {}", path.display());
         if content.len() as u64 > MAX_DOCUMENT {
-            return Err(Error::invalid(
-                what(),
-                format!("it is longer than {MAX_DOCUMENT} bytes"),
-            ));
+            return Err(Error::invalid(what(), format!("it is longer than {MAX_DOCUMENT} bytes")));
         }
         let actual = Digest::of(&content);
         if actual == digest {
             Ok(content)
         } else {
-            Err(Error::DigestMismatch {
-                what: what(),
-                expected: digest,
-                actual,
-            })
+            Err(Error::DigestMismatch { what: what(), expected: digest, actual })
         }
     }
 }

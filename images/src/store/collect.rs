@@ -58,41 +58,26 @@ impl Store {
         let mut removed = Removed::default();
         self.update_entries(|entries| {
             let entry = self.find(entries, reference)?.clone();
-            let named = reference.parse::<Reference>().is_ok_and(|name| {
-                entry
-                    .reference
-                    .as_ref()
-                    .is_some_and(|have| have.name() == name.name())
-            });
+            let named = reference
+                .parse::<Reference>()
+                .is_ok_and(|name| entry.reference.as_ref().is_some_and(|have| have.name() == name.name()));
             let names: Vec<String> = entries
                 .iter()
                 .filter(|other| other.manifest == entry.manifest)
                 .filter_map(|other| Some(other.reference.as_ref()?.familiar()))
                 .collect();
             if !named && names.len() > 1 && !force {
-                return Err(Error::SeveralNames {
-                    id: reference.to_owned(),
-                    names,
-                });
+                return Err(Error::SeveralNames { id: reference.to_owned(), names });
             }
             let last = !named || names.len() <= 1;
             if last
                 && !force
-                && let Some(user) = uses
-                    .iter()
-                    .find(|user| user.manifest == entry.manifest.to_string())
+                && let Some(user) = uses.iter().find(|user| user.manifest == entry.manifest.to_string())
             {
-                return Err(Error::InUse {
-                    reference: reference.to_owned(),
-                    user: user.user.clone(),
-                });
+                return Err(Error::InUse { reference: reference.to_owned(), user: user.user.clone() });
             }
             entries.retain(|other| {
-                let goes = if named {
-                    other.reference == entry.reference
-                } else {
-                    other.manifest == entry.manifest
-                };
+                let goes = if named { other.reference == entry.reference } else { other.manifest == entry.manifest };
                 if goes && let Some(name) = &other.reference {
                     removed.untagged.push(name.familiar());
                 }
@@ -113,24 +98,17 @@ impl Store {
 
     /// Removes images without a name, with `all` every image that no container uses, and all content nothing needs,
     /// unfinished downloads included.
-    pub fn prune(
-        &self,
-        all: bool,
-        in_use: impl FnOnce() -> Result<Vec<Use>, UseError>,
-    ) -> Result<Pruned> {
+    pub fn prune(&self, all: bool, in_use: impl FnOnce() -> Result<Vec<Use>, UseError>) -> Result<Pruned> {
         let _lock = Guard::exclusive(&self.root.join("content.lock"))?;
         let uses = in_use().map_err(Error::Users)?;
         let used: HashSet<&str> = uses.iter().map(|user| user.manifest.as_str()).collect();
         let mut removed = Removed::default();
         self.update_entries(|entries| {
             let goes = |entry: &IndexEntry| {
-                (all || entry.reference.is_none())
-                    && !used.contains(entry.manifest.to_string().as_str())
+                (all || entry.reference.is_none()) && !used.contains(entry.manifest.to_string().as_str())
             };
             for entry in entries.iter().filter(|entry| goes(entry)) {
-                removed
-                    .untagged
-                    .extend(entry.reference.as_ref().map(Reference::familiar));
+                removed.untagged.extend(entry.reference.as_ref().map(Reference::familiar));
                 if !removed.deleted.contains(&entry.manifest) {
                     removed.deleted.push(entry.manifest);
                 }
@@ -158,14 +136,10 @@ impl Store {
         }
         for (name, path) in children(&self.layers_dir())? {
             let digest = Digest::from_hex(&name);
-            if digest.is_some_and(|digest| needed.chain_ids.contains(&digest))
-                || needed.paths.contains(&path)
-            {
+            if digest.is_some_and(|digest| needed.chain_ids.contains(&digest)) || needed.paths.contains(&path) {
                 continue;
             }
-            reclaimed += digest
-                .and_then(|digest| self.layer_size(digest))
-                .unwrap_or(0);
+            reclaimed += digest.and_then(|digest| self.layer_size(digest)).unwrap_or(0);
             // It vanishes in one step; what is left in `ingest/` is removed on drop, or swept.
             let trash = Work::directory(self)?;
             let target = trash.path().join("layer");
@@ -176,13 +150,9 @@ impl Store {
 
     fn needed(&self, uses: &[Use]) -> Result<Needed> {
         let mut needed = Needed::default();
-        let mut manifests: Vec<Digest> =
-            self.entries()?.iter().map(|entry| entry.manifest).collect();
+        let mut manifests: Vec<Digest> = self.entries()?.iter().map(|entry| entry.manifest).collect();
         let indexed = manifests.len();
-        manifests.extend(
-            uses.iter()
-                .filter_map(|user| user.manifest.parse::<Digest>().ok()),
-        );
+        manifests.extend(uses.iter().filter_map(|user| user.manifest.parse::<Digest>().ok()));
         for (place, manifest) in manifests.into_iter().enumerate() {
             match self.image(manifest, "", manifest.to_string()) {
                 Ok(image) => needed.add(&image),
@@ -197,11 +167,9 @@ impl Store {
             needed.chain_ids.extend(lease.chain_ids);
         }
         // A layer directory is `<chain id>/fs`.
-        needed.paths.extend(
-            uses.iter()
-                .flat_map(|user| &user.layers)
-                .filter_map(|path| Some(path.parent()?.to_owned())),
-        );
+        needed
+            .paths
+            .extend(uses.iter().flat_map(|user| &user.layers).filter_map(|path| Some(path.parent()?.to_owned())));
         Ok(needed)
     }
 }
@@ -217,10 +185,8 @@ struct Needed {
 impl Needed {
     fn add(&mut self, image: &super::Image) {
         self.blobs.extend([image.manifest_digest, image.id]);
-        self.blobs
-            .extend(image.layers.iter().map(|layer| layer.digest));
-        self.chain_ids
-            .extend(image.layers.iter().map(|layer| layer.chain_id));
+        self.blobs.extend(image.layers.iter().map(|layer| layer.digest));
+        self.chain_ids.extend(image.layers.iter().map(|layer| layer.chain_id));
     }
 }
 
@@ -229,10 +195,7 @@ fn children(directory: &std::path::Path) -> Result<Vec<(String, PathBuf)>> {
         .map_err(Error::io("read", directory))?
         .map(|entry| {
             let entry = entry.map_err(Error::io("read", directory))?;
-            Ok((
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            ))
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
         })
         .collect()
 }

@@ -59,10 +59,7 @@ impl Store {
         let image = self.resolve(reference)?;
         let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
         for entry in self.entries()? {
-            let Some(name) = entry
-                .reference
-                .filter(|_| entry.manifest == image.manifest_digest)
-            else {
+            let Some(name) = entry.reference.filter(|_| entry.manifest == image.manifest_digest) else {
                 continue;
             };
             if name.tag().is_some() {
@@ -80,20 +77,14 @@ impl Store {
             digest: image.manifest_digest,
             repo_tags,
             repo_digests,
-            comment: comment
-                .and_then(|step| step.comment().clone())
-                .unwrap_or_default(),
+            comment: comment.and_then(|step| step.comment().clone()).unwrap_or_default(),
             created: config.created().clone(),
             author: config.author().clone().unwrap_or_default(),
             architecture: config.architecture().to_string(),
             os: config.os().to_string(),
             variant: config.variant().clone(),
             size: image.size,
-            unpacked_size: image
-                .layers
-                .iter()
-                .map(|layer| self.layer_size(layer.chain_id))
-                .sum(),
+            unpacked_size: image.layers.iter().map(|layer| self.layer_size(layer.chain_id)).sum(),
             config: config.config().clone().unwrap_or_default(),
             root_fs: RootFs {
                 r#type: "layers".to_owned(),

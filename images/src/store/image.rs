@@ -53,10 +53,7 @@ impl Store {
     pub fn resolve(&self, reference: &str) -> Result<Image> {
         let entries = self.entries()?;
         let entry = self.find(&entries, reference)?;
-        let familiar = entry
-            .reference
-            .as_ref()
-            .map_or_else(|| entry.manifest.to_string(), Reference::familiar);
+        let familiar = entry.reference.as_ref().map_or_else(|| entry.manifest.to_string(), Reference::familiar);
         self.image(entry.manifest, &entry.media_type, familiar)
     }
 
@@ -64,9 +61,7 @@ impl Store {
     pub(crate) fn find<'a>(&self, entries: &'a [IndexEntry], text: &str) -> Result<&'a IndexEntry> {
         let prefix = text.strip_prefix("sha256:").unwrap_or(text);
         let is_prefix = (2..=64).contains(&prefix.len())
-            && prefix
-                .bytes()
-                .all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit));
+            && prefix.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit));
         match text.parse::<Reference>() {
             Ok(wanted) => {
                 if let Some(entry) = entries.iter().find(|entry| is_meant(entry, &wanted)) {
@@ -79,30 +74,17 @@ impl Store {
         if is_prefix {
             return self.find_by_prefix(entries, text, prefix);
         }
-        Err(Error::NotFound {
-            reference: text.to_owned(),
-        })
+        Err(Error::NotFound { reference: text.to_owned() })
     }
 
-    fn find_by_prefix<'a>(
-        &self,
-        entries: &'a [IndexEntry],
-        text: &str,
-        prefix: &str,
-    ) -> Result<&'a IndexEntry> {
+    fn find_by_prefix<'a>(&self, entries: &'a [IndexEntry], text: &str, prefix: &str) -> Result<&'a IndexEntry> {
         let mut found: Option<&IndexEntry> = None;
         let mut matches = Vec::new();
         for entry in entries {
-            let mut hit = entry
-                .manifest
-                .hex()
-                .starts_with(prefix)
-                .then_some(entry.manifest);
+            let mut hit = entry.manifest.hex().starts_with(prefix).then_some(entry.manifest);
             if hit.is_none() {
                 // A damaged image must not keep the others from being found.
-                let id = self
-                    .manifest(entry.manifest)
-                    .and_then(|manifest| digest_of(manifest.config()));
+                let id = self.manifest(entry.manifest).and_then(|manifest| digest_of(manifest.config()));
                 hit = id.ok().filter(|id| id.hex().starts_with(prefix));
             }
             let Some(digest) = hit else { continue };
@@ -113,13 +95,8 @@ impl Store {
         }
         match (found, matches.len()) {
             (Some(entry), 1) => Ok(entry),
-            (Some(_), _) => Err(Error::Ambiguous {
-                prefix: text.to_owned(),
-                matches,
-            }),
-            (None, _) => Err(Error::NotFound {
-                reference: text.to_owned(),
-            }),
+            (Some(_), _) => Err(Error::Ambiguous { prefix: text.to_owned(), matches }),
+            (None, _) => Err(Error::NotFound { reference: text.to_owned() }),
         }
     }
 
@@ -128,21 +105,12 @@ impl Store {
     }
 
     /// Reads the image with this manifest.
-    pub(crate) fn image(
-        &self,
-        digest: Digest,
-        media_type: &str,
-        reference: String,
-    ) -> Result<Image> {
+    pub(crate) fn image(&self, digest: Digest, media_type: &str, reference: String) -> Result<Image> {
         let missing = |part, digest| {
             let image = reference.clone();
             move |error| match error {
                 Error::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
-                    Error::MissingBlob {
-                        image,
-                        part,
-                        digest,
-                    }
+                    Error::MissingBlob { image, part, digest }
                 }
                 other => other,
             }
@@ -150,10 +118,8 @@ impl Store {
         let text = self.document(digest).map_err(missing("manifest", digest))?;
         let manifest: ImageManifest = parse(&format!("manifest {digest}"), &text)?;
         let id = digest_of(manifest.config())?;
-        let config: ImageConfiguration = parse(
-            &format!("configuration {id}"),
-            &self.document(id).map_err(missing("configuration", id))?,
-        )?;
+        let config: ImageConfiguration =
+            parse(&format!("configuration {id}"), &self.document(id).map_err(missing("configuration", id))?)?;
         let layers = layers(&manifest, &config)?;
         let size = layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config().size();
         Ok(Image {
@@ -177,9 +143,7 @@ fn is_meant(entry: &IndexEntry, wanted: &Reference) -> bool {
     match wanted.digest() {
         Some(digest) => {
             have.name() == wanted.name()
-                && (entry.manifest == digest
-                    || entry.index == Some(digest)
-                    || have.digest() == Some(digest))
+                && (entry.manifest == digest || entry.index == Some(digest) || have.digest() == Some(digest))
         }
         None => have == wanted,
     }
@@ -191,21 +155,15 @@ pub fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<V
         .rootfs()
         .diff_ids()
         .iter()
-        .map(|text| {
-            text.parse()
-                .map_err(|error| Error::invalid("the image's configuration", error))
-        })
+        .map(|text| text.parse().map_err(|error| Error::invalid("the image's configuration", error)))
         .collect::<Result<Vec<Digest>>>()?;
     if diff_ids.len() > MAX_LAYERS {
         let reason = format!("it has more than {MAX_LAYERS} layers");
         return Err(Error::invalid("the image", reason));
     }
     if diff_ids.len() != manifest.layers().len() {
-        let counts = format!(
-            "the manifest has {} layers, the configuration {}",
-            manifest.layers().len(),
-            diff_ids.len()
-        );
+        let counts =
+            format!("the manifest has {} layers, the configuration {}", manifest.layers().len(), diff_ids.len());
         return Err(Error::invalid("the image", counts));
     }
     manifest
@@ -216,13 +174,7 @@ pub fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<V
             let media_type = descriptor.media_type().to_string();
             Compression::of_layer(&media_type)?;
             let digest = digest_of(descriptor)?;
-            Ok(Layer {
-                digest,
-                diff_id: *diff_id,
-                chain_id,
-                size: descriptor.size(),
-                media_type,
-            })
+            Ok(Layer { digest, diff_id: *diff_id, chain_id, size: descriptor.size(), media_type })
         })
         .collect()
 }
@@ -242,11 +194,7 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
 
 /// The digest of a descriptor, which must be a sha256.
 pub fn digest_of(descriptor: &oci_spec::image::Descriptor) -> Result<Digest> {
-    descriptor
-        .digest()
-        .as_ref()
-        .parse()
-        .map_err(|error| Error::invalid("a descriptor", error))
+    descriptor.digest().as_ref().parse().map_err(|error| Error::invalid("a descriptor", error))
 }
 
 /// Parses a JSON document.
@@ -254,11 +202,7 @@ pub fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|error| {
         let reason = error.to_string();
         // Some words of the type for digests do not say what they are about.
-        let unclear = [
-            "Empty algorithm",
-            "Invalid algorithm",
-            "Invalid encoded value",
-        ];
+        let unclear = ["Empty algorithm", "Invalid algorithm", "Invalid encoded value"];
         if unclear.iter().any(|words| reason.starts_with(words)) {
             Error::invalid(what, format!("malformed digest: {reason}"))
         } else {

@@ -32,12 +32,7 @@ pub struct IndexEntry {
 
 impl IndexEntry {
     fn parse(descriptor: &Descriptor) -> Option<Self> {
-        let annotation = |key| {
-            descriptor
-                .annotations()
-                .as_ref()
-                .and_then(|all| all.get(key))
-        };
+        let annotation = |key| descriptor.annotations().as_ref().and_then(|all| all.get(key));
         let media_type = descriptor.media_type().to_string();
         Some(Self {
             reference: annotation(REF_NAME).and_then(|text| text.parse().ok()),
@@ -64,10 +59,8 @@ impl IndexEntry {
 
 /// A descriptor in the form the OCI types have it.
 pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Result<Descriptor> {
-    let digest: oci_spec::image::Digest = digest
-        .to_string()
-        .parse()
-        .map_err(|error| Error::invalid(digest.to_string(), error))?;
+    let digest: oci_spec::image::Digest =
+        digest.to_string().parse().map_err(|error| Error::invalid(digest.to_string(), error))?;
     Ok(Descriptor::new(MediaType::from(media_type), size, digest))
 }
 
@@ -81,42 +74,29 @@ impl Store {
             Err(error) => return Err(Error::io("open", &path)(error)),
         };
         let mut text = Vec::new();
-        file.take(MAX_INDEX)
-            .read_to_end(&mut text)
-            .map_err(Error::io("read", &path))?;
+        file.take(MAX_INDEX).read_to_end(&mut text).map_err(Error::io("read", &path))?;
         let index: ImageIndex = serde_json::from_slice(&text).map_err(|error| {
             let advice = "restore it, or move it away and load the images again";
             Error::invalid(path.display().to_string(), format!("{error}; {advice}"))
         })?;
-        Ok(index
-            .manifests()
-            .iter()
-            .filter_map(IndexEntry::parse)
-            .collect())
+        Ok(index.manifests().iter().filter_map(IndexEntry::parse).collect())
     }
 
     /// Changes the entries as one step that no other process can interleave with.
-    pub(crate) fn update_entries<T>(
-        &self,
-        change: impl FnOnce(&mut Vec<IndexEntry>) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn update_entries<T>(&self, change: impl FnOnce(&mut Vec<IndexEntry>) -> Result<T>) -> Result<T> {
         let _lock = Guard::exclusive(&self.root.join("index.lock"))?;
         let mut entries = self.entries()?;
         let before = entries.clone();
         let result = change(&mut entries)?;
         if entries != before {
-            let manifests = entries
-                .iter()
-                .map(IndexEntry::descriptor)
-                .collect::<Result<Vec<_>>>()?;
+            let manifests = entries.iter().map(IndexEntry::descriptor).collect::<Result<Vec<_>>>()?;
             let index = ImageIndexBuilder::default()
                 .schema_version(2_u32)
                 .media_type(MediaType::ImageIndex)
                 .manifests(manifests)
                 .build()
                 .map_err(|error| Error::invalid("index.json", error))?;
-            let text =
-                serde_json::to_vec(&index).map_err(|error| Error::invalid("index.json", error))?;
+            let text = serde_json::to_vec(&index).map_err(|error| Error::invalid("index.json", error))?;
             let work = Work::file(self)?;
             work.write(&text)?;
             work.rename(&self.root.join("index.json"))?;
@@ -136,10 +116,7 @@ impl Store {
 /// Adds an entry; its name is taken from whoever has it.
 pub fn insert(entries: &mut Vec<IndexEntry>, new: IndexEntry) {
     if new.reference.is_some() {
-        for entry in entries
-            .iter_mut()
-            .filter(|entry| entry.reference == new.reference)
-        {
+        for entry in entries.iter_mut().filter(|entry| entry.reference == new.reference) {
             entry.reference = None;
         }
     }
@@ -156,9 +133,10 @@ pub fn drop_nameless_duplicates(entries: &mut Vec<IndexEntry>) {
     while index < entries.len() {
         let manifest = entries[index].manifest;
         let duplicate = entries[index].reference.is_none()
-            && entries.iter().enumerate().any(|(other, entry)| {
-                entry.manifest == manifest && (entry.reference.is_some() || other < index)
-            });
+            && entries
+                .iter()
+                .enumerate()
+                .any(|(other, entry)| entry.manifest == manifest && (entry.reference.is_some() || other < index));
         if duplicate {
             entries.remove(index);
         } else {

@@ -68,8 +68,7 @@ impl Work {
             if let Some(work) = Self::lock_directory(store.ingest_dir().join(name))? {
                 for entry in std::fs::read_dir(&work.path).map_err(Error::io("read", &work.path))? {
                     let entry = entry.map_err(Error::io("read", &work.path))?;
-                    remove_all(&work.file, entry.file_name().as_bytes())
-                        .map_err(Error::io("remove", entry.path()))?;
+                    remove_all(&work.file, entry.file_name().as_bytes()).map_err(Error::io("remove", entry.path()))?;
                 }
                 return Ok(work);
             }
@@ -99,9 +98,7 @@ impl Work {
         }
         let ours = rustix::fs::fstat(&file).map_err(Error::io("examine", &path))?;
         match std::fs::symlink_metadata(&path) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.st_dev, ours.st_ino) => {
-                Ok(Some(Self { path, file }))
-            }
+            Ok(there) if (there.dev(), there.ino()) == (ours.st_dev, ours.st_ino) => Ok(Some(Self { path, file })),
             _ => {
                 // Not ours to remove.
                 drop(file);
@@ -121,19 +118,13 @@ impl Work {
 
     /// A second handle on the file.
     pub fn open_file(&self) -> Result<File> {
-        Ok(self
-            .file
-            .try_clone()
-            .map_err(Error::io("open", &self.path))?
-            .into())
+        Ok(self.file.try_clone().map_err(Error::io("open", &self.path))?.into())
     }
 
     /// Replaces the file's content.
     pub fn write(&self, content: &[u8]) -> Result<()> {
         let mut file = self.open_file()?;
-        file.write_all(content)
-            .and_then(|()| file.sync_data())
-            .map_err(Error::io("write", &self.path))
+        file.write_all(content).and_then(|()| file.sync_data()).map_err(Error::io("write", &self.path))
     }
 
     /// Makes the entry visible as `target`, replacing what is there.
@@ -162,13 +153,9 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         if let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) {
-            let removed =
-                open_directory(parent).and_then(|parent| remove_all(parent, name.as_bytes()));
+            let removed = open_directory(parent).and_then(|parent| remove_all(parent, name.as_bytes()));
             if let Err(error) = removed {
-                tracing::debug!(
-                    "cannot remove {}, it is swept later: {error}",
-                    self.path.display()
-                );
+                tracing::debug!("cannot remove {}, it is swept later: {error}", self.path.display());
             }
         }
     }
@@ -196,14 +183,9 @@ impl PartialBlob {
                 .mode(0o600)
                 .open(&path)
                 .map_err(Error::io("create", &path))?;
-            if let Some(work) =
-                Work::lock(path.clone(), file.into(), FlockOperation::LockExclusive)?
-            {
+            if let Some(work) = Work::lock(path.clone(), file.into(), FlockOperation::LockExclusive)? {
                 let file = work.open_file()?;
-                return Ok(Self {
-                    work: Some(work),
-                    file,
-                });
+                return Ok(Self { work: Some(work), file });
             }
         }
     }
@@ -215,27 +197,19 @@ impl PartialBlob {
 
     /// Where it is.
     pub fn path(&self) -> PathBuf {
-        self.work
-            .as_ref()
-            .map(|work| work.path.clone())
-            .unwrap_or_default()
+        self.work.as_ref().map(|work| work.path.clone()).unwrap_or_default()
     }
 
     /// Starts over.
     pub fn reset(&mut self) -> Result<()> {
         let path = self.path();
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
-            .map_err(Error::io("truncate", path))?;
+        self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(Error::io("truncate", path))?;
         Ok(())
     }
 
     /// The blob is whole and checked: makes it visible.
     pub fn publish(mut self, target: &Path) -> Result<()> {
-        self.file
-            .sync_data()
-            .map_err(Error::io("write", self.path()))?;
+        self.file.sync_data().map_err(Error::io("write", self.path()))?;
         match self.work.take() {
             Some(work) => work.rename(target),
             None => Ok(()),
@@ -286,9 +260,7 @@ impl Lease {
                 continue;
             };
             let mut text = Vec::new();
-            file.take(MAX_DOCUMENT)
-                .read_to_end(&mut text)
-                .map_err(Error::io("read", &path))?;
+            file.take(MAX_DOCUMENT).read_to_end(&mut text).map_err(Error::io("read", &path))?;
             leases.extend(serde_json::from_slice::<Self>(&text).ok());
         }
         Ok(leases)
@@ -303,10 +275,7 @@ pub fn sweep(store: &Store) -> Result<()> {
 /// Removes unfinished downloads that nobody has come back to.
 pub fn sweep_partial(store: &Store, older_than: Duration) -> Result<()> {
     sweep_directory(&store.partial_dir(), |metadata| {
-        let age = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.elapsed().ok());
+        let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
         age.unwrap_or_default() >= older_than
     })
 }
@@ -324,30 +293,19 @@ fn sweep_directory(directory: &Path, unwanted: impl Fn(&std::fs::Metadata) -> bo
         };
         if std::fs::symlink_metadata(&path).is_ok_and(|metadata| unwanted(&metadata)) {
             // Dropping what could be locked removes it.
-            drop(Work::lock(
-                path,
-                file,
-                FlockOperation::NonBlockingLockExclusive,
-            )?);
+            drop(Work::lock(path, file, FlockOperation::NonBlockingLockExclusive)?);
         }
     }
     Ok(())
 }
 
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
-    openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A path in `ingest/` that nobody else uses.
 fn unique(store: &Store, suffix: &str) -> PathBuf {
     // The standard library seeds this from the system's random numbers.
     let random = RandomState::new().build_hasher().finish();
-    store
-        .ingest_dir()
-        .join(format!("{}-{random:016x}{suffix}", std::process::id()))
+    store.ingest_dir().join(format!("{}-{random:016x}{suffix}", std::process::id()))
 }

@@ -42,19 +42,10 @@ struct Pending<'a> {
 impl Store {
     /// The image's layer directories for overlayfs, topmost first. Layers that are missing are unpacked.
     pub fn lower_dirs(&self, image: &Image) -> Result<Vec<PathBuf>> {
-        if image
-            .layers
-            .iter()
-            .any(|layer| !self.has_layer(layer.chain_id))
-        {
+        if image.layers.iter().any(|layer| !self.has_layer(layer.chain_id)) {
             self.unpack_layers(&image.layers, &|_| Ok(()))?;
         }
-        Ok(image
-            .layers
-            .iter()
-            .rev()
-            .map(|layer| self.layer_dir(layer.chain_id).join(CONTENT))
-            .collect())
+        Ok(image.layers.iter().rev().map(|layer| self.layer_dir(layer.chain_id).join(CONTENT)).collect())
     }
 
     pub(crate) fn layer_dir(&self, chain_id: Digest) -> PathBuf {
@@ -68,9 +59,7 @@ impl Store {
     /// Bytes of file content in an unpacked layer.
     pub(crate) fn layer_size(&self, chain_id: Digest) -> Option<u64> {
         let text = std::fs::read(self.layer_dir(chain_id).join(RECORD)).ok()?;
-        serde_json::from_slice::<LayerRecord>(&text)
-            .ok()
-            .map(|record| record.size)
+        serde_json::from_slice::<LayerRecord>(&text).ok().map(|record| record.size)
     }
 
     /// Unpacks those of an image's layers that are missing, several at once.
@@ -81,10 +70,7 @@ impl Store {
         }
         let lowers = self.lower_descriptors(layers, &pending)?;
         let schedule = Schedule::new(pending.len());
-        let threads = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(PARALLEL)
-            .min(pending.len());
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(PARALLEL).min(pending.len());
         let run = || {
             while let Some(Turn { index, gate }) = schedule.next() {
                 let result = self.unpack_one(&pending[index], &lowers, gate, available);
@@ -112,8 +98,7 @@ impl Store {
             let work = Work::named_directory(self, &layer.chain_id.hex())?;
             // Another process may have been at it until now.
             if !self.has_layer(layer.chain_id) {
-                mkdirat(work.fd(), CONTENT, Mode::from_raw_mode(0o755))
-                    .map_err(Error::io("create", work.path()))?;
+                mkdirat(work.fd(), CONTENT, Mode::from_raw_mode(0o755)).map_err(Error::io("create", work.path()))?;
                 pending.push(Pending { layer, place, work });
             }
         }
@@ -127,10 +112,8 @@ impl Store {
             .enumerate()
             .map(|(place, layer)| {
                 let work = pending.iter().find(|pending| pending.place == place);
-                let path = work.map_or_else(
-                    || self.layer_dir(layer.chain_id),
-                    |pending| pending.work.path().to_owned(),
-                );
+                let path =
+                    work.map_or_else(|| self.layer_dir(layer.chain_id), |pending| pending.work.path().to_owned());
                 layer::detach(open_directory(&path)?, true).map_err(Error::io("open", path))
             })
             .collect()
@@ -152,23 +135,13 @@ impl Store {
             digest: layer.digest,
             diff_id: Some(layer.diff_id),
             directory: open_directory(pending.work.path())?,
-            lowers: lowers[..pending.place]
-                .iter()
-                .rev()
-                .map(AsFd::as_fd)
-                .collect(),
+            lowers: lowers[..pending.place].iter().rev().map(AsFd::as_fd).collect(),
             gate,
             limits: self.limits().clone(),
         };
-        let failed = |error| Error::Layer {
-            digest: layer.digest,
-            error: Box::new(error),
-        };
+        let failed = |error| Error::Layer { digest: layer.digest, error: Box::new(error) };
         let unpacked = layer::run(self.unpacker(), job, pending.work.fd()).map_err(failed)?;
-        let record = LayerRecord {
-            diff_id: layer.diff_id,
-            size: unpacked.size,
-        };
+        let record = LayerRecord { diff_id: layer.diff_id, size: unpacked.size };
         complete(pending.work.fd(), record).map_err(failed)
     }
 
@@ -186,32 +159,13 @@ impl Store {
     /// Unpacks an only layer whose content is not known yet; `blob` holds it. Returns its diff id.
     pub(crate) fn unpack_unknown(&self, blob: File, digest: Digest) -> Result<Digest> {
         let work = Work::directory(self)?;
-        mkdirat(work.fd(), CONTENT, Mode::from_raw_mode(0o755))
-            .map_err(Error::io("create", work.path()))?;
+        mkdirat(work.fd(), CONTENT, Mode::from_raw_mode(0o755)).map_err(Error::io("create", work.path()))?;
         let directory = open_directory(work.path())?;
         let limits = self.limits().clone();
-        let job = Job {
-            blob,
-            digest,
-            diff_id: None,
-            directory,
-            lowers: Vec::new(),
-            gate: None,
-            limits,
-        };
-        let failed = |error| Error::Layer {
-            digest,
-            error: Box::new(error),
-        };
+        let job = Job { blob, digest, diff_id: None, directory, lowers: Vec::new(), gate: None, limits };
+        let failed = |error| Error::Layer { digest, error: Box::new(error) };
         let unpacked = layer::run(self.unpacker(), job, work.fd()).map_err(failed)?;
-        complete(
-            work.fd(),
-            LayerRecord {
-                diff_id: unpacked.diff_id,
-                size: unpacked.size,
-            },
-        )
-        .map_err(failed)?;
+        complete(work.fd(), LayerRecord { diff_id: unpacked.diff_id, size: unpacked.size }).map_err(failed)?;
         rustix::fs::syncfs(work.fd()).map_err(Error::io("write", work.path()))?;
         work.rename_if_new(&self.layer_dir(unpacked.diff_id))?;
         Ok(unpacked.diff_id)
@@ -225,21 +179,17 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
 
 /// Marks the opaque directories that the worker listed, a step it has no privilege for, and writes the record.
 fn complete(directory: &OwnedFd, record: LayerRecord) -> Result<(), LayerError> {
-    let io = |action: &'static str| {
-        move |error: rustix::io::Errno| LayerError::Worker(format!("cannot {action}: {error}"))
-    };
+    let io =
+        |action: &'static str| move |error: rustix::io::Errno| LayerError::Worker(format!("cannot {action}: {error}"));
     let read = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let content =
-        openat2(directory, CONTENT, read, Mode::empty(), INSIDE).map_err(io("open the layer"))?;
+    let content = openat2(directory, CONTENT, read, Mode::empty(), INSIDE).map_err(io("open the layer"))?;
     for path in layer::read_opaque(directory)? {
-        let opaque = openat2(&content, &path, read, Mode::empty(), INSIDE)
-            .map_err(io("open an opaque directory"))?;
+        let opaque = openat2(&content, &path, read, Mode::empty(), INSIDE).map_err(io("open an opaque directory"))?;
         fsetxattr(opaque, "trusted.overlay.opaque", b"y", XattrFlags::empty())
             .map_err(io("mark an opaque directory"))?;
     }
     let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file =
-        openat(directory, RECORD, write, Mode::RUSR).map_err(io("create the layer's record"))?;
+    let file = openat(directory, RECORD, write, Mode::RUSR).map_err(io("create the layer's record"))?;
     serde_json::to_vec(&record)
         .map_err(std::io::Error::from)
         .and_then(|text| File::from(file).write_all(&text))

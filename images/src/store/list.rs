@@ -53,11 +53,7 @@ impl Store {
                     continue;
                 }
             };
-            let unpacked: Option<u64> = image
-                .layers
-                .iter()
-                .map(|layer| self.layer_size(layer.chain_id))
-                .sum();
+            let unpacked: Option<u64> = image.layers.iter().map(|layer| self.layer_size(layer.chain_id)).sum();
             let reference = entry.reference.as_ref();
             list.push(Summary {
                 repository: reference.map(Reference::familiar_name),
@@ -68,11 +64,7 @@ impl Store {
                 size: unpacked.unwrap_or(image.size),
             });
         }
-        list.sort_by(|a, b| {
-            b.created
-                .cmp(&a.created)
-                .then_with(|| a.repository.cmp(&b.repository))
-        });
+        list.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.repository.cmp(&b.repository)));
         Ok(list)
     }
 
@@ -82,19 +74,13 @@ impl Store {
         let mut layers = image.layers.iter();
         let mut history = Vec::new();
         for step in image.config.history().iter().flatten() {
-            let layer = if step.empty_layer().unwrap_or(false) {
-                None
-            } else {
-                layers.next()
-            };
+            let layer = if step.empty_layer().unwrap_or(false) { None } else { layers.next() };
             history.push(HistoryEntry {
                 diff_id: layer.map(|layer| layer.diff_id),
                 created: step.created().clone(),
                 created_by: step.created_by().clone(),
                 comment: step.comment().clone(),
-                size: layer.map_or(0, |layer| {
-                    self.layer_size(layer.chain_id).unwrap_or(layer.size)
-                }),
+                size: layer.map_or(0, |layer| self.layer_size(layer.chain_id).unwrap_or(layer.size)),
             });
         }
         // An image may tell less history than it has layers.

@@ -51,11 +51,7 @@ pub struct Store {
 impl Store {
     /// Opens the store in `data_root/images`, making it where there is none, and removes what killed processes left.
     pub fn open(data_root: &Path) -> Result<Self> {
-        let store = Self {
-            root: data_root.join("images"),
-            unpacker: Unpacker::default(),
-            limits: Limits::default(),
-        };
+        let store = Self { root: data_root.join("images"), unpacker: Unpacker::default(), limits: Limits::default() };
         if !store.root.join("oci-layout").exists() {
             store.create()?;
         }
@@ -89,8 +85,7 @@ impl Store {
         }
         // Layers hold set-user-id programs of old images: not for other users.
         let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::set_permissions(&self.root, owner_only)
-            .map_err(Error::io("restrict", &self.root))?;
+        std::fs::set_permissions(&self.root, owner_only).map_err(Error::io("restrict", &self.root))?;
         let layout = Work::file(self)?;
         layout.write(br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         layout.rename(&self.root.join("oci-layout"))

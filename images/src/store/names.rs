@@ -10,20 +10,11 @@ impl Store {
         let target: Reference = target.parse()?;
         if target.digest().is_some() {
             let reason = "an image cannot be given a digest, only a name and a tag";
-            return Err(Error::InvalidReference {
-                text: target.familiar(),
-                reason,
-            });
+            return Err(Error::InvalidReference { text: target.familiar(), reason });
         }
         self.update_entries(|entries| {
             let entry = self.find(entries, source)?.clone();
-            index::insert(
-                entries,
-                IndexEntry {
-                    reference: Some(target),
-                    ..entry
-                },
-            );
+            index::insert(entries, IndexEntry { reference: Some(target), ..entry });
             Ok(())
         })
     }

@@ -44,10 +44,7 @@ pub struct Turn {
 
 impl Schedule {
     pub fn new(count: usize) -> Self {
-        Self {
-            count,
-            state: Mutex::default(),
-        }
+        Self { count, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

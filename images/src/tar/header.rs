@@ -12,19 +12,10 @@ impl<'a> Header<'a> {
     pub fn new(block: &'a [u8; BLOCK]) -> Result<Self> {
         let stored = number(&block[148..156])?;
         let masked = |(index, byte): (usize, &u8)| {
-            if (148..156).contains(&index) {
-                b' '
-            } else {
-                *byte
-            }
+            if (148..156).contains(&index) { b' ' } else { *byte }
         };
         let unsigned: i64 = block.iter().enumerate().map(masked).map(i64::from).sum();
-        let signed: i64 = block
-            .iter()
-            .enumerate()
-            .map(masked)
-            .map(|byte| i64::from(byte as i8))
-            .sum();
+        let signed: i64 = block.iter().enumerate().map(masked).map(|byte| i64::from(byte as i8)).sum();
         if stored != unsigned && stored != signed {
             return Err(Error::damaged("a header has a wrong checksum"));
         }
@@ -41,16 +32,8 @@ impl<'a> Header<'a> {
 
     pub fn path(&self) -> Vec<u8> {
         let name = text(&self.0[..100]);
-        let prefix = if self.is_ustar() {
-            text(&self.0[345..500])
-        } else {
-            b""
-        };
-        if prefix.is_empty() {
-            name.to_vec()
-        } else {
-            [prefix, b"/", name].concat()
-        }
+        let prefix = if self.is_ustar() { text(&self.0[345..500]) } else { b"" };
+        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
     pub fn link(&self) -> Vec<u8> {
@@ -83,10 +66,7 @@ impl<'a> Header<'a> {
 
     /// Major and minor number.
     pub fn device(&self) -> Result<(u32, u32)> {
-        let part = |field| {
-            u32::try_from(number(field)?)
-                .map_err(|_| Error::damaged("a device number is out of range"))
-        };
+        let part = |field| u32::try_from(number(field)?).map_err(|_| Error::damaged("a device number is out of range"));
         Ok((part(&self.0[329..337])?, part(&self.0[337..345])?))
     }
 
@@ -113,29 +93,21 @@ pub fn number(field: &[u8]) -> Result<i64> {
         // The mark is bit 7 of the first byte, the sign bit 6.
         let negative = field[0] & 0x40 != 0;
         let first = if negative { field[0] } else { field[0] & 0x7f };
-        let start: i128 = i128::from(if negative {
-            first as i8
-        } else {
-            first.cast_signed()
-        });
-        let value = field[1..]
-            .iter()
-            .fold(start, |value, byte| value << 8 | i128::from(*byte));
+        let start: i128 = i128::from(if negative { first as i8 } else { first.cast_signed() });
+        let value = field[1..].iter().fold(start, |value, byte| value << 8 | i128::from(*byte));
         return i64::try_from(value).map_err(|_| out_of_range());
     }
     let digits = text(field).trim_ascii();
     digits.iter().try_fold(0_i64, |value, digit| match digit {
-        b'0'..=b'7' => value
-            .checked_mul(8)
-            .and_then(|v| v.checked_add(i64::from(digit - b'0')))
-            .ok_or_else(out_of_range),
+        b'0'..=b'7' => {
+            value.checked_mul(8).and_then(|v| v.checked_add(i64::from(digit - b'0'))).ok_or_else(out_of_range)
+        }
         _ => Err(Error::damaged("a number in a header is not octal")),
     })
 }
 
 pub fn unsigned(field: &[u8]) -> Result<u64> {
-    u64::try_from(number(field)?)
-        .map_err(|_| Error::damaged("a size or id in a header is negative"))
+    u64::try_from(number(field)?).map_err(|_| Error::damaged("a size or id in a header is negative"))
 }
 
 #[cfg(test)]
@@ -149,9 +121,7 @@ mod tests {
         assert_eq!(number(b"\0\0\0\0\0\0\0\0").unwrap(), 0);
         assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 1, 0]).unwrap(), 256);
         assert_eq!(number(&[0xff; 12]).unwrap(), -1);
-        let large = [
-            0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-        ];
+        let large = [0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(number(&large).unwrap(), i64::MAX);
         assert!(number(&[0x80, 0, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0]).is_err());
         assert!(number(b"12x\0").is_err());

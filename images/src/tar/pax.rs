@@ -30,8 +30,7 @@ impl Pax {
     pub fn parse(mut data: &[u8]) -> Result<Self> {
         let mut pax = Self::default();
         while !data.is_empty() {
-            let (key, value, rest) =
-                record(data).ok_or_else(|| Error::damaged("a PAX record is malformed"))?;
+            let (key, value, rest) = record(data).ok_or_else(|| Error::damaged("a PAX record is malformed"))?;
             pax.note(key, value)?;
             data = rest;
         }
@@ -46,8 +45,7 @@ impl Pax {
             b"uid" => self.uid = Some(decimal(value)?),
             b"gid" => self.gid = Some(decimal(value)?),
             b"mtime" => {
-                self.mtime =
-                    Some(time(value).ok_or_else(|| Error::damaged("a PAX time is malformed"))?);
+                self.mtime = Some(time(value).ok_or_else(|| Error::damaged("a PAX time is malformed"))?);
             }
             b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => {
@@ -81,16 +79,7 @@ impl Pax {
 
     /// Overrides what the header said.
     pub fn apply(self, entry: &mut Entry) {
-        let Self {
-            path,
-            link,
-            size,
-            uid,
-            gid,
-            mtime,
-            xattrs,
-            sparse,
-        } = self;
+        let Self { path, link, size, uid, gid, mtime, xattrs, sparse } = self;
         set(&mut entry.path, sparse.name.or(path));
         set(&mut entry.link, link);
         set(&mut entry.uid, uid);
@@ -104,10 +93,7 @@ impl Pax {
         if let Some(real_size) = sparse.real_size {
             entry.real_size = real_size;
             if !sparse.map_in_data {
-                let extents = sparse.numbers.chunks_exact(2).map(|pair| Extent {
-                    offset: pair[0],
-                    length: pair[1],
-                });
+                let extents = sparse.numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], length: pair[1] });
                 entry.extents = Some(extents.collect());
             }
         }
@@ -169,23 +155,12 @@ mod tests {
     #[test]
     fn records_are_binary_safe() {
         let pax = Pax::parse(b"20 path=a\nb=\xff\xfe=\x00\x01\x02\x03\n").unwrap();
-        assert_eq!(
-            pax.path.as_deref(),
-            Some(&b"a\nb=\xff\xfe=\x00\x01\x02\x03"[..])
-        );
+        assert_eq!(pax.path.as_deref(), Some(&b"a\nb=\xff\xfe=\x00\x01\x02\x03"[..]));
     }
 
     #[test]
     fn malformed_records_are_refused() {
-        for data in [
-            &b"x"[..],
-            b"5 a=b",
-            b"99 a=b\n",
-            b"6 ab\n",
-            b"0 a=b\n",
-            b" 6 a=b\n",
-            b"99999999999 a=b\n",
-        ] {
+        for data in [&b"x"[..], b"5 a=b", b"99 a=b\n", b"6 ab\n", b"0 a=b\n", b" 6 a=b\n", b"99999999999 a=b\n"] {
             assert!(Pax::parse(data).is_err(), "{}", data.escape_ascii());
         }
     }

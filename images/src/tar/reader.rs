@@ -19,12 +19,7 @@ pub struct Reader<R> {
 
 impl<R: BufRead> Reader<R> {
     pub fn new(input: R) -> Self {
-        Self {
-            input,
-            position: 0,
-            remaining: 0,
-            padding: 0,
-        }
+        Self { input, position: 0, remaining: 0, padding: 0 }
     }
 
     /// Where in the archive the next byte of data is.
@@ -53,20 +48,14 @@ impl<R: BufRead> Reader<R> {
                 b'L' => long_path = Some(self.long_name(size)?),
                 b'K' => long_link = Some(self.long_name(size)?),
                 b'x' => {
-                    pax = Some(Pax::parse(&self.small_data(
-                        size,
-                        MAX_PAX,
-                        "a PAX header",
-                    )?)?);
+                    pax = Some(Pax::parse(&self.small_data(size, MAX_PAX, "a PAX header")?)?);
                 }
                 // Global headers carry comments in practice; as docker, their content is not applied.
                 b'g' => {
                     self.small_data(size, MAX_PAX, "a PAX header")?;
                 }
                 _ => {
-                    return self
-                        .entry(&header, size, long_path, long_link, pax)
-                        .map(Some);
+                    return self.entry(&header, size, long_path, long_link, pax).map(Some);
                 }
             }
         }
@@ -114,11 +103,7 @@ impl<R: BufRead> Reader<R> {
             xattrs: Vec::new(),
         };
         // Links and devices carry no data, whatever size old writers put there.
-        let stored = if matches!(flag, b'1'..=b'6') {
-            0
-        } else {
-            pax.as_ref().and_then(Pax::size).unwrap_or(size)
-        };
+        let stored = if matches!(flag, b'1'..=b'6') { 0 } else { pax.as_ref().and_then(Pax::size).unwrap_or(size) };
         if stored > i64::MAX as u64 {
             return Err(Error::damaged("an entry's size is out of range"));
         }
@@ -190,9 +175,7 @@ impl<R: BufRead> Reader<R> {
             if available.is_empty() {
                 return Err(Error::Truncated.into());
             }
-            let count = available
-                .len()
-                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = available.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             sink(&available[..count])?;
             self.input.consume(count);
             left -= count as u64;
@@ -211,9 +194,7 @@ impl<R: BufRead> Reader<R> {
     /// Data that belongs to a header and must be short.
     fn small_data(&mut self, size: u64, limit: u64, what: &str) -> Result<Vec<u8>> {
         if size > limit {
-            return Err(Error::damaged(format!(
-                "{what} of {size} bytes is longer than the {limit} allowed"
-            )));
+            return Err(Error::damaged(format!("{what} of {size} bytes is longer than the {limit} allowed")));
         }
         self.remaining = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
@@ -243,12 +224,10 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn read_exact(&mut self, block: &mut [u8; BLOCK]) -> Result<()> {
-        self.input
-            .read_exact(block)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => Error::Truncated,
-                _ => Error::Io(error),
-            })?;
+        self.input.read_exact(block).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::Truncated,
+            _ => Error::Io(error),
+        })?;
         self.position += BLOCK as u64;
         Ok(())
     }

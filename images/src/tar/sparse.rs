@@ -14,21 +14,14 @@ pub struct Extent {
 const FIELD: usize = 24;
 
 pub fn check_count(count: usize) -> Result<()> {
-    if count < MAX_EXTENTS {
-        Ok(())
-    } else {
-        Err(Error::damaged("a sparse file has too many extents"))
-    }
+    if count < MAX_EXTENTS { Ok(()) } else { Err(Error::damaged("a sparse file has too many extents")) }
 }
 
 /// Extents from a GNU header (4) or extension block (21); unused fields are empty.
 pub fn push_gnu(fields: &[u8], extents: &mut Vec<Extent>) -> Result<()> {
     for field in fields.chunks_exact(FIELD).filter(|field| field[0] != 0) {
         check_count(extents.len())?;
-        extents.push(Extent {
-            offset: unsigned(&field[..12])?,
-            length: unsigned(&field[12..])?,
-        });
+        extents.push(Extent { offset: unsigned(&field[..12])?, length: unsigned(&field[12..])? });
     }
     Ok(())
 }
@@ -75,13 +68,7 @@ impl MapInData {
     }
 
     pub fn extents(self) -> Vec<Extent> {
-        self.numbers
-            .chunks_exact(2)
-            .map(|pair| Extent {
-                offset: pair[0],
-                length: pair[1],
-            })
-            .collect()
+        self.numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect()
     }
 }
 
@@ -96,9 +83,5 @@ pub fn check(extents: &[Extent], data: u64, real_size: u64) -> Result<()> {
         end = extent.offset.checked_add(extent.length).ok_or_else(wrong)?;
         total += extent.length;
     }
-    if end > real_size || total != data {
-        Err(wrong())
-    } else {
-        Ok(())
-    }
+    if end > real_size || total != data { Err(wrong()) } else { Ok(()) }
 }

@@ -23,19 +23,15 @@ struct Faulty {
 }
 
 fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let mut answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
-        body.len()
-    )
-    .into_bytes();
+    let mut answer =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n", body.len())
+            .into_bytes();
     answer.extend(body);
     answer
 }
 
 impl Faulty {
-    fn start(
-        script: impl Fn(&str, &Headers, usize) -> Option<Vec<u8>> + Send + Sync + 'static,
-    ) -> Self {
+    fn start(script: impl Fn(&str, &Headers, usize) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layer = layer();
         write_layout(folder.path(), "x:1", std::slice::from_ref(&layer));
@@ -51,8 +47,7 @@ impl Faulty {
         std::thread::spawn(move || {
             let folder = Arc::new(folder);
             for stream in listener.incoming() {
-                let (folder, script, log) =
-                    (Arc::clone(&folder), Arc::clone(&script), Arc::clone(&log));
+                let (folder, script, log) = (Arc::clone(&folder), Arc::clone(&script), Arc::clone(&log));
                 let manifest = manifest.clone();
                 std::thread::spawn(move || {
                     let mut stream = stream.unwrap();
@@ -67,33 +62,21 @@ impl Faulty {
                     };
                     let reply = script(&path, &headers, before).unwrap_or_else(|| {
                         let blob = |digest: &str| {
-                            fs::read(folder.path().join("blobs").join(digest.replace(':', "/")))
-                                .unwrap()
+                            fs::read(folder.path().join("blobs").join(digest.replace(':', "/"))).unwrap()
                         };
                         if path == "/v2/" {
                             answer("200 OK", "", b"")
                         } else if let Some(version) = path.strip_prefix("/v2/app/manifests/") {
-                            let digest = if version.starts_with("sha256:") {
-                                version
-                            } else {
-                                &manifest
-                            };
-                            let kind =
-                                "Content-Type: application/vnd.oci.image.manifest.v1+json\r\n";
+                            let digest = if version.starts_with("sha256:") { version } else { &manifest };
+                            let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json\r\n";
                             answer("200 OK", kind, &blob(digest))
                         } else {
                             let content = blob(path.rsplit('/').next().unwrap());
-                            match headers
-                                .get("range")
-                                .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'))
+                            match headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'))
                             {
                                 Some(start) => {
                                     let start: usize = start.parse().unwrap();
-                                    let range = format!(
-                                        "bytes {start}-{}/{}",
-                                        content.len() - 1,
-                                        content.len()
-                                    );
+                                    let range = format!("bytes {start}-{}/{}", content.len() - 1, content.len());
                                     answer(
                                         "206 Partial Content",
                                         &format!("Content-Range: {range}\r\n"),
@@ -119,25 +102,13 @@ impl Faulty {
             timeout: Duration::from_millis(500),
             ..Connection::default()
         };
-        let options = PullOptions {
-            connection,
-            platform: None,
-        };
-        pull(
-            &test.store,
-            &format!("{}/app:1", self.host),
-            &options,
-            &Quiet,
-        )
+        let options = PullOptions { connection, platform: None };
+        pull(&test.store, &format!("{}/app:1", self.host), &options, &Quiet)
     }
 
     fn asked(&self, path: &str) -> Vec<Headers> {
         let asked = self.asked.lock().unwrap();
-        asked
-            .iter()
-            .filter(|(other, _)| other.contains(path))
-            .map(|(_, headers)| headers.clone())
-            .collect()
+        asked.iter().filter(|(other, _)| other.contains(path)).map(|(_, headers)| headers.clone()).collect()
     }
 
     fn layer_path(&self) -> String {
@@ -163,12 +134,7 @@ fn read_request(stream: &TcpStream) -> Option<(String, Headers)> {
 
 /// The one layer of the image.
 fn layer() -> Vec<u8> {
-    Tar::new()
-        .file(
-            "content",
-            (0..=255).cycle().take(2_000_000).collect::<Vec<u8>>(),
-        )
-        .done()
+    Tar::new().file("content", (0..=255).cycle().take(2_000_000).collect::<Vec<u8>>()).done()
 }
 
 fn layer_digest() -> String {
@@ -187,20 +153,14 @@ fn everything_well() {
     let server = Faulty::start(|_, _, _| None);
     let test = TestStore::new();
     let image = server.pull(&test).unwrap();
-    assert!(
-        test.store.lower_dirs(&image).unwrap()[0]
-            .join("content")
-            .exists()
-    );
+    assert!(test.store.lower_dirs(&image).unwrap()[0].join("content").exists());
 }
 
 #[test]
 fn errors_that_pass_are_tried_again() {
     let digest = layer_digest();
     let server = Faulty::start(move |path, _, before| match before {
-        0 if path.contains("manifests") => {
-            Some(answer("429 Too Many Requests", "Retry-After: 0\r\n", b""))
-        }
+        0 if path.contains("manifests") => Some(answer("429 Too Many Requests", "Retry-After: 0\r\n", b"")),
         1 if path.contains("manifests") => Some(answer("503 Service Unavailable", "", b"")),
         0 if path.ends_with(&digest) => Some(answer("500 Internal Server Error", "", b"")),
         _ => None,
@@ -242,20 +202,15 @@ fn a_token_is_fetched_and_shown() {
             return Some(answer("200 OK", "", br#"{"token":"open-sesame"}"#));
         }
         let shown = headers.get("authorization").map(String::as_str) == Some("Bearer open-sesame");
-        let header = format!(
-            "WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"s\"\r\n",
-            realm.lock().unwrap()
-        );
+        let header =
+            format!("WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"s\"\r\n", realm.lock().unwrap());
         (path.contains("/app/") && !shown).then(|| answer("401 Unauthorized", &header, b""))
     });
     host.lock().unwrap().clone_from(&server.host);
     let test = TestStore::new();
     server.pull(&test).unwrap();
     let asked = server.asked.lock().unwrap();
-    let token = asked
-        .iter()
-        .find(|(path, _)| path.starts_with("/token"))
-        .unwrap();
+    let token = asked.iter().find(|(path, _)| path.starts_with("/token")).unwrap();
     assert_eq!(token.0, "/token?service=s&scope=repository%3Aapp%3Apull");
 }
 
@@ -275,27 +230,11 @@ fn a_silent_registry() {
 
 #[test]
 fn nobody_listens() {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let test = TestStore::new();
-    let connection = Connection {
-        attempts: 1,
-        ..Connection::default()
-    };
-    let options = PullOptions {
-        connection,
-        platform: None,
-    };
-    let error = pull(
-        &test.store,
-        &format!("127.0.0.1:{port}/a"),
-        &options,
-        &Quiet,
-    )
-    .unwrap_err();
+    let connection = Connection { attempts: 1, ..Connection::default() };
+    let options = PullOptions { connection, platform: None };
+    let error = pull(&test.store, &format!("127.0.0.1:{port}/a"), &options, &Quiet).unwrap_err();
     assert!(matches!(error, Error::Connection { .. }), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
 }
@@ -314,11 +253,7 @@ fn an_interrupted_blob_is_resumed() {
     server.pull(&test).unwrap();
     let asked = server.asked(&server.layer_path());
     assert_eq!(asked.len(), 2);
-    let range = asked[1]["range"]
-        .strip_prefix("bytes=")
-        .unwrap()
-        .strip_suffix('-')
-        .unwrap();
+    let range = asked[1]["range"].strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap();
     assert!(range.parse::<usize>().unwrap() > 900_000, "{range}");
 }
 
@@ -335,27 +270,16 @@ fn a_later_process_resumes() {
     });
     let test = TestStore::new();
     let error = server.pull(&test).unwrap_err();
-    assert!(
-        matches!(error, Error::Connection { .. } | Error::SizeMismatch { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Connection { .. } | Error::SizeMismatch { .. }), "{error}");
     assert_eq!(test.store.list().unwrap(), []);
     *working.lock().unwrap() = true;
     // As another process would.
-    let store = berth_images::Store::open(test.dir.path())
-        .unwrap()
-        .with_unpacker(berth_images::Unpacker::InProcess);
+    let store = berth_images::Store::open(test.dir.path()).unwrap().with_unpacker(berth_images::Unpacker::InProcess);
     let before = server.asked(&server.layer_path()).len();
-    let test = TestStore {
-        store,
-        dir: test.dir,
-    };
+    let test = TestStore { store, dir: test.dir };
     server.pull(&test).unwrap();
     assert!(server.asked(&server.layer_path())[before]["range"].starts_with("bytes=9"));
-    assert_eq!(
-        fs::read_dir(test.images().join("ingest")).unwrap().count(),
-        0
-    );
+    assert_eq!(fs::read_dir(test.images().join("ingest")).unwrap().count(), 0);
 }
 
 #[test]
@@ -363,10 +287,7 @@ fn a_resumed_blob_with_a_bad_start_is_fetched_anew() {
     let server = Faulty::start(|_, _, _| None);
     let test = TestStore::new();
     fs::create_dir(test.images().join("partial")).unwrap();
-    let partial = test
-        .images()
-        .join("partial")
-        .join(Digest::of(&server.layer).hex());
+    let partial = test.images().join("partial").join(Digest::of(&server.layer).hex());
     fs::write(&partial, vec![9; 5000]).unwrap();
     server.pull(&test).unwrap();
     let asked = server.asked(&server.layer_path());
@@ -378,25 +299,15 @@ fn a_resumed_blob_with_a_bad_start_is_fetched_anew() {
 fn wrong_content() {
     let digest = layer_digest();
     let wrong = digest.clone();
-    let server = Faulty::start(move |path, _, _| {
-        path.ends_with(&wrong)
-            .then(|| answer("200 OK", "", &vec![7; 2_001_920]))
-    });
+    let server =
+        Faulty::start(move |path, _, _| path.ends_with(&wrong).then(|| answer("200 OK", "", &vec![7; 2_001_920])));
     let test = TestStore::new();
     let error = server.pull(&test).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::DigestMismatch { .. } | Error::SizeMismatch { .. }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::DigestMismatch { .. } | Error::SizeMismatch { .. }), "{error}");
     test.assert_untouched();
     // More than the descriptor says: not even read.
-    let server = Faulty::start(move |path, _, _| {
-        path.ends_with(&digest)
-            .then(|| answer("200 OK", "", &vec![7; 9 << 20]))
-    });
+    let server =
+        Faulty::start(move |path, _, _| path.ends_with(&digest).then(|| answer("200 OK", "", &vec![7; 9 << 20])));
     let error = server.pull(&test).unwrap_err();
     assert!(matches!(error, Error::SizeMismatch { .. }), "{error}");
 }
@@ -405,21 +316,15 @@ fn wrong_content() {
 fn documents_that_are_none() {
     let manifest = "application/vnd.oci.image.manifest.v1+json";
     for (kind, body, expected) in [
-        (
-            "application/vnd.docker.distribution.manifest.v1+prettyjws",
-            b"{}".to_vec(),
-            "does not know",
-        ),
+        ("application/vnd.docker.distribution.manifest.v1+prettyjws", b"{}".to_vec(), "does not know"),
         (manifest, b"{}".to_vec(), "not valid"),
         (manifest, b"<html>".to_vec(), "not valid"),
         (manifest, vec![b' '; 5 << 20], "longer than"),
         (manifest, b"[".repeat(100_000), "not valid"),
     ] {
         let header = format!("Content-Type: {kind}\r\n");
-        let server = Faulty::start(move |path, _, _| {
-            path.contains("manifests")
-                .then(|| answer("200 OK", &header, &body))
-        });
+        let server =
+            Faulty::start(move |path, _, _| path.contains("manifests").then(|| answer("200 OK", &header, &body)));
         let test = TestStore::new();
         let error = server.pull(&test).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
@@ -441,41 +346,22 @@ fn garbage_collection_spares_a_pull_under_way() {
     });
     let test = TestStore::new();
     std::thread::scope(|scope| {
-        let patient = Connection {
-            timeout: Duration::from_mins(1),
-            ..Connection::default()
-        };
+        let patient = Connection { timeout: Duration::from_mins(1), ..Connection::default() };
         let pulled = scope.spawn(|| {
-            let options = PullOptions {
-                connection: patient,
-                platform: None,
-            };
-            pull(
-                &test.store,
-                &format!("{}/app:1", server.host),
-                &options,
-                &Quiet,
-            )
+            let options = PullOptions { connection: patient, platform: None };
+            pull(&test.store, &format!("{}/app:1", server.host), &options, &Quiet)
         });
         while server.asked(&server.layer_path()).is_empty() && !pulled.is_finished() {
             std::thread::yield_now();
         }
         // The configuration is here, and no image names it yet.
-        let blobs = || {
-            fs::read_dir(test.images().join("blobs/sha256"))
-                .unwrap()
-                .count()
-        };
+        let blobs = || fs::read_dir(test.images().join("blobs/sha256")).unwrap().count();
         assert_eq!(blobs(), 1);
         test.store.prune(true, || Ok(Vec::new())).unwrap();
         assert_eq!(blobs(), 1);
         drop(release);
         let image = pulled.join().unwrap().unwrap();
-        assert!(
-            test.store.lower_dirs(&image).unwrap()[0]
-                .join("content")
-                .exists()
-        );
+        assert!(test.store.lower_dirs(&image).unwrap()[0].join("content").exists());
     });
 }
 
@@ -489,11 +375,7 @@ fn a_registry_that_goes_round_in_circles_is_given_up() {
         Some(match headers.get("range") {
             Some(_) => answer("416 Range Not Satisfiable", "", b""),
             // Without a length: it ends where it ends.
-            None => [
-                b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
-                &layer()[..100],
-            ]
-            .concat(),
+            None => [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", &layer()[..100]].concat(),
         })
     });
     let test = TestStore::new();

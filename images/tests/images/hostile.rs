@@ -29,11 +29,7 @@ fn names_that_climb_out() {
 #[test]
 fn absolute_names_count_from_the_root() {
     let test = TestStore::new();
-    let layer = Tar::new()
-        .file("/etc/passwd", "mine")
-        .file("a/x/../b", "")
-        .file("//c", "")
-        .done();
+    let layer = Tar::new().file("/etc/passwd", "mine").file("a/x/../b", "").file("//c", "").done();
     let root = &test.unpack(&[layer]).unwrap()[0];
     assert_eq!(fs::read(root.join("etc/passwd")).unwrap(), b"mine");
     assert!(root.join("a/b").exists() && root.join("c").exists());
@@ -58,11 +54,7 @@ fn symbolic_links_never_lead_outside() {
         .done();
     let root = &test.unpack(&[layer]).unwrap()[0];
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
-    assert!(
-        root.join(absolute.trim_start_matches('/'))
-            .join("file")
-            .exists()
-    );
+    assert!(root.join(absolute.trim_start_matches('/')).join("file").exists());
     assert!(root.join("tmp/berth-climbed").exists());
     assert!(!std::path::Path::new("/tmp/berth-climbed").exists());
     assert!(root.join("etc-like").exists());
@@ -75,12 +67,8 @@ fn a_directory_swapped_for_a_link() {
     let test = TestStore::new();
     let outside = test.dir.path().join("outside");
     fs::create_dir(&outside).unwrap();
-    let layer = Tar::new()
-        .dir("d")
-        .file("d/first", "")
-        .symlink("d", outside.to_str().unwrap())
-        .file("d/second", "")
-        .done();
+    let layer =
+        Tar::new().dir("d").file("d/first", "").symlink("d", outside.to_str().unwrap()).file("d/second", "").done();
     let root = &test.unpack(&[layer]).unwrap()[0];
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     assert!(root.join("d").is_symlink());
@@ -91,10 +79,7 @@ fn a_file_is_not_written_through_a_link() {
     let test = TestStore::new();
     let outside = test.dir.path().join("outside");
     fs::write(&outside, "untouched").unwrap();
-    let layer = Tar::new()
-        .symlink("f", outside.to_str().unwrap())
-        .file("f", "replaced the link")
-        .done();
+    let layer = Tar::new().symlink("f", outside.to_str().unwrap()).file("f", "replaced the link").done();
     let root = &test.unpack(&[layer]).unwrap()[0];
     assert_eq!(fs::read(&outside).unwrap(), b"untouched");
     assert_eq!(fs::read(root.join("f")).unwrap(), b"replaced the link");
@@ -102,13 +87,7 @@ fn a_file_is_not_written_through_a_link() {
 
 #[test]
 fn link_loops() {
-    let message = refused(
-        Tar::new()
-            .symlink("a", "b")
-            .symlink("b", "a")
-            .file("a/x", "")
-            .done(),
-    );
+    let message = refused(Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", "").done());
     assert!(message.contains("too many symbolic links"), "{message}");
 }
 
@@ -118,12 +97,7 @@ fn hard_links_outside() {
     assert!(message.contains("outside the image"), "{message}");
     let message = refused(Tar::new().hard_link("x", "/etc/shadow").done());
     assert!(message.contains("does not exist"), "{message}");
-    let message = refused(
-        Tar::new()
-            .symlink("up", "/etc")
-            .hard_link("x", "up/shadow")
-            .done(),
-    );
+    let message = refused(Tar::new().symlink("up", "/etc").hard_link("x", "up/shadow").done());
     assert!(message.contains("does not exist"), "{message}");
     let message = refused(Tar::new().dir("d").hard_link("x", "d").done());
     assert!(message.contains("is a directory"), "{message}");
@@ -132,57 +106,20 @@ fn hard_links_outside() {
 #[test]
 fn entries_that_make_no_sense() {
     for (layer, reason) in [
-        (
-            Tar::new().file("f", "").file("f/x", ""),
-            "is not a directory",
-        ),
+        (Tar::new().file("f", "").file("f/x", ""), "is not a directory"),
         (Tar::new().file(".wh.", ""), "whiteout of nothing"),
         (Tar::new().file(".wh...", ""), "whiteout of nothing"),
-        (
-            Tar::new().file("./", "x").entry("/", b'2', "x", 0, b""),
-            "root directory",
-        ),
+        (Tar::new().file("./", "x").entry("/", b'2', "x", 0, b""), "root directory"),
         (Tar::new().entry("x", b'Z', "", 0, b""), "does not know"),
         (Tar::new().symlink("x", ""), "empty"),
         (Tar::new().pax(&[("path", b"a\0b")]).file("x", ""), "NUL"),
-        (
-            Tar::new()
-                .pax(&[("path", "p".repeat(256).as_bytes())])
-                .file("x", ""),
-            "too long",
-        ),
-        (
-            Tar::new()
-                .pax(&[("path", "p/".repeat(3000).as_bytes())])
-                .file("x", ""),
-            "too long",
-        ),
-        (
-            Tar::new().pax(&[("uid", b"4294967295")]).file("x", ""),
-            "out of range",
-        ),
-        (
-            Tar::new()
-                .pax(&[("SCHILY.xattr.user.x", &vec![0; 70_000])])
-                .file("x", ""),
-            "too large",
-        ),
-        (
-            Tar::new()
-                .pax(&[("comment", &vec![0; 2 << 20])])
-                .file("x", ""),
-            "longer than",
-        ),
-        (
-            Tar::new()
-                .pax(&[("size", b"18446744073709551615")])
-                .file("x", ""),
-            "out of range",
-        ),
-        (
-            Tar::new().entry("x", b'L', "", 0, &vec![b'x'; 20_000]),
-            "longer than",
-        ),
+        (Tar::new().pax(&[("path", "p".repeat(256).as_bytes())]).file("x", ""), "too long"),
+        (Tar::new().pax(&[("path", "p/".repeat(3000).as_bytes())]).file("x", ""), "too long"),
+        (Tar::new().pax(&[("uid", b"4294967295")]).file("x", ""), "out of range"),
+        (Tar::new().pax(&[("SCHILY.xattr.user.x", &vec![0; 70_000])]).file("x", ""), "too large"),
+        (Tar::new().pax(&[("comment", &vec![0; 2 << 20])]).file("x", ""), "longer than"),
+        (Tar::new().pax(&[("size", b"18446744073709551615")]).file("x", ""), "out of range"),
+        (Tar::new().entry("x", b'L', "", 0, &vec![b'x'; 20_000]), "longer than"),
         (Tar::new().data(&[1; 512]), "damaged"),
     ] {
         let message = refused(layer.done());
@@ -193,10 +130,7 @@ fn entries_that_make_no_sense() {
 #[test]
 fn sparse_maps_that_lie() {
     let sparse = |map: &[u8], size: &[u8]| {
-        Tar::new()
-            .pax(&[("GNU.sparse.map", map), ("GNU.sparse.size", size)])
-            .file("x", [1; 512])
-            .done()
+        Tar::new().pax(&[("GNU.sparse.map", map), ("GNU.sparse.size", size)]).file("x", [1; 512]).done()
     };
     for (map, size) in [
         (&b"0,512"[..], &b"100"[..]),
@@ -215,11 +149,7 @@ fn sparse_maps_that_lie() {
 #[test]
 fn truncated_and_damaged_streams() {
     let whole = Tar::new().file("a", vec![3; 200_000]).file("b", "x").done();
-    for layer in [
-        &gzip(&whole)[..],
-        &zstd_frame(&whole)[..],
-        &whole[..100_000],
-    ] {
+    for layer in [&gzip(&whole)[..], &zstd_frame(&whole)[..], &whole[..100_000]] {
         let cut = layer[..layer.len() / 2].to_vec();
         let message = refused(cut);
         assert!(message.contains("truncated"), "{message}");
@@ -228,20 +158,11 @@ fn truncated_and_damaged_streams() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 0xff;
     let message = refused(flipped);
-    assert!(
-        message.contains("damaged") || message.contains("digest") || message.contains("truncated"),
-        "{message}"
-    );
+    assert!(message.contains("damaged") || message.contains("digest") || message.contains("truncated"), "{message}");
 }
 
 fn small_limits() -> Limits {
-    Limits {
-        max_unpacked: 6 << 20,
-        ratio_floor: 1 << 20,
-        max_ratio: 100,
-        max_entries: 1000,
-        ..Limits::default()
-    }
+    Limits { max_unpacked: 6 << 20, ratio_floor: 1 << 20, max_ratio: 100, max_entries: 1000, ..Limits::default() }
 }
 
 #[test]
@@ -250,9 +171,7 @@ fn decompression_bombs() {
         let mut test = TestStore::new();
         test.store = test.store.clone().with_limits(small_limits());
         let error = test.unpack(&[bomb]).unwrap_err();
-        let Error::Layer { error: source, .. } = error else {
-            panic!("{error}")
-        };
+        let Error::Layer { error: source, .. } = error else { panic!("{error}") };
         assert!(matches!(*source, LayerError::TooLarge(_)), "{source}");
         test.assert_untouched();
     }
@@ -269,15 +188,10 @@ fn too_much_content_or_too_many_entries() {
         *byte = (state >> 24) as u8;
     }
     let big = Tar::new().file("big", random).done();
-    let error = test
-        .store
-        .import(&big[..], None, &ImportOptions::default())
-        .unwrap_err();
+    let error = test.store.import(&big[..], None, &ImportOptions::default()).unwrap_err();
     assert!(matches!(error, Error::SizeMismatch { .. }), "{error}");
     test.assert_untouched();
-    let many = (0..1001).fold(Tar::new(), |tar, number| {
-        tar.file(&format!("f{number}"), "")
-    });
+    let many = (0..1001).fold(Tar::new(), |tar, number| tar.file(&format!("f{number}"), ""));
     let error = test.unpack(&[many.done()]).unwrap_err().to_string();
     assert!(error.contains("1000 entries"), "{error}");
     test.assert_untouched();
@@ -301,11 +215,7 @@ fn a_layer_that_is_not_what_the_configuration_says() {
     };
     for entry in fs::read_dir(&blobs).unwrap() {
         let path = entry.unwrap().path();
-        if fs::read(&path)
-            .unwrap()
-            .windows(8)
-            .any(|window| window == b"diff_ids")
-        {
+        if fs::read(&path).unwrap().windows(8).any(|window| window == b"diff_ids") {
             let old = path.file_name().unwrap().to_str().unwrap().to_owned();
             let text = rewrite(&path, &right, &wrong);
             let new = berth_images::Digest::of(text.as_bytes()).hex();
@@ -324,17 +234,9 @@ fn a_layer_that_is_not_what_the_configuration_says() {
             rewrite(&folder.path().join("index.json"), &before, &after);
         }
     }
-    let error = test
-        .store
-        .load(folder.path(), &berth_images::LoadOptions::default())
-        .unwrap_err();
-    let Error::Layer { error: source, .. } = error else {
-        panic!("{error}")
-    };
-    assert!(
-        matches!(*source, LayerError::DigestMismatch { .. }),
-        "{source}"
-    );
+    let error = test.store.load(folder.path(), &berth_images::LoadOptions::default()).unwrap_err();
+    let Error::Layer { error: source, .. } = error else { panic!("{error}") };
+    assert!(matches!(*source, LayerError::DigestMismatch { .. }), "{source}");
     test.assert_untouched();
 }
 
@@ -345,10 +247,7 @@ fn a_blob_with_another_digest_or_length() {
         let folder = tempfile::tempdir().unwrap();
         let layer = Tar::new().file("a", "x").done();
         crate::support::write_layout(folder.path(), "test:latest", std::slice::from_ref(&layer));
-        let path = folder
-            .path()
-            .join("blobs/sha256")
-            .join(berth_images::Digest::of(&layer).hex());
+        let path = folder.path().join("blobs/sha256").join(berth_images::Digest::of(&layer).hex());
         let mut content = fs::read(&path).unwrap();
         if change {
             content.truncate(512);
@@ -356,11 +255,7 @@ fn a_blob_with_another_digest_or_length() {
             content[600] ^= 1;
         }
         fs::write(&path, content).unwrap();
-        let error = test
-            .store
-            .load(folder.path(), &berth_images::LoadOptions::default())
-            .unwrap_err()
-            .to_string();
+        let error = test.store.load(folder.path(), &berth_images::LoadOptions::default()).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
         test.assert_untouched();
     }
@@ -379,24 +274,14 @@ fn a_full_disk() {
         return;
     }
     let result = std::panic::catch_unwind(|| {
-        let store = berth_images::Store::open(dir.path())
-            .unwrap()
-            .with_unpacker(berth_images::Unpacker::InProcess);
+        let store = berth_images::Store::open(dir.path()).unwrap().with_unpacker(berth_images::Unpacker::InProcess);
         // Fits as a blob, but not unpacked.
         let layer = gzip(&Tar::new().file("big", vec![0; 60 << 20]).done());
-        let error = store
-            .import(&layer[..], Some("full"), &ImportOptions::default())
-            .unwrap_err()
-            .to_string();
-        let left = fs::read_dir(dir.path().join("images/ingest"))
-            .unwrap()
-            .count();
+        let error = store.import(&layer[..], Some("full"), &ImportOptions::default()).unwrap_err().to_string();
+        let left = fs::read_dir(dir.path().join("images/ingest")).unwrap().count();
         (error, left)
     });
-    std::process::Command::new("umount")
-        .arg(dir.path())
-        .status()
-        .unwrap();
+    std::process::Command::new("umount").arg(dir.path()).status().unwrap();
     let (error, left) = result.unwrap();
     assert!(error.contains("no space is left"), "{error}");
     assert_eq!(left, 0);

@@ -57,17 +57,11 @@ fn kinds_modes_owners_and_times() {
     let root = &test.unpack(&[layer]).unwrap()[0];
     assert_eq!(stat(root, "dir").mode() & 0o7777, 0o1777);
     let suid = stat(root, "dir/suid");
-    assert_eq!(
-        (suid.uid(), suid.gid(), suid.mode() & 0o7777),
-        (1234, 5678, 0o6755)
-    );
+    assert_eq!((suid.uid(), suid.gid(), suid.mode() & 0o7777), (1234, 5678, 0o6755));
     assert_eq!(suid.nlink(), 2);
     assert_eq!(stat(root, "dir/hard").ino(), suid.ino());
     assert_eq!(stat(root, "dir/writable").mode() & 0o7777, 0o666);
-    assert_eq!(
-        fs::read_link(root.join("dir/link")).unwrap().as_os_str(),
-        "../dir/suid"
-    );
+    assert_eq!(fs::read_link(root.join("dir/link")).unwrap().as_os_str(), "../dir/suid");
     assert!(stat(root, "fifo").file_type().is_fifo());
     assert_eq!(stat(root, "fifo").mode() & 0o7777, 0o622);
     assert_eq!(stat(root, "null").rdev(), rustix::fs::makedev(1, 3));
@@ -75,15 +69,7 @@ fn kinds_modes_owners_and_times() {
     assert_eq!(stat(root, "disk").rdev(), rustix::fs::makedev(7, 300));
     assert!(stat(root, "disk").file_type().is_block_device());
     assert_eq!(stat(root, "setgid").mode() & 0o7777, 0o2755);
-    for path in [
-        "dir",
-        "dir/suid",
-        "dir/link",
-        "fifo",
-        "null",
-        "setgid",
-        "setgid/child",
-    ] {
+    for path in ["dir", "dir/suid", "dir/link", "fifo", "null", "setgid", "setgid/child"] {
         assert_eq!(stat(root, path).mtime(), 1_000_000_000, "{path}");
     }
     assert_eq!(stat(root, "").mode() & 0o7777, 0o755);
@@ -113,12 +99,7 @@ fn pax_headers() {
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let layer = Tar::new()
-        .pax(&[
-            ("path", long.as_bytes()),
-            ("mtime", b"1234567890.123456789"),
-            ("uid", b"3000000"),
-            ("gid", b"4000000"),
-        ])
+        .pax(&[("path", long.as_bytes()), ("mtime", b"1234567890.123456789"), ("uid", b"3000000"), ("gid", b"4000000")])
         .file("short", "long")
         .pax(&[
             ("SCHILY.xattr.security.capability", &capability),
@@ -131,15 +112,9 @@ fn pax_headers() {
         .done();
     let root = &test.unpack(&[layer]).unwrap()[0];
     let stat = stat(root, &long);
-    assert_eq!(
-        (stat.mtime(), stat.mtime_nsec()),
-        (1_234_567_890, 123_456_789)
-    );
+    assert_eq!((stat.mtime(), stat.mtime_nsec()), (1_234_567_890, 123_456_789));
     assert_eq!((stat.uid(), stat.gid()), (3_000_000, 4_000_000));
-    assert_eq!(
-        xattr(root, "ping", "security.capability").unwrap(),
-        capability
-    );
+    assert_eq!(xattr(root, "ping", "security.capability").unwrap(), capability);
     assert_eq!(xattr(root, "ping", "user.note").unwrap(), b"a=b\nc");
     assert_eq!(xattr(root, "ping", "trusted.overlay.redirect"), None);
     let target = fs::read_link(root.join(std::ffi::OsStr::from_bytes(b"raw-\xff\xfe"))).unwrap();
@@ -152,21 +127,12 @@ fn gnu_long_names() {
     let name = "n".repeat(180);
     let target = "t".repeat(300);
     let layer = Tar::new()
-        .entry(
-            "././@LongLink",
-            b'K',
-            "",
-            0,
-            format!("{target}\0").as_bytes(),
-        )
+        .entry("././@LongLink", b'K', "", 0, format!("{target}\0").as_bytes())
         .entry("././@LongLink", b'L', "", 0, format!("{name}\0").as_bytes())
         .symlink("cut", "off")
         .done();
     let root = &test.unpack(&[layer]).unwrap()[0];
-    assert_eq!(
-        fs::read_link(root.join(name)).unwrap().to_str().unwrap(),
-        target
-    );
+    assert_eq!(fs::read_link(root.join(name)).unwrap().to_str().unwrap(), target);
 }
 
 #[test]
@@ -213,10 +179,7 @@ fn sparse_files() {
     expected[1 << 20..(1 << 20) + 512].copy_from_slice(&one);
     for name in ["gnu", "pax1", "pax01", "pax00"] {
         assert!(fs::read(root.join(name)).unwrap() == expected, "{name}");
-        assert!(
-            stat(root, name).blocks() * 512 < 1 << 20,
-            "{name} has no hole"
-        );
+        assert!(stat(root, name).blocks() * 512 < 1 << 20, "{name} has no hole");
     }
     assert_eq!(fs::read(root.join("after")).unwrap(), b"here");
 }
@@ -256,12 +219,7 @@ fn later_entries_replace_earlier_ones() {
 #[test]
 fn whiteouts() {
     let test = TestStore::new();
-    let lower = Tar::new()
-        .file("gone", "")
-        .file("both", "old")
-        .file("dir/old", "")
-        .file("opaque/old", "")
-        .done();
+    let lower = Tar::new().file("gone", "").file("both", "old").file("dir/old", "").file("opaque/old", "").done();
     let upper = Tar::new()
         .file(".wh.gone", "")
         .file("both", "new")
@@ -281,21 +239,10 @@ fn whiteouts() {
     assert_eq!(fs::read(roots[1].join("both")).unwrap(), b"new");
     assert!(is_opaque(&roots[1], "opaque"));
     assert!(roots[1].join("opaque/new").exists());
-    assert!(
-        is_opaque(&roots[1], "dir"),
-        "a directory made anew must not show the old one's content"
-    );
+    assert!(is_opaque(&roots[1], "dir"), "a directory made anew must not show the old one's content");
     assert!(!is_opaque(&roots[0], "dir"));
-    let names: Vec<_> = fs::read_dir(&roots[1])
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert!(
-        names
-            .iter()
-            .all(|name| !name.to_str().unwrap().starts_with(".wh.")),
-        "{names:?}"
-    );
+    let names: Vec<_> = fs::read_dir(&roots[1]).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_str().unwrap().starts_with(".wh.")), "{names:?}");
 }
 
 #[test]
@@ -323,31 +270,15 @@ fn hard_links_across_layers() {
         .symlink("bin/link", "tool")
         .done();
     let middle = Tar::new().file("other", "").done();
-    let upper = Tar::new()
-        .hard_link("usr/alias", "bin/tool")
-        .hard_link("usr/link", "bin/link")
-        .done();
+    let upper = Tar::new().hard_link("usr/alias", "bin/tool").hard_link("usr/link", "bin/link").done();
     let roots = test.unpack(&[lower, middle, upper]).unwrap();
     let alias = stat(&roots[2], "usr/alias");
     assert_eq!(alias.ino(), stat(&roots[2], "bin/tool").ino());
-    assert_eq!(
-        (alias.uid(), alias.mode() & 0o7777, alias.mtime()),
-        (7, 0o755, 1_000_000_000)
-    );
-    assert_eq!(
-        xattr(&roots[2], "usr/alias", "security.capability").unwrap(),
-        capability
-    );
+    assert_eq!((alias.uid(), alias.mode() & 0o7777, alias.mtime()), (7, 0o755, 1_000_000_000));
+    assert_eq!(xattr(&roots[2], "usr/alias", "security.capability").unwrap(), capability);
     assert_eq!(fs::read(roots[2].join("usr/alias")).unwrap(), b"tool");
-    assert_eq!(
-        fs::read_link(roots[2].join("usr/link")).unwrap().to_str(),
-        Some("tool")
-    );
-    assert_eq!(
-        stat(&roots[2], "bin").mode() & 0o777,
-        0o711,
-        "a parent made on the way is as in the lower layer"
-    );
+    assert_eq!(fs::read_link(roots[2].join("usr/link")).unwrap().to_str(), Some("tool"));
+    assert_eq!(stat(&roots[2], "bin").mode() & 0o777, 0o711, "a parent made on the way is as in the lower layer");
     assert_eq!(stat(&roots[0], "bin/tool").nlink(), 1);
 }
 
@@ -367,44 +298,26 @@ fn implicit_parents_are_as_in_the_lower_layer() {
         .with("./", b'5', "", b"", |header| header.set_mode(0o711))
         .done();
     let middle = Tar::new().file("unrelated", "").done();
-    let upper = Tar::new()
-        .file("home/user/x", "")
-        .file("lib/a.so", "a")
-        .file("abs/b.so", "b")
-        .file("climb/c.so", "c")
-        .done();
+    let upper =
+        Tar::new().file("home/user/x", "").file("lib/a.so", "a").file("abs/b.so", "b").file("climb/c.so", "c").done();
     let roots = test.unpack(&[lower, middle, upper]).unwrap();
     let home = stat(&roots[2], "home");
-    assert_eq!(
-        (home.uid(), home.gid(), home.mode() & 0o7777, home.mtime()),
-        (1000, 1001, 0o2770, 1_000_000_000)
-    );
+    assert_eq!((home.uid(), home.gid(), home.mode() & 0o7777, home.mtime()), (1000, 1001, 0o2770, 1_000_000_000));
     let user = stat(&roots[2], "home/user");
     assert_eq!((user.uid(), user.mode() & 0o7777), (0, 0o755));
     for name in ["a.so", "b.so", "c.so"] {
         assert!(stat(&roots[2], &format!("usr/lib/{name}")).is_file());
     }
-    assert!(
-        !roots[2].join("lib").exists(),
-        "the link of the lower layer must stay a link"
-    );
+    assert!(!roots[2].join("lib").exists(), "the link of the lower layer must stay a link");
     assert_eq!(stat(&roots[2], "").mode() & 0o777, 0o711, "the root, too");
 }
 
 #[test]
 fn a_deleted_parent_comes_back_empty() {
     let test = TestStore::new();
-    let bottom = Tar::new()
-        .dir("a")
-        .file("a/old", "")
-        .entry("b/", b'5', "", 0o700, b"")
-        .done();
+    let bottom = Tar::new().dir("a").file("a/old", "").entry("b/", b'5', "", 0o700, b"").done();
     let middle = Tar::new().file(".wh.a", "").done();
-    let upper = Tar::new()
-        .file("a/new", "")
-        .file(".wh.b", "")
-        .file("b/new", "")
-        .done();
+    let upper = Tar::new().file("a/new", "").file(".wh.b", "").file("b/new", "").done();
     let roots = test.unpack(&[bottom, middle, upper]).unwrap();
     assert_eq!(stat(&roots[2], "a").mode() & 0o777, 0o755);
     assert!(is_opaque(&roots[2], "b"));
@@ -414,23 +327,12 @@ fn a_deleted_parent_comes_back_empty() {
 #[test]
 fn many_layers_unpack_in_parallel() {
     let test = TestStore::new();
-    let mut layers = vec![
-        Tar::new()
-            .with("base/", b'5', "", b"", |header| header.set_mode(0o700))
-            .done(),
-    ];
+    let mut layers = vec![Tar::new().with("base/", b'5', "", b"", |header| header.set_mode(0o700)).done()];
     for number in 0..30 {
         let name = format!("base/{number}");
         let below = format!("base/{}", number - 1);
         let tar = Tar::new().file(&name, vec![1; 100_000]);
-        layers.push(gzip(
-            &if number == 0 {
-                tar
-            } else {
-                tar.hard_link(&format!("link{number}"), &below)
-            }
-            .done(),
-        ));
+        layers.push(gzip(&if number == 0 { tar } else { tar.hard_link(&format!("link{number}"), &below) }.done()));
     }
     let roots = test.unpack(&layers).unwrap();
     for (number, root) in roots.iter().enumerate().skip(2) {

@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_images::{
-    Connection, Credentials, Digest, Error, Event, LoadOptions, Progress, PullOptions, PushOptions,
-    Quiet, pull, push,
+    Connection, Credentials, Digest, Error, Event, LoadOptions, Progress, PullOptions, PushOptions, Quiet, pull, push,
 };
 use tempfile::TempDir;
 
@@ -33,20 +32,12 @@ impl Drop for Server {
 
 fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Server {
@@ -95,10 +86,7 @@ impl Server {
                 path("htpasswd")
             );
         }
-        fs::File::create(path("config.yml"))
-            .unwrap()
-            .write_all(config.as_bytes())
-            .unwrap();
+        fs::File::create(path("config.yml")).unwrap().write_all(config.as_bytes()).unwrap();
         let process = Command::new("docker-registry")
             .args(["serve", &path("config.yml")])
             .stdout(Stdio::null())
@@ -107,17 +95,10 @@ impl Server {
             .unwrap();
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "docker-registry does not start"
-            );
+            assert!(start.elapsed() < Duration::from_secs(30), "docker-registry does not start");
             std::thread::yield_now();
         }
-        Self {
-            process,
-            host: format!("localhost:{port}"),
-            dir,
-        }
+        Self { process, host: format!("localhost:{port}"), dir }
     }
 
     fn connection(&self) -> Connection {
@@ -136,11 +117,7 @@ impl Server {
 }
 
 fn ann(secret: &str) -> Credentials {
-    Credentials {
-        username: "ann".to_owned(),
-        secret: secret.to_owned(),
-        is_identity_token: false,
-    }
+    Credentials { username: "ann".to_owned(), secret: secret.to_owned(), is_identity_token: false }
 }
 
 fn can_run() -> bool {
@@ -164,19 +141,12 @@ impl Progress for Events {
 fn load(test: &TestStore, name: &str) -> Vec<Vec<u8>> {
     let layers = vec![
         gzip(&Tar::new().dir("a").file("a/one", vec![1; 300_000]).done()),
-        zstd_frame(
-            &Tar::new()
-                .file("two", "2")
-                .hard_link("linked", "a/one")
-                .done(),
-        ),
+        zstd_frame(&Tar::new().file("two", "2").hard_link("linked", "a/one").done()),
         Tar::new().file(".wh.two", "").done(),
     ];
     let folder = tempfile::tempdir().unwrap();
     write_layout(folder.path(), name, &layers);
-    test.store
-        .load(folder.path(), &LoadOptions::default())
-        .unwrap();
+    test.store.load(folder.path(), &LoadOptions::default()).unwrap();
     layers
 }
 
@@ -187,19 +157,14 @@ fn push_and_pull_over_tls_with_a_password() {
     }
     let server = Server::start(true);
     let name = server.name("team/app:1");
-    let options = PushOptions {
-        connection: server.connection(),
-    };
+    let options = PushOptions { connection: server.connection() };
     let from = TestStore::new();
     load(&from, &name);
     let digest = push(&from.store, &name, &options, &quiet()).unwrap();
     assert_eq!(digest, from.store.resolve(&name).unwrap().manifest_digest);
 
     let to = TestStore::new();
-    let options = PullOptions {
-        connection: server.connection(),
-        platform: None,
-    };
+    let options = PullOptions { connection: server.connection(), platform: None };
     let image = pull(&to.store, &name, &options, &Quiet).unwrap();
     assert_eq!(image.manifest_digest, digest);
     let dirs = to.store.lower_dirs(&image).unwrap();
@@ -211,18 +176,8 @@ fn push_and_pull_over_tls_with_a_password() {
     let again = pull(&to.store, &by_digest, &options, &events).unwrap();
     assert_eq!(again.manifest_digest, digest);
     assert_eq!(again.reference, by_digest);
-    assert!(
-        events
-            .0
-            .lock()
-            .unwrap()
-            .iter()
-            .all(|event| matches!(event, Event::Exists { .. }))
-    );
-    assert_eq!(
-        to.store.resolve(&by_digest).unwrap().manifest_digest,
-        digest
-    );
+    assert!(events.0.lock().unwrap().iter().all(|event| matches!(event, Event::Exists { .. })));
+    assert_eq!(to.store.resolve(&by_digest).unwrap().manifest_digest, digest);
     assert_eq!(fs::read_dir(to.images().join("ingest")).unwrap().count(), 0);
 }
 
@@ -245,12 +200,7 @@ fn a_second_push_sends_nothing_and_another_repository_borrows() {
         push(&test.store, name, &options, &progress).unwrap();
         let events = events.0.lock().unwrap();
         assert!(!events.is_empty());
-        assert!(
-            events
-                .iter()
-                .all(|event| matches!(event, Event::Exists { .. })),
-            "{name}: {events:?}"
-        );
+        assert!(events.iter().all(|event| matches!(event, Event::Exists { .. })), "{name}: {events:?}");
     }
 }
 
@@ -262,42 +212,17 @@ fn who_may_not_and_what_is_not_there() {
     let server = Server::start(true);
     let test = TestStore::new();
     let try_pull = |name: &str, connection: Connection| {
-        let options = PullOptions {
-            connection,
-            platform: None,
-        };
+        let options = PullOptions { connection, platform: None };
         pull(&test.store, &server.name(name), &options, &Quiet).unwrap_err()
     };
     let error = try_pull("none:1", server.connection());
     assert!(matches!(error, Error::NotOnRegistry { .. }), "{error}");
-    let error = try_pull(
-        "none:1",
-        Connection {
-            credentials: Some(ann("wrong")),
-            ..server.connection()
-        },
-    );
-    assert!(
-        matches!(error, Error::Unauthorized { known: true, .. }),
-        "{error}"
-    );
+    let error = try_pull("none:1", Connection { credentials: Some(ann("wrong")), ..server.connection() });
+    assert!(matches!(error, Error::Unauthorized { known: true, .. }), "{error}");
     // An authority nobody knows: no word over plain HTTP instead.
-    let error = try_pull(
-        "none:1",
-        Connection {
-            tls_ca: None,
-            ..server.connection()
-        },
-    );
+    let error = try_pull("none:1", Connection { tls_ca: None, ..server.connection() });
     assert!(error.to_string().contains("certificate"), "{error}");
-    let error = try_pull(
-        "none:1",
-        Connection {
-            insecure: true,
-            tls_ca: None,
-            ..server.connection()
-        },
-    );
+    let error = try_pull("none:1", Connection { insecure: true, tls_ca: None, ..server.connection() });
     assert!(matches!(error, Error::NotOnRegistry { .. }), "{error}");
     test.assert_untouched();
 }
@@ -314,43 +239,19 @@ fn other_tools_read_what_was_pushed_and_write_what_is_pulled() {
     // Docker's own format knows no zstd.
     let layers = ["one", "two", "three"].map(|name| gzip(&Tar::new().file(name, name).done()));
     write_layout(folder.path(), &name, &layers);
-    test.store
-        .load(folder.path(), &LoadOptions::default())
-        .unwrap();
+    test.store.load(folder.path(), &LoadOptions::default()).unwrap();
     push(&test.store, &name, &PushOptions::default(), &quiet()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let target = format!("oci:{}:copied", folder.path().display());
-    run(
-        "skopeo",
-        &[
-            "copy",
-            "--src-tls-verify=false",
-            &format!("docker://{name}"),
-            &target,
-        ],
-    );
+    run("skopeo", &["copy", "--src-tls-verify=false", &format!("docker://{name}"), &target]);
     // Back, as docker's own format.
     let docker = server.name("docker:1");
     let source = format!("oci:{}:copied", folder.path().display());
     let destination = format!("docker://{docker}");
-    run(
-        "skopeo",
-        &[
-            "copy",
-            "--dest-tls-verify=false",
-            "--format",
-            "v2s2",
-            &source,
-            &destination,
-        ],
-    );
+    run("skopeo", &["copy", "--dest-tls-verify=false", "--format", "v2s2", &source, &destination]);
     let image = pull(&test.store, &docker, &PullOptions::default(), &Quiet).unwrap();
     assert_eq!(image.layers.len(), 3);
-    assert!(
-        image.layers[0].media_type.contains("docker"),
-        "{}",
-        image.layers[0].media_type
-    );
+    assert!(image.layers[0].media_type.contains("docker"), "{}", image.layers[0].media_type);
 }
 
 #[test]
@@ -363,22 +264,13 @@ fn login_and_logout() {
     // The file's place comes from the environment: a process of its own.
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(program)
-        .args([
-            "registry::login_child",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["registry::login_child", "--exact", "--ignored", "--nocapture"])
         .env("DOCKER_CONFIG", home.path().join("docker"))
         .env("BERTH_TEST_REGISTRY", &server.host)
         .env("BERTH_TEST_CA", server.dir.path().join("cert.pem"))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
@@ -389,11 +281,7 @@ fn login_child() {
     let folder = PathBuf::from(std::env::var("DOCKER_CONFIG").unwrap());
     let file = folder.join("config.json");
     fs::create_dir_all(&folder).unwrap();
-    fs::write(
-        &file,
-        r#"{"auths":{"other":{"auth":"eDp5"}},"psFormat":"kept"}"#,
-    )
-    .unwrap();
+    fs::write(&file, r#"{"auths":{"other":{"auth":"eDp5"}},"psFormat":"kept"}"#).unwrap();
     let connection = Connection {
         tls_ca: Some(std::env::var("BERTH_TEST_CA").unwrap().into()),
         attempts: 1,
@@ -405,31 +293,16 @@ fn login_child() {
     let kept = berth_images::login(&registry, &ann("secret"), &connection).unwrap();
     assert_eq!(kept, file.display().to_string());
     let text = fs::read_to_string(&file).unwrap();
-    assert!(
-        text.contains(&registry) && text.contains("psFormat") && text.contains("\"other\""),
-        "{text}"
-    );
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert!(text.contains(&registry) && text.contains("psFormat") && text.contains("\"other\""), "{text}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     // The stored password opens the registry now.
     let test = TestStore::new();
-    let options = PullOptions {
-        connection: connection.clone(),
-        platform: None,
-    };
+    let options = PullOptions { connection: connection.clone(), platform: None };
     let name = format!("{registry}/none:1");
-    assert!(matches!(
-        pull(&test.store, &name, &options, &Quiet),
-        Err(Error::NotOnRegistry { .. })
-    ));
+    assert!(matches!(pull(&test.store, &name, &options, &Quiet), Err(Error::NotOnRegistry { .. })));
     assert!(berth_images::logout(&registry).unwrap());
     assert!(!berth_images::logout(&registry).unwrap());
-    assert!(matches!(
-        pull(&test.store, &name, &options, &Quiet),
-        Err(Error::Unauthorized { known: false, .. })
-    ));
+    assert!(matches!(pull(&test.store, &name, &options, &Quiet), Err(Error::Unauthorized { known: false, .. })));
     // A helper keeps them elsewhere.
     let helper = folder.join("docker-credential-test");
     let script = "#!/bin/sh\ndir=$(dirname \"$0\")\ncase $1 in\nstore) cat >\"$dir/kept\";;\n\
@@ -441,20 +314,11 @@ fn login_child() {
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     // SAFETY: this process runs this one test, and no other thread reads the environment now.
     unsafe { std::env::set_var("PATH", path) };
-    assert_eq!(
-        berth_images::login(&registry, &ann("secret"), &connection).unwrap(),
-        "docker-credential-test"
-    );
+    assert_eq!(berth_images::login(&registry, &ann("secret"), &connection).unwrap(), "docker-credential-test");
     assert!(!fs::read_to_string(&file).unwrap().contains(&registry));
-    assert!(matches!(
-        pull(&test.store, &name, &options, &Quiet),
-        Err(Error::NotOnRegistry { .. })
-    ));
+    assert!(matches!(pull(&test.store, &name, &options, &Quiet), Err(Error::NotOnRegistry { .. })));
     assert!(berth_images::logout(&registry).unwrap());
-    assert!(matches!(
-        pull(&test.store, &name, &options, &Quiet),
-        Err(Error::Unauthorized { known: false, .. })
-    ));
+    assert!(matches!(pull(&test.store, &name, &options, &Quiet), Err(Error::Unauthorized { known: false, .. })));
 }
 
 #[test]
@@ -468,12 +332,7 @@ fn an_index_offers_platforms() {
     load(&test, &name);
     push(&test.store, &name, &PushOptions::default(), &quiet()).unwrap();
     let image = test.store.resolve(&name).unwrap();
-    let manifest = fs::read(
-        test.images()
-            .join("blobs/sha256")
-            .join(image.manifest_digest.hex()),
-    )
-    .unwrap();
+    let manifest = fs::read(test.images().join("blobs/sha256").join(image.manifest_digest.hex())).unwrap();
     let entry = |architecture: &str, digest: Digest| {
         serde_json::json!({
             "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": manifest.len(),
@@ -484,10 +343,7 @@ fn an_index_offers_platforms() {
         let index = serde_json::json!({ "schemaVersion": 2, "manifests": entries }).to_string();
         let url = format!("http://{}/v2/multi/manifests/{tag}", server.host);
         let header = "Content-Type: application/vnd.oci.image.index.v1+json";
-        run(
-            "curl",
-            &["-sfX", "PUT", "-H", header, "--data-binary", &index, &url],
-        );
+        run("curl", &["-sfX", "PUT", "-H", header, "--data-binary", &index, &url]);
         Digest::of(index.as_bytes())
     };
     if missing_program(&["curl"]) {
@@ -495,39 +351,14 @@ fn an_index_offers_platforms() {
     }
     let index = put_index(
         "both",
-        serde_json::json!([
-            entry("arm64", image.manifest_digest),
-            entry("amd64", image.manifest_digest)
-        ]),
+        serde_json::json!([entry("arm64", image.manifest_digest), entry("amd64", image.manifest_digest)]),
     );
-    let both = pull(
-        &test.store,
-        &server.name("multi:both"),
-        &PullOptions::default(),
-        &Quiet,
-    )
-    .unwrap();
+    let both = pull(&test.store, &server.name("multi:both"), &PullOptions::default(), &Quiet).unwrap();
     assert_eq!(both.manifest_digest, image.manifest_digest);
     // The index's digest names the image, too.
     let by_index = format!("{}@{index}", server.name("multi"));
-    assert_eq!(
-        test.store.resolve(&by_index).unwrap().manifest_digest,
-        image.manifest_digest
-    );
-    put_index(
-        "arm",
-        serde_json::json!([entry("arm64", image.manifest_digest)]),
-    );
-    let error = pull(
-        &test.store,
-        &server.name("multi:arm"),
-        &PullOptions::default(),
-        &Quiet,
-    )
-    .unwrap_err()
-    .to_string();
-    assert!(
-        error.contains("offers no image for linux/amd64; it offers linux/arm64"),
-        "{error}"
-    );
+    assert_eq!(test.store.resolve(&by_index).unwrap().manifest_digest, image.manifest_digest);
+    put_index("arm", serde_json::json!([entry("arm64", image.manifest_digest)]));
+    let error = pull(&test.store, &server.name("multi:arm"), &PullOptions::default(), &Quiet).unwrap_err().to_string();
+    assert!(error.contains("offers no image for linux/amd64; it offers linux/arm64"), "{error}");
 }

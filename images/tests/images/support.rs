@@ -14,9 +14,7 @@ pub struct TestStore {
 impl TestStore {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path())
-            .unwrap()
-            .with_unpacker(Unpacker::InProcess);
+        let store = Store::open(dir.path()).unwrap().with_unpacker(Unpacker::InProcess);
         Self { store, dir }
     }
 
@@ -42,9 +40,7 @@ impl TestStore {
     /// Whether nothing is left of a failed operation.
     pub fn assert_untouched(&self) {
         for directory in ["ingest", "layers"] {
-            let left: Vec<_> = std::fs::read_dir(self.images().join(directory))
-                .unwrap()
-                .collect();
+            let left: Vec<_> = std::fs::read_dir(self.images().join(directory)).unwrap().collect();
             assert!(left.is_empty(), "left in {directory}: {left:?}");
         }
         assert_eq!(self.store.list().unwrap(), []);
@@ -60,18 +56,12 @@ pub fn write_layout(folder: &Path, name: &str, layers: &[Vec<u8>]) {
         std::fs::write(blobs.join(digest.hex()), content).unwrap();
         serde_json::json!({ "mediaType": media_type, "digest": digest.to_string(), "size": content.len() })
     };
-    let diff_ids: Vec<String> = layers
-        .iter()
-        .map(|layer| Digest::of(&plain(layer)).to_string())
-        .collect();
+    let diff_ids: Vec<String> = layers.iter().map(|layer| Digest::of(&plain(layer)).to_string()).collect();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/bin/sh"] },
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
-    let config = put(
-        config.to_string().as_bytes(),
-        "application/vnd.oci.image.config.v1+json",
-    );
+    let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
     let layers: Vec<_> = layers
         .iter()
         .map(|layer| {
@@ -80,36 +70,23 @@ pub fn write_layout(folder: &Path, name: &str, layers: &[Vec<u8>]) {
                 Some([0x28, 0xb5]) => "+zstd",
                 _ => "",
             };
-            put(
-                layer,
-                &format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
-            )
+            put(layer, &format!("application/vnd.oci.image.layer.v1.tar{suffix}"))
         })
         .collect();
     let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": layers });
-    let mut entry = put(
-        manifest.to_string().as_bytes(),
-        "application/vnd.oci.image.manifest.v1+json",
-    );
+    let mut entry = put(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
     entry["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": name });
     let index = serde_json::json!({ "schemaVersion": 2, "manifests": [entry] });
     std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
-    std::fs::write(
-        folder.join("oci-layout"),
-        r#"{"imageLayoutVersion":"1.0.0"}"#,
-    )
-    .unwrap();
+    std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
 /// The uncompressed archive; damaged input as it is.
 fn plain(layer: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let result = match layer.get(..2) {
-        Some([0x1f, 0x8b]) => flate2::read::MultiGzDecoder::new(layer)
-            .read_to_end(&mut out)
-            .map(drop),
-        Some([0x28, 0xb5]) => zstd::Decoder::new(layer)
-            .and_then(|mut decoder| decoder.read_to_end(&mut out).map(drop)),
+        Some([0x1f, 0x8b]) => flate2::read::MultiGzDecoder::new(layer).read_to_end(&mut out).map(drop),
+        Some([0x28, 0xb5]) => zstd::Decoder::new(layer).and_then(|mut decoder| decoder.read_to_end(&mut out).map(drop)),
         _ => Err(std::io::ErrorKind::Other.into()),
     };
     if result.is_ok() { out } else { layer.to_vec() }
@@ -213,9 +190,7 @@ impl Tar {
 /// Whether a program the test needs is missing; then says so.
 pub fn missing_program(names: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing = names
-        .iter()
-        .find(|name| !std::env::split_paths(&path).any(|folder| folder.join(name).exists()));
+    let missing = names.iter().find(|name| !std::env::split_paths(&path).any(|folder| folder.join(name).exists()));
     if let Some(name) = missing {
         println!("not run: this host has no `{name}`");
     }

@@ -51,12 +51,7 @@ struct Instruction {
 }
 
 const fn instruction(opcode: u8, to: u8, from: u8, offset: i16, value: i32) -> Instruction {
-    Instruction {
-        opcode,
-        registers: to | from << 4,
-        offset,
-        value,
-    }
+    Instruction { opcode, registers: to | from << 4, offset, value }
 }
 
 const EXIT: Instruction = instruction(opcode::EXIT, 0, 0, 0, 0);
@@ -86,20 +81,11 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
 fn check(rule: &Rule) -> Vec<Instruction> {
     let access = i32::from(rule.access);
     let mut code = Vec::with_capacity(7);
-    let kind = if rule.kind == Kind::Block {
-        DEV_BLOCK
-    } else {
-        DEV_CHAR
-    };
-    let devices = [
-        (KIND, Some(kind)),
-        (MAJOR, rule.major.map(u32::cast_signed)),
-        (MINOR, rule.minor.map(u32::cast_signed)),
-    ];
+    let kind = if rule.kind == Kind::Block { DEV_BLOCK } else { DEV_CHAR };
+    let devices =
+        [(KIND, Some(kind)), (MAJOR, rule.major.map(u32::cast_signed)), (MINOR, rule.minor.map(u32::cast_signed))];
     for (register, value) in devices {
-        code.extend(
-            value.map(|value| instruction(opcode::SKIP_IF_NOT_EQUAL, register, 0, 0, value)),
-        );
+        code.extend(value.map(|value| instruction(opcode::SKIP_IF_NOT_EQUAL, register, 0, 0, value)));
     }
     let comparisons = code.len();
     if rule.allow {
@@ -119,25 +105,13 @@ fn check(rule: &Rule) -> Vec<Instruction> {
 
 /// Attaches the program for `rules` to the group `dir`, in the place of any that is attached there.
 pub(super) fn attach(dir: &Path, rules: &[Rule]) -> Result<()> {
-    let failed = |action| {
-        move |source| Error::DeviceProgram {
-            action,
-            path: dir.to_owned(),
-            source,
-        }
-    };
-    let group = File::open(dir).map_err(|source| Error::Read {
-        path: dir.to_owned(),
-        source,
-    })?;
+    let failed = |action| move |source| Error::DeviceProgram { action, path: dir.to_owned(), source };
+    let group = File::open(dir).map_err(|source| Error::Read { path: dir.to_owned(), source })?;
     let program = bpf::load(&program(rules)).map_err(failed("load"))?;
     let before = bpf::attached(&group).map_err(failed("list"))?;
     // All programs of a group must allow, so there is no moment at which more is allowed than before or after.
     bpf::attach(&group, &program).map_err(failed("attach"))?;
-    before
-        .iter()
-        .try_for_each(|id| bpf::detach(&group, *id))
-        .map_err(failed("replace"))
+    before.iter().try_for_each(|id| bpf::detach(&group, *id)).map_err(failed("replace"))
 }
 
 /// The bpf(2) calls this needs.
@@ -203,19 +177,8 @@ mod bpf {
     /// `attr` is the part of `union bpf_attr` that belongs to `command`, and its pointers are valid.
     unsafe fn bpf<T>(command: c_int, attr: &mut T) -> io::Result<c_int> {
         // SAFETY: `attr` is valid for its size; the rest is the caller's promise.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                std::ptr::from_mut(attr),
-                size_of::<T>(),
-            )
-        };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(result as c_int)
-        }
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
     }
 
     pub fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
@@ -237,18 +200,13 @@ mod bpf {
     }
 
     pub fn detach(group: &File, id: u32) -> io::Result<()> {
-        let mut attr = ById {
-            id,
-            next: 0,
-            flags: 0,
-        };
+        let mut attr = ById { id, next: 0, flags: 0 };
         // SAFETY: the attribute has no pointers; the result is a new descriptor.
-        let program =
-            match unsafe { bpf(PROG_GET_FD_BY_ID, &mut attr).map(|fd| OwnedFd::from_raw_fd(fd)) } {
-                // Gone meanwhile, which is what was wanted.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-                program => program?,
-            };
+        let program = match unsafe { bpf(PROG_GET_FD_BY_ID, &mut attr).map(|fd| OwnedFd::from_raw_fd(fd)) } {
+            // Gone meanwhile, which is what was wanted.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            program => program?,
+        };
         change(PROG_DETACH, group, &program, 0)
     }
 
@@ -293,12 +251,7 @@ mod tests {
         let mut registers = [0_u32; 6];
         let mut pc = 0_usize;
         loop {
-            let Instruction {
-                opcode,
-                registers: operands,
-                offset,
-                value,
-            } = program[pc];
+            let Instruction { opcode, registers: operands, offset, value } = program[pc];
             let (to, from) = (usize::from(operands & 15), usize::from(operands >> 4));
             let value = value as u32;
             pc += 1;
@@ -326,13 +279,7 @@ mod tests {
     }
 
     fn rule(allow: bool, kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
-        Rule {
-            allow,
-            kind,
-            major,
-            minor,
-            access,
-        }
+        Rule { allow, kind, major, minor, access }
     }
 
     #[test]
@@ -369,10 +316,7 @@ mod tests {
 
     #[test]
     fn the_kernel_takes_the_longest_program() {
-        let rules = vec![
-            rule(false, Kind::Block, Some(8), Some(1), READ);
-            super::super::devices::MAX_RULES
-        ];
+        let rules = vec![rule(false, Kind::Block, Some(8), Some(1), READ); super::super::devices::MAX_RULES];
         bpf::load(&program(&rules)).unwrap();
     }
 }

@@ -39,13 +39,7 @@ pub struct Rule {
 
 impl Rule {
     const fn allow(kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8) -> Self {
-        Self {
-            allow: true,
-            kind,
-            major,
-            minor,
-            access,
-        }
+        Self { allow: true, kind, major, minor, access }
     }
 }
 
@@ -96,18 +90,11 @@ pub(super) fn apply(cgroup: &CgroupManager, rules: &[LinuxDeviceCgroup]) -> Resu
     }
     all.extend_from_slice(DEFAULT_DEVICES);
     if all.len() > MAX_RULES {
-        return Err(invalid(format!(
-            "there are {} rules, and {MAX_RULES} are allowed",
-            all.len()
-        )));
+        return Err(invalid(format!("there are {} rules, and {MAX_RULES} are allowed", all.len())));
     }
     if let Controller::V1(dir) = cgroup.controller("devices") {
         let policy = Policy::of(&all)?;
-        let (reset, except) = if policy.allow {
-            ("allow", "deny")
-        } else {
-            ("deny", "allow")
-        };
+        let (reset, except) = if policy.allow { ("allow", "deny") } else { ("deny", "allow") };
         write(&dir.join(format!("devices.{reset}")), "a")?;
         return write_each(&dir.join(format!("devices.{except}")), &policy.exceptions);
     }
@@ -118,10 +105,7 @@ pub(super) fn apply(cgroup: &CgroupManager, rules: &[LinuxDeviceCgroup]) -> Resu
 }
 
 fn invalid(reason: String) -> Error {
-    Error::Invalid {
-        limit: "devices".to_owned(),
-        reason,
-    }
+    Error::Invalid { limit: "devices".to_owned(), reason }
 }
 
 /// The rule of an OCI configuration; two if it is about devices of both kinds.
@@ -142,9 +126,7 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Vec<Rule>> {
                     'w' => WRITE,
                     'm' => MKNOD,
                     _ => {
-                        return Err(invalid(format!(
-                            "rule '{rule}' has an access other than r, w and m"
-                        )));
+                        return Err(invalid(format!("rule '{rule}' has an access other than r, w and m")));
                     }
                 };
             }
@@ -155,22 +137,11 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Vec<Rule>> {
         LinuxDeviceType::B => &[Kind::Block],
         LinuxDeviceType::C | LinuxDeviceType::U => &[Kind::Char],
         LinuxDeviceType::P => {
-            return Err(invalid(format!(
-                "rule '{rule}' is about a fifo, which needs no right"
-            )));
+            return Err(invalid(format!("rule '{rule}' is about a fifo, which needs no right")));
         }
     };
     let (major, minor) = (number(rule.major())?, number(rule.minor())?);
-    Ok(kinds
-        .iter()
-        .map(|kind| Rule {
-            allow: rule.allow(),
-            kind: *kind,
-            major,
-            minor,
-            access,
-        })
-        .collect())
+    Ok(kinds.iter().map(|kind| Rule { allow: rule.allow(), kind: *kind, major, minor, access }).collect())
 }
 
 /// Rules as the v1 controller has them: a default and exceptions to it, without order.
@@ -182,13 +153,9 @@ struct Policy {
 
 impl Policy {
     fn of(rules: &[Rule]) -> Result<Self> {
-        let everything = |rule: &Rule, kind| {
-            rule.kind == kind && rule.major.is_none() && rule.minor.is_none() && rule.access == ALL
-        };
-        let mut policy = Self {
-            allow: false,
-            exceptions: Vec::new(),
-        };
+        let everything =
+            |rule: &Rule, kind| rule.kind == kind && rule.major.is_none() && rule.minor.is_none() && rule.access == ALL;
+        let mut policy = Self { allow: false, exceptions: Vec::new() };
         let mut rest = rules;
         while let Some((rule, after)) = rest.split_first() {
             rest = after;
@@ -198,10 +165,7 @@ impl Policy {
                 && everything(next, Kind::Char)
                 && rule.allow == next.allow
             {
-                policy = Self {
-                    allow: rule.allow,
-                    exceptions: Vec::new(),
-                };
+                policy = Self { allow: rule.allow, exceptions: Vec::new() };
                 rest = after;
             } else if rule.allow == policy.allow {
                 policy.drop_exceptions(rule)?;
@@ -213,11 +177,7 @@ impl Policy {
     }
 
     fn add_exception(&mut self, rule: &Rule) {
-        match self
-            .exceptions
-            .iter_mut()
-            .find(|exception| same_devices(exception, rule))
-        {
+        match self.exceptions.iter_mut().find(|exception| same_devices(exception, rule)) {
             Some(exception) => exception.access |= rule.access,
             None => self.exceptions.push(*rule),
         }
@@ -234,9 +194,7 @@ impl Policy {
             if covers(rule.major, exception.major) && covers(rule.minor, exception.minor) {
                 exception.access &= !rule.access;
             } else if meets(rule.major, exception.major) && meets(rule.minor, exception.minor) {
-                return Err(invalid(format!(
-                    "cgroup v1 cannot except '{rule}' from '{exception}'"
-                )));
+                return Err(invalid(format!("cgroup v1 cannot except '{rule}' from '{exception}'")));
             }
         }
         self.exceptions.retain(|exception| exception.access != 0);
@@ -259,10 +217,7 @@ mod tests {
             parsed.extend(parse(rule)?);
         }
         let policy = Policy::of(&parsed)?;
-        Ok((
-            policy.allow,
-            policy.exceptions.iter().map(ToString::to_string).collect(),
-        ))
+        Ok((policy.allow, policy.exceptions.iter().map(ToString::to_string).collect()))
     }
 
     fn strings(list: &[&str]) -> Vec<String> {
@@ -279,10 +234,7 @@ mod tests {
             {"allow": true, "type": "b", "major": 8, "minor": -1, "access": "rw"},
             {"allow": false, "type": "b", "major": 8, "access": "w"},
         ]);
-        assert_eq!(
-            policy(&rules).unwrap(),
-            (false, strings(&["c 10:200 rwm", "b 8:* r"]))
-        );
+        assert_eq!(policy(&rules).unwrap(), (false, strings(&["c 10:200 rwm", "b 8:* r"])));
     }
 
     #[test]
@@ -291,10 +243,7 @@ mod tests {
             {"allow": true, "type": "a", "access": "rwm"},
             {"allow": false, "type": "a", "major": 8, "access": "w"},
         ]);
-        assert_eq!(
-            policy(&rules).unwrap(),
-            (true, strings(&["b 8:* w", "c 8:* w"]))
-        );
+        assert_eq!(policy(&rules).unwrap(), (true, strings(&["b 8:* w", "c 8:* w"])));
     }
 
     #[test]
@@ -308,10 +257,7 @@ mod tests {
                 {"allow": false, "type": "c", "major": 1, "minor": 3, "access": "r"},
             ]),
         ] {
-            assert!(
-                matches!(policy(&rules), Err(Error::Invalid { .. })),
-                "{rules}"
-            );
+            assert!(matches!(policy(&rules), Err(Error::Invalid { .. })), "{rules}");
         }
     }
 }

@@ -35,30 +35,14 @@ impl Entry {
     pub(super) fn open(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
         let v2 = hierarchies.v2.as_ref().map(|mount| {
             let dir = mount.point.join(path);
-            open(
-                &dir,
-                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )
-            .map_err(|errno| Error::Read {
-                path: dir,
-                source: errno.into(),
-            })
+            open(&dir, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|errno| Error::Read { path: dir, source: errno.into() })
         });
         let v1 = hierarchies.v1.iter().map(|mount| {
             let tasks = mount.point.join(path).join("tasks");
-            OpenOptions::new()
-                .write(true)
-                .open(&tasks)
-                .map_err(|source| Error::Read {
-                    path: tasks,
-                    source,
-                })
+            OpenOptions::new().write(true).open(&tasks).map_err(|source| Error::Read { path: tasks, source })
         });
-        Ok(Self {
-            v2: v2.transpose()?,
-            v1: v1.collect::<Result<_>>()?,
-        })
+        Ok(Self { v2: v2.transpose()?, v1: v1.collect::<Result<_>>()? })
     }
 
     /// The v2 group, for `clone_args.cgroup` with `CLONE_INTO_CGROUP`; `None`: the host has v1 alone.
@@ -77,9 +61,6 @@ impl Entry {
 
     /// The numbers of all descriptors, for a child that closes everything else.
     pub fn raw_fds(&self) -> impl Iterator<Item = i32> {
-        self.v2
-            .iter()
-            .map(AsRawFd::as_raw_fd)
-            .chain(self.v1.iter().map(AsRawFd::as_raw_fd))
+        self.v2.iter().map(AsRawFd::as_raw_fd).chain(self.v1.iter().map(AsRawFd::as_raw_fd))
     }
 }

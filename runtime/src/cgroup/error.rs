@@ -11,9 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A `cgroupsPath` that is none.
-    #[error(
-        "invalid cgroups path '{path}': {reason}; use a path such as /berth/NAME or slice:prefix:name"
-    )]
+    #[error("invalid cgroups path '{path}': {reason}; use a path such as /berth/NAME or slice:prefix:name")]
     Path {
         /// As given.
         path: String,
@@ -21,9 +19,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// The host has no cgroup hierarchy mounted.
-    #[error(
-        "no cgroup hierarchy is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup`"
-    )]
+    #[error("no cgroup hierarchy is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup`")]
     NoHierarchy,
     /// `mkdir` failed.
     #[error("cannot create cgroup {}: {source}", path.display())]

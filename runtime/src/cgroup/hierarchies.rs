@@ -31,15 +31,8 @@ pub(super) struct Mount {
 impl Mount {
     /// The v2 hierarchy mounted at `point`.
     pub fn v2(point: &str) -> Self {
-        let controllers =
-            file::try_read(&Path::new(point).join("cgroup.controllers")).unwrap_or_default();
-        Self {
-            point: point.into(),
-            controllers: controllers
-                .split_ascii_whitespace()
-                .map(str::to_owned)
-                .collect(),
-        }
+        let controllers = file::try_read(&Path::new(point).join("cgroup.controllers")).unwrap_or_default();
+        Self { point: point.into(), controllers: controllers.split_ascii_whitespace().map(str::to_owned).collect() }
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -62,61 +55,34 @@ impl Hierarchies {
     pub fn of_this_host() -> Result<&'static Self> {
         static FOUND: OnceLock<Hierarchies> = OnceLock::new();
         let found = FOUND.get_or_init(Self::find);
-        if found.v1.is_empty() && found.v2.is_none() {
-            Err(Error::NoHierarchy)
-        } else {
-            Ok(found)
-        }
+        if found.v1.is_empty() && found.v2.is_none() { Err(Error::NoHierarchy) } else { Ok(found) }
     }
 
     fn find() -> Self {
         if is_cgroup2_unified_mode() {
-            return Self {
-                v1: Vec::new(),
-                v2: Some(Mount::v2(UNIFIED_MOUNTPOINT)),
-            };
+            return Self { v1: Vec::new(), v2: Some(Mount::v2(UNIFIED_MOUNTPOINT)) };
         }
         let mut v1: Vec<Mount> = Vec::new();
         for subsystem in V1::new().subsystems() {
             let point = subsystem.to_controller().path();
             match v1.iter_mut().find(|mount| mount.point == point) {
                 Some(mount) => mount.controllers.push(subsystem.controller_name()),
-                None => v1.push(Mount {
-                    point: point.to_owned(),
-                    controllers: vec![subsystem.controller_name()],
-                }),
+                None => v1.push(Mount { point: point.to_owned(), controllers: vec![subsystem.controller_name()] }),
             }
         }
-        let v2 =
-            statfs(HYBRID_MOUNTPOINT).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
-        Self {
-            v1,
-            v2: v2.then(|| Mount::v2(HYBRID_MOUNTPOINT)),
-        }
+        let v2 = statfs(HYBRID_MOUNTPOINT).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        Self { v1, v2: v2.then(|| Mount::v2(HYBRID_MOUNTPOINT)) }
     }
 
     /// Every mount point.
     pub fn points(&self) -> impl Iterator<Item = &Path> {
-        self.v1
-            .iter()
-            .chain(&self.v2)
-            .map(|mount| mount.point.as_path())
+        self.v1.iter().chain(&self.v2).map(|mount| mount.point.as_path())
     }
 
     /// The mount point of the hierarchy that knows best about processes.
     pub fn main_point(&self) -> &Path {
-        let v1 = || {
-            self.v1
-                .iter()
-                .find(|mount| mount.has("freezer"))
-                .or(self.v1.first())
-        };
-        &self
-            .v2
-            .as_ref()
-            .or_else(v1)
-            .expect("of_this_host() returns no empty ones")
-            .point
+        let v1 = || self.v1.iter().find(|mount| mount.has("freezer")).or(self.v1.first());
+        &self.v2.as_ref().or_else(v1).expect("of_this_host() returns no empty ones").point
     }
 
     /// Where the controller `name` is for the group at `path`.

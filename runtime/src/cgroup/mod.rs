@@ -60,10 +60,7 @@ impl CgroupManager {
     /// hierarchy (`/berth/ID`), or systemd's `slice:prefix:name`, which stands for the path of `prefix-name.scope`
     /// in that slice.
     pub fn new(cgroups_path: &str) -> Result<Self> {
-        Ok(Self {
-            hierarchies: Hierarchies::of_this_host()?.clone(),
-            path: path::relative(cgroups_path)?,
-        })
+        Ok(Self { hierarchies: Hierarchies::of_this_host()?.clone(), path: path::relative(cgroups_path)? })
     }
 
     /// Makes the group, and its ancestors where they are missing, in every hierarchy. On v2 every
@@ -111,8 +108,7 @@ impl CgroupManager {
     /// Moves the running process `pid` into the group, with all its threads. Slow on a quiet machine (see the
     /// [module](self)): for processes yet to be made there is [`CgroupManager::entry`].
     pub fn add(&self, pid: i32) -> Result<()> {
-        self.dirs()
-            .try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))
+        self.dirs().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))
     }
 
     /// Whether the group, or a part of it, exists.
@@ -130,9 +126,7 @@ impl CgroupManager {
 
     /// This group's directory in each hierarchy.
     fn dirs(&self) -> impl Iterator<Item = PathBuf> {
-        self.hierarchies
-            .points()
-            .map(|point| point.join(&self.path))
+        self.hierarchies.points().map(|point| point.join(&self.path))
     }
 
     /// Where the controller `name` is for this group.
@@ -154,10 +148,7 @@ fn remove(dir: &Path, deadline: Instant) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
-                return Err(Error::Remove {
-                    path: dir.to_owned(),
-                    source: error,
-                });
+                return Err(Error::Remove { path: dir.to_owned(), source: error });
             }
             Err(_) => {}
         }
@@ -166,10 +157,7 @@ fn remove(dir: &Path, deadline: Instant) -> Result<()> {
         }
         // A killed process leaves its group some time after the signal.
         if Instant::now() > deadline {
-            return Err(Error::InUse {
-                path: dir.to_owned(),
-                pids: processes::pids(dir),
-            });
+            return Err(Error::InUse { path: dir.to_owned(), pids: processes::pids(dir) });
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));

@@ -9,29 +9,17 @@ const MAX_NAME: usize = 255;
 
 /// The relative path `cgroups_path` stands for.
 pub(super) fn relative(cgroups_path: &str) -> Result<PathBuf> {
-    let invalid = |reason| Error::Path {
-        path: cgroups_path.to_owned(),
-        reason,
-    };
+    let invalid = |reason| Error::Path { path: cgroups_path.to_owned(), reason };
     let parts = match cgroups_path.split(':').collect::<Vec<_>>()[..] {
         [slice, prefix, name] if !cgroups_path.contains('/') => {
             if name.is_empty() {
                 return Err(invalid("the name after the second colon is empty"));
             }
-            let mut parts = slices(slice)
-                .ok_or_else(|| invalid("the slice is not one systemd would name so"))?;
-            parts.push(if prefix.is_empty() {
-                format!("{name}.scope")
-            } else {
-                format!("{prefix}-{name}.scope")
-            });
+            let mut parts = slices(slice).ok_or_else(|| invalid("the slice is not one systemd would name so"))?;
+            parts.push(if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") });
             parts
         }
-        _ => cgroups_path
-            .split('/')
-            .filter(|part| !matches!(*part, "" | "."))
-            .map(str::to_owned)
-            .collect(),
+        _ => cgroups_path.split('/').filter(|part| !matches!(*part, "" | ".")).map(str::to_owned).collect(),
     };
     if parts.is_empty() {
         return Err(invalid("it names the root of the hierarchy"));
@@ -39,13 +27,8 @@ pub(super) fn relative(cgroups_path: &str) -> Result<PathBuf> {
     if parts.iter().any(|part| part == "..") {
         return Err(invalid("'..' is not allowed in it"));
     }
-    if parts
-        .iter()
-        .any(|part| part.len() > MAX_NAME || part.contains(['\0', '\n']))
-    {
-        return Err(invalid(
-            "a name in it is too long or has a control character",
-        ));
+    if parts.iter().any(|part| part.len() > MAX_NAME || part.contains(['\0', '\n'])) {
+        return Err(invalid("a name in it is too long or has a control character"));
     }
     Ok(parts.iter().collect())
 }
@@ -77,8 +60,7 @@ mod tests {
     use super::*;
 
     fn text(cgroups_path: &str) -> String {
-        relative(cgroups_path)
-            .map_or_else(|error| error.to_string(), |path| path.display().to_string())
+        relative(cgroups_path).map_or_else(|error| error.to_string(), |path| path.display().to_string())
     }
 
     #[test]
@@ -90,36 +72,18 @@ mod tests {
 
     #[test]
     fn systemd_names_become_their_scope() {
-        assert_eq!(
-            text("system.slice:berth:abc"),
-            "system.slice/berth-abc.scope"
-        );
+        assert_eq!(text("system.slice:berth:abc"), "system.slice/berth-abc.scope");
         assert_eq!(text(":berth:abc"), "system.slice/berth-abc.scope");
-        assert_eq!(
-            text("user-1000.slice::abc"),
-            "user.slice/user-1000.slice/abc.scope"
-        );
+        assert_eq!(text("user-1000.slice::abc"), "user.slice/user-1000.slice/abc.scope");
         assert_eq!(text("-.slice:p:n"), "p-n.scope");
     }
 
     #[test]
     fn paths_that_lead_elsewhere_are_refused() {
         let long = "x".repeat(256);
-        for path in [
-            "",
-            "/",
-            "/berth/../other",
-            "..",
-            "a-.slice:p:n",
-            "nope:p:n",
-            "a.slice:p:",
-            "a\0b",
-            long.as_str(),
-        ] {
-            assert!(
-                matches!(relative(path), Err(Error::Path { .. })),
-                "{path:?}"
-            );
+        for path in ["", "/", "/berth/../other", "..", "a-.slice:p:n", "nope:p:n", "a.slice:p:", "a\0b", long.as_str()]
+        {
+            assert!(matches!(relative(path), Err(Error::Path { .. })), "{path:?}");
         }
     }
 }

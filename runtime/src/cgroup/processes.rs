@@ -43,11 +43,9 @@ impl CgroupManager {
                 write(&dir.join("cgroup.freeze"), "0")?;
                 wait_for(&dir, "frozen 0", "thawed")
             }
-            Freezer::V1(dir) => controller(&dir).thaw().map_err(|source| Error::Freezer {
-                action: "thaw",
-                path: dir,
-                source,
-            }),
+            Freezer::V1(dir) => {
+                controller(&dir).thaw().map_err(|source| Error::Freezer { action: "thaw", path: dir, source })
+            }
         }
     }
 
@@ -57,11 +55,7 @@ impl CgroupManager {
             Freezer::V2(dir) => Ok(file::read(&dir.join("cgroup.freeze"))? == "1"),
             Freezer::V1(dir) => match controller(&dir).state() {
                 Ok(state) => Ok(!matches!(state, FreezerState::Thawed)),
-                Err(source) => Err(Error::Freezer {
-                    action: "read the freezer of",
-                    path: dir,
-                    source,
-                }),
+                Err(source) => Err(Error::Freezer { action: "read the freezer of", path: dir, source }),
             },
         }
     }
@@ -76,11 +70,7 @@ impl CgroupManager {
         match file::try_write(&dir.join("cgroup.kill"), "1") {
             Ok(()) => wait_for(&dir, "populated 0", "empty"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.kill_one_by_one(),
-            Err(source) => Err(Error::Write {
-                path: dir.join("cgroup.kill"),
-                value: "1".to_owned(),
-                source,
-            }),
+            Err(source) => Err(Error::Write { path: dir.join("cgroup.kill"), value: "1".to_owned(), source }),
         }
     }
 
@@ -103,10 +93,7 @@ impl CgroupManager {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(Error::Timeout {
-                    path: self.main_dir(),
-                    state: "empty",
-                });
+                return Err(Error::Timeout { path: self.main_dir(), state: "empty" });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
@@ -134,11 +121,7 @@ fn controller(dir: &Path) -> FreezerController {
 /// v1 freezes what it can reach at once; the rest needs to be asked again.
 fn freeze_v1(dir: &Path) -> Result<()> {
     let freezer = controller(dir);
-    let failed = |source| Error::Freezer {
-        action: "freeze",
-        path: dir.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Freezer { action: "freeze", path: dir.to_owned(), source };
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(50);
     while Instant::now() < deadline {
@@ -149,19 +132,13 @@ fn freeze_v1(dir: &Path) -> Result<()> {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));
     }
-    Err(Error::Timeout {
-        path: dir.to_owned(),
-        state: "frozen",
-    })
+    Err(Error::Timeout { path: dir.to_owned(), state: "frozen" })
 }
 
 /// Waits until `cgroup.events` has the line `event`. The kernel says by poll(2) when it has changed.
 fn wait_for(dir: &Path, event: &str, state: &'static str) -> Result<()> {
     let path = dir.join("cgroup.events");
-    let failed = |source| Error::Read {
-        path: path.clone(),
-        source,
-    };
+    let failed = |source| Error::Read { path: path.clone(), source };
     let mut events = File::open(&path).map_err(failed)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -173,16 +150,10 @@ fn wait_for(dir: &Path, event: &str, state: &'static str) -> Result<()> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Error::Timeout {
-                path: dir.to_owned(),
-                state,
-            });
+            return Err(Error::Timeout { path: dir.to_owned(), state });
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)],
-            timeout,
-        ) {
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(failed(errno.into())),
         }
@@ -192,11 +163,7 @@ fn wait_for(dir: &Path, event: &str, state: &'static str) -> Result<()> {
 /// The processes in the group `dir` and below it. In a threaded group the kernel shows them further up.
 pub(super) fn pids(dir: &Path) -> Vec<i32> {
     let procs = file::try_read(&dir.join("cgroup.procs")).unwrap_or_default();
-    let mut all: Vec<i32> = procs
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|pid| *pid > 0)
-        .collect();
+    let mut all: Vec<i32> = procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
     for child in file::subdirectories(dir) {
         all.extend(pids(&child));
     }

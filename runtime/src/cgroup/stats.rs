@@ -131,21 +131,17 @@ impl CgroupManager {
         match self.controller("memory") {
             Controller::V1(dir) => {
                 let usage = file::number(&dir, "memory.usage_in_bytes").unwrap_or(0);
-                let cache =
-                    file::keyed(&content(&dir, "memory.stat"), "total_inactive_file").unwrap_or(0);
+                let cache = file::keyed(&content(&dir, "memory.stat"), "total_inactive_file").unwrap_or(0);
                 Memory {
                     usage: usage.saturating_sub(cache),
-                    limit: file::number(&dir, "memory.limit_in_bytes")
-                        .filter(|limit| *limit < V1_UNLIMITED),
+                    limit: file::number(&dir, "memory.limit_in_bytes").filter(|limit| *limit < V1_UNLIMITED),
                     peak: file::number(&dir, "memory.max_usage_in_bytes"),
-                    swap: file::number(&dir, "memory.memsw.usage_in_bytes")
-                        .map(|both| both.saturating_sub(usage)),
+                    swap: file::number(&dir, "memory.memsw.usage_in_bytes").map(|both| both.saturating_sub(usage)),
                 }
             }
             Controller::V2(dir) => {
                 let usage = file::number(&dir, "memory.current").unwrap_or(0);
-                let cache =
-                    file::keyed(&content(&dir, "memory.stat"), "inactive_file").unwrap_or(0);
+                let cache = file::keyed(&content(&dir, "memory.stat"), "inactive_file").unwrap_or(0);
                 Memory {
                     usage: usage.saturating_sub(cache),
                     limit: file::number(&dir, "memory.max"),
@@ -159,10 +155,9 @@ impl CgroupManager {
 
     fn pids_stats(&self) -> Pids {
         match self.controller("pids") {
-            Controller::V1(dir) | Controller::V2(dir) => Pids {
-                current: file::number(&dir, "pids.current").unwrap_or(0),
-                limit: file::number(&dir, "pids.max"),
-            },
+            Controller::V1(dir) | Controller::V2(dir) => {
+                Pids { current: file::number(&dir, "pids.current").unwrap_or(0), limit: file::number(&dir, "pids.max") }
+            }
             Controller::Missing => Pids::default(),
         }
     }
@@ -171,12 +166,7 @@ impl CgroupManager {
         if let Controller::V1(dir) = self.controller("blkio") {
             let (read_bytes, write_bytes) = v1_io(&dir, "io_service_bytes_recursive");
             let (reads, writes) = v1_io(&dir, "io_serviced_recursive");
-            return BlockIo {
-                read_bytes,
-                write_bytes,
-                reads,
-                writes,
-            };
+            return BlockIo { read_bytes, write_bytes, reads, writes };
         }
         match self.controller("io") {
             Controller::V2(dir) => v2_io(&content(&dir, "io.stat")),
@@ -195,18 +185,8 @@ fn v1_io(dir: &Path, name: &str) -> (u64, u64) {
     let sums = |prefix: &str| {
         let content = content(dir, &format!("{prefix}.{name}"));
         let sum = |kind: &str| -> u64 {
-            let fields = content
-                .lines()
-                .map(|line| line.split(' ').collect::<Vec<_>>());
-            fields
-                .filter_map(|f| {
-                    if f.len() == 3 && f[1] == kind {
-                        f[2].parse::<u64>().ok()
-                    } else {
-                        None
-                    }
-                })
-                .sum()
+            let fields = content.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            fields.filter_map(|f| if f.len() == 3 && f[1] == kind { f[2].parse::<u64>().ok() } else { None }).sum()
         };
         (sum("Read"), sum("Write"))
     };
@@ -220,20 +200,7 @@ fn v1_io(dir: &Path, name: &str) -> (u64, u64) {
 fn v2_io(content: &str) -> BlockIo {
     let sum = |key: &str| -> u64 {
         let fields = content.split_ascii_whitespace();
-        fields
-            .filter_map(|field| {
-                field
-                    .strip_prefix(key)?
-                    .strip_prefix('=')?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .sum()
+        fields.filter_map(|field| field.strip_prefix(key)?.strip_prefix('=')?.parse::<u64>().ok()).sum()
     };
-    BlockIo {
-        read_bytes: sum("rbytes"),
-        write_bytes: sum("wbytes"),
-        reads: sum("rios"),
-        writes: sum("wios"),
-    }
+    BlockIo { read_bytes: sum("rbytes"), write_bytes: sum("wbytes"), reads: sum("rios"), writes: sum("wios") }
 }

@@ -25,9 +25,7 @@ struct Group(CgroupManager);
 
 impl Group {
     fn new(name: &str) -> Self {
-        let group = Self(
-            CgroupManager::new(&format!("/berth-test-{}-{name}", std::process::id())).unwrap(),
-        );
+        let group = Self(CgroupManager::new(&format!("/berth-test-{}-{name}", std::process::id())).unwrap());
         group.create().unwrap();
         group
     }
@@ -42,12 +40,7 @@ impl Group {
 
     /// Content of the file `name` in the v1 hierarchy of `controller`.
     fn v1(&self, controller: &str, name: &str) -> String {
-        let mount = self
-            .hierarchies
-            .v1
-            .iter()
-            .find(|mount| mount.controllers.iter().any(|c| c == controller))
-            .unwrap();
+        let mount = self.hierarchies.v1.iter().find(|mount| mount.controllers.iter().any(|c| c == controller)).unwrap();
         super::file::read(&mount.point.join(&self.path).join(name)).unwrap()
     }
 
@@ -92,9 +85,7 @@ impl std::ops::Deref for Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill_all()
-            .and_then(|()| self.delete())
-            .unwrap_or_else(|error| eprintln!("left behind: {error}"));
+        self.kill_all().and_then(|()| self.delete()).unwrap_or_else(|error| eprintln!("left behind: {error}"));
     }
 }
 
@@ -137,17 +128,12 @@ fn a_group_is_made_entered_and_removed_in_every_hierarchy() {
     assert_eq!(group.dirs().filter(|dir| dir.is_dir()).count(), everywhere);
     let pid = group.spawn(pause);
     // The process is born in the v2 group and enters the others itself.
-    eventually("the process is in every group", || {
-        group.dirs().all(|dir| pids(&dir) == [pid.as_raw()])
-    });
+    eventually("the process is in every group", || group.dirs().all(|dir| pids(&dir) == [pid.as_raw()]));
     let again = CgroupManager::new(&format!("/{}", group.path.display())).unwrap();
     assert!(matches!(again.create(), Err(Error::InUse { pids, .. }) if pids == [pid.as_raw()]));
     assert_eq!(again.pids(), [pid.as_raw()]);
     again.kill_all().unwrap();
-    assert!(matches!(
-        waitpid(pid, None).unwrap(),
-        WaitStatus::Signaled(_, Signal::SIGKILL, _)
-    ));
+    assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Signaled(_, Signal::SIGKILL, _)));
     assert!(group.pids().is_empty());
     again.create().expect("an empty group is taken over");
     group.delete().unwrap();
@@ -188,14 +174,10 @@ fn a_running_process_can_be_added() {
 #[test]
 fn the_pids_limit_refuses_forks() {
     let group = Group::new("pids");
-    group
-        .apply(&resources(json!({"pids": {"limit": 4}})), false)
-        .unwrap();
+    group.apply(&resources(json!({"pids": {"limit": 4}})), false).unwrap();
     assert_eq!(group.run(fork_until_refused), 3);
     assert_eq!(group.stats().unwrap().pids.limit, Some(4));
-    group
-        .update(&resources(json!({"pids": {"limit": -1}})))
-        .unwrap();
+    group.update(&resources(json!({"pids": {"limit": -1}}))).unwrap();
     assert_eq!(group.stats().unwrap().pids.limit, None);
 }
 
@@ -203,8 +185,7 @@ fn the_pids_limit_refuses_forks() {
 fn more_memory_than_allowed_ends_the_process() {
     const LIMIT: u64 = 16 << 20;
     let group = Group::new("memory");
-    let limits =
-        resources(json!({"memory": {"limit": LIMIT, "swap": LIMIT, "reservation": LIMIT / 2}}));
+    let limits = resources(json!({"memory": {"limit": LIMIT, "swap": LIMIT, "reservation": LIMIT / 2}}));
     assert_eq!(group.apply(&limits, false).unwrap(), []);
     assert_eq!(group.stats().unwrap().memory.limit, Some(LIMIT));
     let touch = |bytes: usize| {
@@ -212,14 +193,7 @@ fn more_memory_than_allowed_ends_the_process() {
             // SAFETY: a fresh anonymous mapping, written within its bounds.
             unsafe {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-                let memory = libc::mmap(
-                    std::ptr::null_mut(),
-                    bytes,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    flags,
-                    -1,
-                    0,
-                );
+                let memory = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
                 i32::from(memory == libc::MAP_FAILED || *memory.cast::<u8>() != 0)
             }
         }
@@ -229,30 +203,15 @@ fn more_memory_than_allowed_ends_the_process() {
     assert_eq!(group.run(touch(LIMIT as usize * 4)), 128 + libc::SIGKILL);
     assert_eq!(group.oom_kills(), 1);
     let memory = group.stats().unwrap().memory;
-    assert!(
-        memory.peak.unwrap() > LIMIT / 2 && memory.usage < LIMIT,
-        "{memory:?}"
-    );
+    assert!(memory.peak.unwrap() > LIMIT / 2 && memory.usage < LIMIT, "{memory:?}");
 
     // Up and down again, each in one step: the order of the two limits matters and is different.
     for limit in [4 * LIMIT, LIMIT, 2 * LIMIT] {
-        group
-            .update(&resources(
-                json!({"memory": {"limit": limit, "swap": limit + LIMIT}}),
-            ))
-            .unwrap();
-        assert_eq!(
-            group.v1("memory", "memory.limit_in_bytes"),
-            limit.to_string()
-        );
-        assert_eq!(
-            group.v1("memory", "memory.memsw.limit_in_bytes"),
-            (limit + LIMIT).to_string()
-        );
+        group.update(&resources(json!({"memory": {"limit": limit, "swap": limit + LIMIT}}))).unwrap();
+        assert_eq!(group.v1("memory", "memory.limit_in_bytes"), limit.to_string());
+        assert_eq!(group.v1("memory", "memory.memsw.limit_in_bytes"), (limit + LIMIT).to_string());
     }
-    group
-        .update(&resources(json!({"memory": {"limit": -1}})))
-        .unwrap();
+    group.update(&resources(json!({"memory": {"limit": -1}}))).unwrap();
     assert_eq!(group.stats().unwrap().memory.limit, None);
 }
 
@@ -269,17 +228,9 @@ fn cpu_limits_are_written_in_an_order_the_kernel_takes() {
     let child = CgroupManager::new(&format!("{}/child", group.path.display())).unwrap();
     child.create().unwrap();
     for (quota, period) in [(50_000, 200_000), (20_000, 100_000), (100_000, 400_000)] {
-        child
-            .update(&resources(
-                json!({"cpu": {"quota": quota, "period": period}}),
-            ))
-            .unwrap();
+        child.update(&resources(json!({"cpu": {"quota": quota, "period": period}}))).unwrap();
     }
-    let refused = child
-        .update(&resources(
-            json!({"cpu": {"quota": 90_000, "period": 100_000}}),
-        ))
-        .unwrap_err();
+    let refused = child.update(&resources(json!({"cpu": {"quota": 90_000, "period": 100_000}}))).unwrap_err();
     assert!(refused.to_string().contains("cpu.cfs_"), "{refused}");
     child.delete().unwrap();
 }
@@ -287,12 +238,7 @@ fn cpu_limits_are_written_in_an_order_the_kernel_takes() {
 #[test]
 fn a_cpu_quota_throttles() {
     let group = Group::new("throttle");
-    group
-        .apply(
-            &resources(json!({"cpu": {"quota": 10_000, "period": 100_000}})),
-            false,
-        )
-        .unwrap();
+    group.apply(&resources(json!({"cpu": {"quota": 10_000, "period": 100_000}})), false).unwrap();
     let spin = || {
         let start = Instant::now();
         while start.elapsed().as_millis() < 300 {}
@@ -300,14 +246,8 @@ fn a_cpu_quota_throttles() {
     };
     assert_eq!(group.run(spin), 0);
     let cpu = group.stats().unwrap().cpu;
-    assert!(
-        cpu.usage.as_millis() >= 10 && cpu.usage.as_millis() < 150,
-        "{cpu:?}"
-    );
-    assert!(
-        cpu.throttled_periods > 0 && !cpu.throttled.is_zero(),
-        "{cpu:?}"
-    );
+    assert!(cpu.usage.as_millis() >= 10 && cpu.usage.as_millis() < 150, "{cpu:?}");
+    assert!(cpu.throttled_periods > 0 && !cpu.throttled.is_zero(), "{cpu:?}");
 }
 
 #[test]
@@ -317,31 +257,13 @@ fn limits_the_host_lacks_are_refused_by_name() {
     // Weights depend on the kernel's I/O schedulers: here they work, or are refused by name.
     match group.update(&resources(json!({"blockIO": {"weight": 500}}))) {
         Ok(_) => assert!(group.v1("blkio", "blkio.bfq.weight").contains("500")),
-        Err(error) => assert!(
-            matches!(
-                error,
-                Error::Unsupported {
-                    controller: "blkio",
-                    ..
-                }
-            ),
-            "{error}"
-        ),
+        Err(error) => assert!(matches!(error, Error::Unsupported { controller: "blkio", .. }), "{error}"),
     }
     for (limits, about) in [
-        (
-            json!({"hugepageLimits": [{"pageSize": "../2MB", "limit": 1}]}),
-            "page size",
-        ),
-        (
-            json!({"unified": {"../memory.max": "1"}}),
-            "not the name of a cgroup v2 file",
-        ),
+        (json!({"hugepageLimits": [{"pageSize": "../2MB", "limit": 1}]}), "page size"),
+        (json!({"unified": {"../memory.max": "1"}}), "not the name of a cgroup v2 file"),
         (json!({"unified": {"memory.max": "1"}}), "no such file"),
-        (
-            json!({"cpu": {"shares": 1024, "cpus": "4096"}}),
-            "cpuset.cpus",
-        ),
+        (json!({"cpu": {"shares": 1024, "cpus": "4096"}}), "cpuset.cpus"),
     ] {
         let error = refused(limits);
         assert!(error.to_string().contains(about), "{error}");
@@ -354,11 +276,7 @@ fn open_in(group: &Group, path: &Path) -> i32 {
     group.run(|| {
         // SAFETY: the path is a C string; errno is this thread's.
         unsafe {
-            if libc::open(path.as_ptr(), libc::O_RDWR | libc::O_NONBLOCK) < 0 {
-                *libc::__errno_location()
-            } else {
-                0
-            }
+            if libc::open(path.as_ptr(), libc::O_RDWR | libc::O_NONBLOCK) < 0 { *libc::__errno_location() } else { 0 }
         }
     })
 }
@@ -370,11 +288,7 @@ fn make_in(group: &Group, path: &Path) -> i32 {
         // SAFETY: as above.
         unsafe {
             let made = libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 11));
-            if made < 0 {
-                *libc::__errno_location()
-            } else {
-                0
-            }
+            if made < 0 { *libc::__errno_location() } else { 0 }
         }
     })
 }
@@ -395,21 +309,11 @@ fn prove_device_rules(group: &Group) {
     };
     group.update(&rule(true, "rw")).unwrap();
     assert_eq!(open_in(group, &kmsg), 0);
-    group
-        .update(&resources(json!({"pids": {"limit": 100}})))
-        .unwrap();
-    assert_eq!(
-        open_in(group, &kmsg),
-        0,
-        "an update without devices leaves them"
-    );
+    group.update(&resources(json!({"pids": {"limit": 100}}))).unwrap();
+    assert_eq!(open_in(group, &kmsg), 0, "an update without devices leaves them");
     group.update(&rule(true, "r")).unwrap();
     assert_eq!(open_in(group, &kmsg), libc::EPERM, "reading is not writing");
-    group
-        .update(&resources(
-            json!({"devices": [{"allow": true, "type": "a", "access": "rwm"}]}),
-        ))
-        .unwrap();
+    group.update(&resources(json!({"devices": [{"allow": true, "type": "a", "access": "rwm"}]}))).unwrap();
     assert_eq!(open_in(group, &kmsg), 0);
     group.update(&rule(false, "rw")).unwrap();
     assert_eq!(open_in(group, &kmsg), libc::EPERM);
@@ -425,9 +329,7 @@ fn device_rules_hold_as_a_program_on_v2() {
     let mut group = Group::new("program");
     // Without the v1 controller; everything else as it is.
     for mount in &mut group.0.hierarchies.v1 {
-        mount
-            .controllers
-            .retain(|controller| controller != "devices");
+        mount.controllers.retain(|controller| controller != "devices");
     }
     prove_device_rules(&group);
 }
@@ -444,14 +346,7 @@ fn prove_freezing(group: &Group) {
     // SAFETY: a shared page that is never unmapped; the kernel gives it zeroed and aligned.
     let counter = unsafe {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        let page = libc::mmap(
-            std::ptr::null_mut(),
-            4096,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        );
+        let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
         assert_ne!(page, libc::MAP_FAILED);
         &*page.cast::<AtomicU64>()
     };
@@ -472,13 +367,7 @@ fn prove_freezing(group: &Group) {
     eventually("it counts again", || value() > before);
     group.freeze().unwrap();
     group.kill_all().unwrap();
-    assert!(
-        matches!(
-            waitpid(pid, None).unwrap(),
-            WaitStatus::Signaled(_, Signal::SIGKILL, _)
-        ),
-        "frozen ones die too"
-    );
+    assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Signaled(_, Signal::SIGKILL, _)), "frozen ones die too");
 }
 
 #[test]
@@ -492,9 +381,7 @@ fn processes_freeze_go_on_and_die_on_v1_alone() {
 }
 
 fn prove_killing(group: &Group) {
-    group
-        .update(&resources(json!({"pids": {"limit": 50}})))
-        .unwrap();
+    group.update(&resources(json!({"pids": {"limit": 50}}))).unwrap();
     let pid = group.spawn(|| {
         // A tree whose every process goes on forking.
         loop {
@@ -530,17 +417,8 @@ fn fake_v2(controllers: &str) -> (tempfile::TempDir, CgroupManager) {
         std::fs::write(dir.join("cgroup.subtree_control"), "").unwrap();
     }
     let mount = Mount::v2(root.path().to_str().unwrap());
-    let hierarchies = Hierarchies {
-        v1: Vec::new(),
-        v2: Some(mount),
-    };
-    (
-        root,
-        CgroupManager {
-            hierarchies,
-            path: "berth/x".into(),
-        },
-    )
+    let hierarchies = Hierarchies { v1: Vec::new(), v2: Some(mount) };
+    (root, CgroupManager { hierarchies, path: "berth/x".into() })
 }
 
 /// What a file of the group has after `limits` were applied; the files named in `files` exist before.
@@ -551,29 +429,16 @@ fn after(limits: serde_json::Value, files: &[(&str, &str)]) -> Result<Vec<String
         std::fs::write(path(name), content).unwrap();
     }
     group.update(&resources(limits))?;
-    Ok(files
-        .iter()
-        .map(|(name, _)| std::fs::read_to_string(path(name)).unwrap())
-        .collect())
+    Ok(files.iter().map(|(name, _)| std::fs::read_to_string(path(name)).unwrap()).collect())
 }
 
 #[test]
 fn v2_controllers_are_enabled_down_the_path() {
     let (root, group) = fake_v2("cpu memory pids");
-    std::fs::write(
-        root.path().join("cgroup.subtree_control"),
-        "memory cpu pids",
-    )
-    .unwrap();
+    std::fs::write(root.path().join("cgroup.subtree_control"), "memory cpu pids").unwrap();
     group.create().unwrap();
-    let control = |name| {
-        std::fs::read_to_string(root.path().join(name).join("cgroup.subtree_control")).unwrap()
-    };
-    assert_eq!(
-        control(""),
-        "memory cpu pids",
-        "what is enabled is not written again"
-    );
+    let control = |name| std::fs::read_to_string(root.path().join(name).join("cgroup.subtree_control")).unwrap();
+    assert_eq!(control(""), "memory cpu pids", "what is enabled is not written again");
     assert_eq!(control("berth"), "+cpu +memory +pids");
     assert_eq!(control("berth/x"), "", "a group with processes must not");
     assert!(group.entry().unwrap().clone_into().is_some());
@@ -582,27 +447,14 @@ fn v2_controllers_are_enabled_down_the_path() {
 #[test]
 fn v2_values_are_written_in_its_own_terms() {
     let memory = json!({"memory": {"limit": 1000, "swap": 3000, "reservation": 500}});
-    let files = [
-        ("memory.max", ""),
-        ("memory.swap.max", ""),
-        ("memory.low", ""),
-    ];
+    let files = [("memory.max", ""), ("memory.swap.max", ""), ("memory.low", "")];
     assert_eq!(after(memory, &files).unwrap(), ["1000", "2000", "500"]);
     let unlimited = json!({"memory": {"limit": -1}});
     assert_eq!(after(unlimited, &files[..2]).unwrap(), ["max", "max"]);
 
-    let cpu =
-        json!({"cpu": {"shares": 1024, "quota": -1, "period": 50_000, "cpus": "0-1", "idle": 1}});
-    let files = [
-        ("cpu.weight", ""),
-        ("cpu.max", ""),
-        ("cpuset.cpus", ""),
-        ("cpu.idle", ""),
-    ];
-    assert_eq!(
-        after(cpu, &files).unwrap(),
-        ["100", "max 50000", "0-1", "1"]
-    );
+    let cpu = json!({"cpu": {"shares": 1024, "quota": -1, "period": 50_000, "cpus": "0-1", "idle": 1}});
+    let files = [("cpu.weight", ""), ("cpu.max", ""), ("cpuset.cpus", ""), ("cpu.idle", "")];
+    assert_eq!(after(cpu, &files).unwrap(), ["100", "max 50000", "0-1", "1"]);
     let period = json!({"cpu": {"period": 50_000}});
     assert_eq!(after(period, &[("cpu.max", "7 1")]).unwrap(), ["7 50000"]);
 
@@ -610,10 +462,7 @@ fn v2_values_are_written_in_its_own_terms() {
     assert_eq!(after(pids, &[("pids.max", "")]).unwrap(), ["7"]);
 
     let io = json!({"blockIO": {"weight": 500, "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]}});
-    assert_eq!(
-        after(io, &[("io.weight", ""), ("io.max", "")]).unwrap(),
-        ["4950", "8:0 rbps=1000"]
-    );
+    assert_eq!(after(io, &[("io.weight", ""), ("io.max", "")]).unwrap(), ["4950", "8:0 rbps=1000"]);
     let bfq = json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 300}]}});
     assert_eq!(after(bfq, &[("io.bfq.weight", "")]).unwrap(), ["8:0 300"]);
 
@@ -629,26 +478,11 @@ fn v2_values_are_written_in_its_own_terms() {
 fn v2_refuses_what_it_cannot_do() {
     for (limits, about) in [
         (json!({"memory": {"swap": 5}}), "needs memory.limit"),
-        (
-            json!({"memory": {"limit": 10, "swap": 5}}),
-            "less than memory.limit",
-        ),
-        (
-            json!({"memory": {"limit": 10}}),
-            "no memory cgroup controller",
-        ),
-        (
-            json!({"blockIO": {"weight": 100}}),
-            "no io cgroup controller",
-        ),
-        (
-            json!({"network": {"classID": 1}}),
-            "no net_cls cgroup controller",
-        ),
-        (
-            json!({"rdma": {"mlx": {"hcaHandles": 1}}}),
-            "no rdma cgroup controller",
-        ),
+        (json!({"memory": {"limit": 10, "swap": 5}}), "less than memory.limit"),
+        (json!({"memory": {"limit": 10}}), "no memory cgroup controller"),
+        (json!({"blockIO": {"weight": 100}}), "no io cgroup controller"),
+        (json!({"network": {"classID": 1}}), "no net_cls cgroup controller"),
+        (json!({"rdma": {"mlx": {"hcaHandles": 1}}}), "no rdma cgroup controller"),
     ] {
         let error = after(limits, &[]).unwrap_err();
         assert!(error.to_string().contains(about), "{error}");
@@ -657,11 +491,7 @@ fn v2_refuses_what_it_cannot_do() {
     for name in ["memory.max", "memory.low"] {
         std::fs::write(root.path().join("berth/x").join(name), "").unwrap();
     }
-    let warnings = group
-        .update(&resources(
-            json!({"memory": {"limit": 10, "swap": 20, "swappiness": 1}}),
-        ))
-        .unwrap();
+    let warnings = group.update(&resources(json!({"memory": {"limit": 10, "swap": 20, "swappiness": 1}}))).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
@@ -677,24 +507,15 @@ fn v2_usage_is_read_in_its_own_terms() {
     let (root, group) = fake_v2("cpu io memory pids");
     for (name, content) in [
         ("cgroup.procs", ""),
-        (
-            "cpu.stat",
-            "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 5\nnr_throttled 2\nthrottled_usec 7\n",
-        ),
+        ("cpu.stat", "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 5\nnr_throttled 2\nthrottled_usec 7\n"),
         ("memory.current", "5000\n"),
         ("memory.stat", "anon 1\ninactive_file 1000\n"),
         ("memory.max", "max\n"),
         ("memory.peak", "6000\n"),
-        (
-            "memory.events",
-            "low 0\noom 4\noom_kill 3\noom_group_kill 0\n",
-        ),
+        ("memory.events", "low 0\noom 4\noom_kill 3\noom_group_kill 0\n"),
         ("pids.current", "2\n"),
         ("pids.max", "10\n"),
-        (
-            "io.stat",
-            "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=5 wbytes=0 rios=1 wios=0\n",
-        ),
+        ("io.stat", "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=5 wbytes=0 rios=1 wios=0\n"),
     ] {
         std::fs::write(root.path().join("berth/x").join(name), content).unwrap();
     }

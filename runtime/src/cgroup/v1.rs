@@ -32,15 +32,10 @@ pub(super) fn memory(dir: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warnin
     let limit_file = dir.join("memory.limit_in_bytes");
     let swap_file = dir.join("memory.memsw.limit_in_bytes");
     // Memory without bounds cannot have less than that together with swap.
-    let mut swap = memory
-        .swap()
-        .or_else(|| memory.limit().filter(|limit| *limit == -1));
+    let mut swap = memory.swap().or_else(|| memory.limit().filter(|limit| *limit == -1));
     if swap.is_some() && !swap_file.exists() {
         if memory.swap().is_some() {
-            warnings.push(Warning {
-                limit: "memory.swap",
-                reason: "this kernel does not account swap",
-            });
+            warnings.push(Warning { limit: "memory.swap", reason: "this kernel does not account swap" });
         }
         swap = None;
     }
@@ -55,11 +50,7 @@ pub(super) fn memory(dir: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warnin
                 return Err(in_use(dir, limit));
             }
             Err(source) => {
-                return Err(Error::Write {
-                    path: limit_file,
-                    value: limit.to_string(),
-                    source,
-                });
+                return Err(Error::Write { path: limit_file, value: limit.to_string(), source });
             }
             Ok(()) => {}
         }
@@ -68,16 +59,10 @@ pub(super) fn memory(dir: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warnin
         write(&swap_file, &swap.to_string())?;
     }
     if let Some(reservation) = memory.reservation() {
-        write(
-            &dir.join("memory.soft_limit_in_bytes"),
-            &reservation.to_string(),
-        )?;
+        write(&dir.join("memory.soft_limit_in_bytes"), &reservation.to_string())?;
     }
     if let Some(tcp) = memory.kernel_tcp() {
-        write(
-            &dir.join("memory.kmem.tcp.limit_in_bytes"),
-            &tcp.to_string(),
-        )?;
+        write(&dir.join("memory.kmem.tcp.limit_in_bytes"), &tcp.to_string())?;
     }
     if let Some(swappiness) = memory.swappiness() {
         write(&dir.join("memory.swappiness"), &swappiness.to_string())?;
@@ -92,9 +77,7 @@ fn in_use(dir: &Path, limit: i64) -> Error {
     let usage = file::number(dir, "memory.usage_in_bytes").unwrap_or(0);
     Error::Invalid {
         limit: "memory.limit".to_owned(),
-        reason: format!(
-            "{usage} bytes are in use and the kernel cannot reclaim them down to {limit}"
-        ),
+        reason: format!("{usage} bytes are in use and the kernel cannot reclaim them down to {limit}"),
     }
 }
 
@@ -102,14 +85,8 @@ pub(super) fn cpu(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
         write(&dir.join("cpu.shares"), &shares.to_string())?;
     }
-    let quota = cpu
-        .quota()
-        .filter(|quota| *quota != 0)
-        .map(|quota| quota.to_string());
-    let mut period = cpu
-        .period()
-        .filter(|period| *period != 0)
-        .map(|period| period.to_string());
+    let quota = cpu.quota().filter(|quota| *quota != 0).map(|quota| quota.to_string());
+    let mut period = cpu.period().filter(|period| *period != 0).map(|period| period.to_string());
     // Within a limited parent the kernel refuses a ratio above the parent's, even between two writes: a period that is
     // refused at first may be accepted after the quota.
     if let (Some(_), Some(value)) = (&quota, &period)
@@ -120,19 +97,10 @@ pub(super) fn cpu(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let writes = [
         ("cpu.cfs_quota_us", quota),
         ("cpu.cfs_period_us", period),
-        (
-            "cpu.cfs_burst_us",
-            cpu.burst().map(|burst| burst.to_string()),
-        ),
+        ("cpu.cfs_burst_us", cpu.burst().map(|burst| burst.to_string())),
         ("cpu.idle", cpu.idle().map(|idle| idle.to_string())),
-        (
-            "cpu.rt_period_us",
-            cpu.realtime_period().map(|period| period.to_string()),
-        ),
-        (
-            "cpu.rt_runtime_us",
-            cpu.realtime_runtime().map(|runtime| runtime.to_string()),
-        ),
+        ("cpu.rt_period_us", cpu.realtime_period().map(|period| period.to_string())),
+        ("cpu.rt_runtime_us", cpu.realtime_runtime().map(|runtime| runtime.to_string())),
     ];
     for (name, value) in writes {
         if let Some(value) = value {
@@ -146,36 +114,21 @@ pub(super) fn block_io(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
     // The bfq scheduler has names of its own for the weights.
     let weight_file = |name: &str, limit: &str| {
         let candidates = ["blkio", "blkio.bfq"].map(|prefix| dir.join(format!("{prefix}.{name}")));
-        candidates
-            .into_iter()
-            .find(|path| path.exists())
-            .ok_or_else(|| unsupported("blkio", limit))
+        candidates.into_iter().find(|path| path.exists()).ok_or_else(|| unsupported("blkio", limit))
     };
     if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-        write(
-            &weight_file("weight", "blockIO.weight")?,
-            &weight.to_string(),
-        )?;
+        write(&weight_file("weight", "blockIO.weight")?, &weight.to_string())?;
     }
     if let Some(weight) = io.leaf_weight().filter(|weight| *weight != 0) {
-        write(
-            &weight_file("leaf_weight", "blockIO.leafWeight")?,
-            &weight.to_string(),
-        )?;
+        write(&weight_file("leaf_weight", "blockIO.leafWeight")?, &weight.to_string())?;
     }
     for device in io.weight_device().iter().flatten() {
         let value = |weight| format!("{}:{} {weight}", device.major(), device.minor());
         if let Some(weight) = device.weight() {
-            write(
-                &weight_file("weight_device", "blockIO.weightDevice")?,
-                &value(weight),
-            )?;
+            write(&weight_file("weight_device", "blockIO.weightDevice")?, &value(weight))?;
         }
         if let Some(weight) = device.leaf_weight() {
-            write(
-                &weight_file("leaf_weight_device", "blockIO.weightDevice")?,
-                &value(weight),
-            )?;
+            write(&weight_file("leaf_weight_device", "blockIO.weightDevice")?, &value(weight))?;
         }
     }
     for (name, rates) in [

@@ -20,11 +20,7 @@ pub(super) fn enable_controllers(root: &Path, path: &Path, wanted: Option<&str>)
         let missing: Vec<_> = available
             .split_ascii_whitespace()
             .filter(|controller| wanted.is_none_or(|wanted| wanted == *controller))
-            .filter(|controller| {
-                !enabled
-                    .split_ascii_whitespace()
-                    .any(|enabled| enabled == *controller)
-            })
+            .filter(|controller| !enabled.split_ascii_whitespace().any(|enabled| enabled == *controller))
             .map(|controller| format!("+{controller}"))
             .collect();
         // The kernel takes all or nothing of one write.
@@ -45,22 +41,15 @@ pub(super) fn memory(dir: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warnin
         if path.exists() {
             write(&path, &swap)?;
         } else if memory.swap().is_some() {
-            warnings.push(Warning {
-                limit: "memory.swap",
-                reason: "this kernel does not account swap",
-            });
+            warnings.push(Warning { limit: "memory.swap", reason: "this kernel does not account swap" });
         }
     }
     if let Some(limit) = memory.limit() {
         let usage = file::number(dir, "memory.current").unwrap_or(0);
-        if memory.check_before_update() == Some(true)
-            && u64::try_from(limit).is_ok_and(|limit| limit < usage)
-        {
+        if memory.check_before_update() == Some(true) && u64::try_from(limit).is_ok_and(|limit| limit < usage) {
             return Err(Error::Invalid {
                 limit: "memory.limit".to_owned(),
-                reason: format!(
-                    "{usage} bytes are in use, more than {limit}, and checkBeforeUpdate is set"
-                ),
+                reason: format!("{usage} bytes are in use, more than {limit}, and checkBeforeUpdate is set"),
             });
         }
         write(&dir.join("memory.max"), &or_max(limit))?;
@@ -71,16 +60,10 @@ pub(super) fn memory(dir: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warnin
     for (limit, asked) in [
         ("memory.swappiness", memory.swappiness().is_some()),
         ("memory.kernelTCP", memory.kernel_tcp().is_some()),
-        (
-            "memory.disableOOMKiller",
-            memory.disable_oom_killer() == Some(true),
-        ),
+        ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
     ] {
         if asked {
-            warnings.push(Warning {
-                limit,
-                reason: "cgroup v2 does not have it",
-            });
+            warnings.push(Warning { limit, reason: "cgroup v2 does not have it" });
         }
     }
     Ok(())
@@ -88,30 +71,19 @@ pub(super) fn memory(dir: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warnin
 
 /// v2 limits swap by itself, the OCI configuration memory and swap together.
 fn swap(memory: &LinuxMemory) -> Result<Option<String>> {
-    let invalid = |reason: String| Error::Invalid {
-        limit: "memory.swap".to_owned(),
-        reason,
-    };
+    let invalid = |reason: String| Error::Invalid { limit: "memory.swap".to_owned(), reason };
     Ok(match (memory.swap(), memory.limit()) {
         (None, Some(-1)) | (Some(-1), _) => Some("max".to_owned()),
         (None, _) => None,
-        (Some(swap), Some(limit)) if limit >= 0 && swap >= limit => {
-            Some((swap - limit).to_string())
-        }
+        (Some(swap), Some(limit)) if limit >= 0 && swap >= limit => Some((swap - limit).to_string()),
         (Some(swap), Some(-1)) => {
-            return Err(invalid(format!(
-                "it is {swap} while memory.limit is unlimited"
-            )));
+            return Err(invalid(format!("it is {swap} while memory.limit is unlimited")));
         }
         (Some(swap), Some(limit)) => {
-            return Err(invalid(format!(
-                "it is {swap}, less than memory.limit {limit}, which is part of it"
-            )));
+            return Err(invalid(format!("it is {swap}, less than memory.limit {limit}, which is part of it")));
         }
         (Some(_), None) => {
-            return Err(invalid(
-                "on cgroup v2 it needs memory.limit, which is part of it".to_owned(),
-            ));
+            return Err(invalid("on cgroup v2 it needs memory.limit, which is part of it".to_owned()));
         }
     })
 }
@@ -129,10 +101,7 @@ pub(super) fn cpu(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
         (None, None) => None,
     };
     if let Some(quota) = quota {
-        write(
-            &path,
-            &period.map_or(quota.clone(), |period| format!("{quota} {period}")),
-        )?;
+        write(&path, &period.map_or(quota.clone(), |period| format!("{quota} {period}")))?;
     }
     if let Some(burst) = cpu.burst() {
         write(&dir.join("cpu.max.burst"), &burst.to_string())?;
@@ -165,25 +134,15 @@ pub(super) fn block_io(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
         return Err(unsupported("io", "blockIO.leafWeight"));
     }
     let devices = io.weight_device().iter().flatten();
-    let devices = devices.filter_map(|device| {
-        Some((
-            format!("{}:{} ", device.major(), device.minor()),
-            device.weight()?,
-        ))
-    });
-    let all = io
-        .weight()
-        .filter(|weight| *weight != 0)
-        .map(|weight| (String::new(), weight));
+    let devices =
+        devices.filter_map(|device| Some((format!("{}:{} ", device.major(), device.minor()), device.weight()?)));
+    let all = io.weight().filter(|weight| *weight != 0).map(|weight| (String::new(), weight));
     for (device, weight) in all.into_iter().chain(devices) {
         let bfq = dir.join("io.bfq.weight");
         if bfq.exists() {
             write(&bfq, &format!("{device}{weight}"))?;
         } else if dir.join("io.weight").exists() {
-            write(
-                &dir.join("io.weight"),
-                &format!("{device}{}", io_weight(weight)),
-            )?;
+            write(&dir.join("io.weight"), &format!("{device}{}", io_weight(weight)))?;
         } else {
             return Err(unsupported("io", "blockIO.weight"));
         }
@@ -196,15 +155,8 @@ pub(super) fn block_io(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
     ] {
         for rate in rates.iter().flatten() {
             // As on v1, a rate of zero lifts the limit.
-            let value = if rate.rate() == 0 {
-                "max".to_owned()
-            } else {
-                rate.rate().to_string()
-            };
-            write(
-                &dir.join("io.max"),
-                &format!("{}:{} {key}={value}", rate.major(), rate.minor()),
-            )?;
+            let value = if rate.rate() == 0 { "max".to_owned() } else { rate.rate().to_string() };
+            write(&dir.join("io.max"), &format!("{}:{} {key}={value}", rate.major(), rate.minor()))?;
         }
     }
     Ok(())
@@ -217,11 +169,7 @@ fn io_weight(weight: u16) -> u32 {
 
 /// A limit as v2 writes it: negative is none.
 pub(super) fn or_max(limit: i64) -> String {
-    if limit < 0 {
-        "max".to_owned()
-    } else {
-        limit.to_string()
-    }
+    if limit < 0 { "max".to_owned() } else { limit.to_string() }
 }
 
 #[cfg(test)]
@@ -230,15 +178,8 @@ mod tests {
 
     #[test]
     fn weights_keep_ends_and_defaults() {
-        assert_eq!(
-            [0, 2, 1024, 262_144, u64::MAX].map(cpu_weight),
-            [1, 1, 100, 10_000, 10_000]
-        );
-        assert!(
-            (3..262_144)
-                .step_by(997)
-                .all(|shares| cpu_weight(shares) <= cpu_weight(shares + 997))
-        );
+        assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(cpu_weight), [1, 1, 100, 10_000, 10_000]);
+        assert!((3..262_144).step_by(997).all(|shares| cpu_weight(shares) <= cpu_weight(shares + 997)));
         assert_eq!([10, 500, 1000, 5].map(io_weight), [1, 4950, 10_000, 1]);
     }
 }

@@ -55,6 +55,12 @@ impl Channel {
         Self(fd)
     }
 
+    /// Closes this process's end, for a copy of the process that has nothing to report.
+    pub(super) fn close_here(&self) {
+        // SAFETY: the process ends with `_exit` and never uses or drops this end again.
+        unsafe { libc::close(self.0.as_raw_fd()) };
+    }
+
     /// Sends a message.
     pub(super) fn send(&self, message: &Message) -> Result<()> {
         self.send_with(message, None)
@@ -77,8 +83,7 @@ impl Channel {
         let mut control = cmsg_space!(RawFd);
         let (length, fd) = loop {
             let mut parts = [IoSliceMut::new(&mut text)];
-            let got =
-                recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
+            let got = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
             match got {
                 Err(Errno::EINTR) => {}
                 // The other side ended with our message unread.

@@ -78,7 +78,6 @@ pub fn send_master(socket: &Path, master: &OwnedFd) -> Result<()> {
     let name = b"/dev/ptmx";
     let fds = [master.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(name)], &rights, MsgFlags::MSG_NOSIGNAL, None)
-        .attempt(attempt)?;
+    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(name)], &rights, MsgFlags::MSG_NOSIGNAL, None).attempt(attempt)?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 //!   make the control group
 //!   clone3 ─────────────────────────▶ enter namespaces, mount
 //!   write state.json (pid)
-//!   join the group, write id maps
+//!   write id maps                     (born in the v2 group, enters the v1 groups first)
 //!   hooks prestart, createRuntime
 //!   Go ─────────────────────────────▶ cgroup namespace, devices, pivot_root, …
 //!      ◀──────────────────── Console  (with a terminal)
@@ -77,9 +77,9 @@ pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
     let directory = StateDir::new(&options.root, &options.id)?;
     let terminal = check_terminal(bundle, &options)?;
     let plan = Plan::new(bundle)?;
-    let filters = match bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        Some(profile) => seccomp::compile(profile)?,
-        None => Vec::new(),
+    let filter = match bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => Some(seccomp::compile(profile)?),
+        None => None,
     };
     let cgroups_path = bundle.cgroups_path(&options.id);
     let cgroup = CgroupManager::new(&cgroups_path)?;
@@ -100,7 +100,7 @@ pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
     let lock = directory.lock()?;
     let stdio = options.stdio.take();
     let mut maker = Maker { bundle, options: &options, directory: &directory, cgroup, state, lock, process: None };
-    match maker.make(&plan, filters, stdio, terminal) {
+    match maker.make(&plan, filter, stdio, terminal) {
         Ok((pidfd, console)) => {
             let pid = maker.process.unwrap_or(Pid::from_raw(0));
             let sandbox = Sandbox::from_parts(directory.clone(), maker.state);
@@ -140,18 +140,20 @@ impl Maker<'_> {
     fn make(
         &mut self,
         plan: &Plan,
-        filters: Vec<seccomp::Filter>,
+        filter: Option<seccomp::Filter>,
         stdio: Option<[OwnedFd; 3]>,
         terminal: bool,
     ) -> Result<(OwnedFd, Option<OwnedFd>)> {
         self.directory.write(&self.state)?;
         self.cgroup.create()?;
-        self.cgroup.apply(&self.bundle.resources(), false)?;
+        for warning in self.cgroup.apply(&self.bundle.resources(), false)? {
+            eprintln!("berth-oci: warning: {warning}");
+        }
         let start_socket = self.start_socket()?;
         let (outside, inside) = Channel::pair()?;
-        let birth_group = self.cgroup.fd_for_clone();
+        let entry = self.cgroup.entry()?;
         let own_pid_namespace = enter_pid_namespace(plan)?;
-        let cloned = clone3(plan.clone, birth_group.as_ref());
+        let cloned = clone3(plan.clone, &entry);
         let (pid, pidfd) = match cloned? {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
             Cloned::Child => {
@@ -159,7 +161,8 @@ impl Maker<'_> {
                 let setup = init::Setup {
                     bundle: self.bundle,
                     plan,
-                    filters,
+                    filter,
+                    entry: &entry,
                     stdio,
                     terminal,
                     start_socket,
@@ -174,14 +177,12 @@ impl Maker<'_> {
         self.process = Some(pid);
         drop((inside, stdio, start_socket));
         if let Some(own) = own_pid_namespace {
-            nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWPID).attempt(|| "return to the own pid namespace")?;
+            nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWPID)
+                .attempt(|| "return to the own pid namespace")?;
         }
         self.state.pid = Some(pid.as_raw());
         self.state.pid_start = process_start(pid.as_raw()).unwrap_or_default();
         self.directory.write(&self.state)?;
-        if birth_group.is_none() {
-            self.cgroup.add(pid.as_raw())?;
-        }
         if let Some(linux) = self.bundle.spec.linux()
             && self.bundle.has_new(LinuxNamespaceType::User)
         {
@@ -277,8 +278,7 @@ impl Maker<'_> {
 fn enter_pid_namespace(plan: &Plan) -> Result<Option<File>> {
     let Some(namespace) = &plan.join_pid else { return Ok(None) };
     let own = File::open("/proc/self/ns/pid").attempt(|| "open the own pid namespace")?;
-    nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWPID)
-        .attempt(|| "enter the pid namespace")?;
+    nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWPID).attempt(|| "enter the pid namespace")?;
     Ok(Some(own))
 }
 

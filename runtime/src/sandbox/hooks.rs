@@ -32,7 +32,7 @@ fn run_one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
         let _ = stdin.write_all(state);
     }
     if let Some(seconds) = hook.timeout() {
-        let limit = Duration::from_secs((*seconds).max(0) as u64);
+        let limit = Duration::from_secs(seconds.max(0) as u64);
         if !wait_until(child.id(), limit)? {
             child.kill().attempt(attempt)?;
             child.wait().attempt(attempt)?;
@@ -40,11 +40,7 @@ fn run_one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
         }
     }
     let status = child.wait().attempt(attempt)?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::Invalid(format!("the {kind} hook {path} failed: {status}")))
-    }
+    if status.success() { Ok(()) } else { Err(Error::Invalid(format!("the {kind} hook {path} failed: {status}"))) }
 }
 
 /// Waits until a process has ended or the time is over: whether it has ended.

@@ -16,6 +16,7 @@ use super::process::{self, Prepared};
 use super::{console, hooks, init_process, rootfs};
 use crate::annotations;
 use crate::bundle::Bundle;
+use crate::cgroup::Entry;
 use crate::error::{Attempt as _, Error, Result};
 use crate::seccomp;
 
@@ -23,7 +24,8 @@ use crate::seccomp;
 pub(super) struct Setup<'a> {
     pub bundle: &'a Bundle,
     pub plan: &'a Plan,
-    pub filters: Vec<seccomp::Filter>,
+    pub filter: Option<seccomp::Filter>,
+    pub entry: &'a Entry,
     pub stdio: Option<[OwnedFd; 3]>,
     pub terminal: bool,
     /// Present when the process waits for its start.
@@ -55,6 +57,8 @@ pub(super) fn fail(channel: &Channel, error: &Error) -> ! {
 fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::convert::Infallible> {
     let bundle = setup.bundle;
     let process = bundle.spec.process().as_ref().ok_or_else(|| Error::Invalid("`process` is missing".into()))?;
+    // First of all, while nothing has been made: what follows counts against the sandbox's limits.
+    setup.entry.enter().attempt(|| "enter the control group")?;
     // As long as it is being made, the process goes when its maker goes.
     die_with_parent(true)?;
     setsid().attempt(|| "start a session")?;
@@ -90,7 +94,12 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
         open_terminal(process, channel, true)?;
     }
     rootfs::seal(bundle)?;
-    let prepared = process::prepare(process, bundle.annotation(annotations::USER), std::mem::take(&mut setup.filters))?;
+    let prepared = process::prepare(
+        process,
+        bundle.annotation(annotations::USER),
+        bundle.annotation(annotations::GROUPS),
+        setup.filter.take(),
+    )?;
     channel.send(&Message::Ready)?;
     if let Some(listener) = setup.start_socket.take() {
         // From here on the maker is gone and whoever starts the process listens.
@@ -124,7 +133,7 @@ pub(super) fn launch(
     Err(process::execute(prepared))
 }
 
-fn connect_stdio(stdio: Option<[OwnedFd; 3]>) -> Result<()> {
+pub(super) fn connect_stdio(stdio: Option<[OwnedFd; 3]>) -> Result<()> {
     if let Some([input, output, error]) = stdio {
         rustix::stdio::dup2_stdin(&input).attempt(|| "connect standard input")?;
         rustix::stdio::dup2_stdout(&output).attempt(|| "connect standard output")?;
@@ -162,13 +171,13 @@ fn wait_for_start(listener: &UnixListener) -> Result<Channel> {
 }
 
 /// In a new user namespace the process is nobody until it says which mapped user it is.
-fn become_root() -> Result<()> {
+pub(super) fn become_root() -> Result<()> {
     setgid(0.into()).attempt(|| "become group 0 of the user namespace")?;
     setuid(0.into()).attempt(|| "become user 0 of the user namespace")
 }
 
 /// The caller's keyring must not be readable inside (`keyrings(7)`): a new, empty session keyring takes its place.
-fn join_session_keyring() {
+pub(super) fn join_session_keyring() {
     // Kernels without keyrings, and users over their quota of keyrings, have nothing to hide in one.
     // SAFETY: KEYCTL_JOIN_SESSION_KEYRING (1) with a null name makes an anonymous keyring; no memory is touched.
     unsafe { libc::syscall(libc::SYS_keyctl, 1, std::ptr::null::<libc::c_char>()) };
@@ -241,7 +250,7 @@ fn close_descriptors(preserve: u32) -> Result<()> {
 
 /// Signals start out as a freshly logged-in process has them: none blocked, none ignored (`execve(2)` keeps both).
 fn reset_signals() -> Result<()> {
-    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask, signal};
+    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     for number in Signal::iterator().filter(|number| !matches!(number, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default disposition runs no code of ours.
         unsafe { signal(number, SigHandler::SigDfl) }.attempt(|| format!("reset {number}"))?;

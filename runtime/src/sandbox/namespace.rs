@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType};
 
 use crate::bundle::Bundle;
+use crate::cgroup::Entry;
 use crate::error::{Attempt as _, Result};
 
 /// The `CLONE_NEW…` flag of a kind of namespace.
@@ -82,16 +83,16 @@ pub(super) enum Cloned {
 
 /// Makes a process in new namespaces (`clone3(2)`), without sharing memory, as `fork` does.
 ///
-/// `cgroup`: a directory of the version 2 hierarchy for the process to be born in.
-pub(super) fn clone3(flags: CloneFlags, cgroup: Option<&OwnedFd>) -> Result<Cloned> {
+/// The process is born in the version 2 group of `entry`; the version 1 groups it enters itself.
+pub(super) fn clone3(flags: CloneFlags, entry: &Entry) -> Result<Cloned> {
     let mut pidfd: i32 = -1;
     // SAFETY: `clone_args` is plain integers, for which all-zero is the documented "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags.bits() as u64 | libc::CLONE_PIDFD as u64;
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= libc::CLONE_INTO_CGROUP as u64;
+    if let Some(cgroup) = entry.clone_into() {
+        arguments.flags |= Entry::CLONE_INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: no CLONE_VM and no new stack: the child goes on with a copy of this single-threaded process.

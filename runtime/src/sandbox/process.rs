@@ -25,13 +25,18 @@ pub(super) struct Prepared {
     environment: Vec<CString>,
     arguments: Vec<CString>,
     program: CString,
-    filters: Vec<seccomp::Filter>,
+    filter: Option<seccomp::Filter>,
 }
 
 /// Looks up the user, prepares working directory and environment and finds the command, inside the new root and still as root.
 ///
-/// `user`: a name to look up instead of `process.user` (annotation `org.berth.user`).
-pub(super) fn prepare(process: &Process, user: Option<&str>, filters: Vec<seccomp::Filter>) -> Result<Prepared> {
+/// `user` and `groups`: what to look up instead of and besides `process.user` (the annotations).
+pub(super) fn prepare(
+    process: &Process,
+    user: Option<&str>,
+    groups: Option<&str>,
+    filter: Option<seccomp::Filter>,
+) -> Result<Prepared> {
     let mut identity = match user {
         Some(user) => user::look_up(user)?,
         None => {
@@ -40,6 +45,9 @@ pub(super) fn prepare(process: &Process, user: Option<&str>, filters: Vec<seccom
         }
     };
     identity.groups.extend(process.user().additional_gids().iter().flatten());
+    if let Some(groups) = groups {
+        identity.groups.extend(user::look_up_groups(groups)?);
+    }
     let mut environment: Vec<String> = process.env().clone().unwrap_or_default();
     if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
         environment.push(format!("HOME={}", identity.home.as_deref().unwrap_or("/")));
@@ -52,7 +60,7 @@ pub(super) fn prepare(process: &Process, user: Option<&str>, filters: Vec<seccom
         environment: environment.iter().map(|entry| c_string(entry)).collect::<Result<_>>()?,
         arguments: arguments.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?,
         program: CString::new(program.as_os_str().as_bytes()).map_err(|_| zero_byte(&arguments[0]))?,
-        filters,
+        filter,
     })
 }
 
@@ -73,13 +81,13 @@ pub(super) fn confine(process: &Process, prepared: &Prepared) -> Result<()> {
     drop_bounding(&capabilities)?;
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes while that is there (seccomp(2)).
     if !no_new_privileges {
-        seccomp::install(&prepared.filters)?;
+        prepared.filter.as_ref().map_or(Ok(()), seccomp::install)?;
     }
     become_user(identity)?;
     set_capabilities(&capabilities, identity.uid)?;
     if no_new_privileges {
         nix::sys::prctl::set_no_new_privs().attempt(|| "set no_new_privs")?;
-        seccomp::install(&prepared.filters)?;
+        prepared.filter.as_ref().map_or(Ok(()), seccomp::install)?;
     }
     Ok(())
 }
@@ -94,7 +102,10 @@ pub(super) fn execute(prepared: &Prepared) -> Error {
 fn exec_error(program: &str, errno: Errno) -> Error {
     let (why, code) = match errno {
         Errno::ENOENT => ("no such file or directory (or its interpreter is missing)".to_owned(), 127),
-        Errno::ENOEXEC => ("exec format error: it is no program for this machine; is the image for another architecture?".to_owned(), 126),
+        Errno::ENOEXEC => (
+            "exec format error: it is no program for this machine; is the image for another architecture?".to_owned(),
+            126,
+        ),
         Errno::EACCES => ("permission denied".to_owned(), 126),
         other => (other.desc().to_owned(), 126),
     };
@@ -226,11 +237,9 @@ fn set_capabilities(capabilities: &LinuxCapabilities, uid: u32) -> Result<()> {
     // The bounding set of the caller may lack some: what nobody has cannot be given.
     let have = caps::read(None, CapSet::Permitted).map_err(|error| capability_error("read capabilities", &error))?;
     let within = |set: &CapsHashSet| -> CapsHashSet { set.intersection(&have).copied().collect() };
-    for (kind, set) in [
-        (CapSet::Inheritable, &inheritable),
-        (CapSet::Effective, &effective),
-        (CapSet::Permitted, &permitted),
-    ] {
+    for (kind, set) in
+        [(CapSet::Inheritable, &inheritable), (CapSet::Effective, &effective), (CapSet::Permitted, &permitted)]
+    {
         caps::set(None, kind, &within(set)).map_err(|error| capability_error("set capabilities", &error))?;
     }
     caps::clear(None, CapSet::Ambient).map_err(|error| capability_error("clear ambient capabilities", &error))?;
@@ -265,7 +274,12 @@ fn set_limit(limit: &PosixRlimit) -> Result<()> {
         PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
     };
     setrlimit(resource, limit.soft(), limit.hard()).attempt(|| {
-        format!("set the limit {:?} to {}:{} (a hard limit above this process's own needs CAP_SYS_RESOURCE)", limit.typ(), limit.soft(), limit.hard())
+        format!(
+            "set the limit {:?} to {}:{} (a hard limit above this process's own needs CAP_SYS_RESOURCE)",
+            limit.typ(),
+            limit.soft(),
+            limit.hard()
+        )
     })
 }
 

@@ -54,9 +54,7 @@ impl StateDir {
     pub fn new(root: &Path, id: &str) -> Result<Self> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
         if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(plain) {
-            return Err(Error::Invalid(format!(
-                "`{id}` is no container id; use letters, digits and any of `_+-.`"
-            )));
+            return Err(Error::Invalid(format!("`{id}` is no container id; use letters, digits and any of `_+-.`")));
         }
         Ok(Self(root.join(id)))
     }
@@ -68,9 +66,7 @@ impl StateDir {
             made.attempt(|| format!("create {}", root.display()))?;
         }
         match fs::DirBuilder::new().mode(0o700).create(&self.0) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::Exists { id: id.to_owned() })
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists { id: id.to_owned() }),
             other => other.attempt(|| format!("create {}", self.0.display())),
         }
     }

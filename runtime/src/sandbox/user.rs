@@ -31,6 +31,12 @@ pub(super) fn look_up(wanted: &str) -> Result<Identity> {
     look_up_in(wanted, &read("/etc/passwd"), &read("/etc/group"))
 }
 
+/// The ids of groups given by name or number, joined by commas.
+pub(super) fn look_up_groups(wanted: &str) -> Result<Vec<u32>> {
+    let group = read("/etc/group");
+    wanted.split(',').filter(|name| !name.is_empty()).map(|name| group_id(name, &group)).collect()
+}
+
 fn look_up_in(wanted: &str, passwd: &str, group: &str) -> Result<Identity> {
     let (user, wanted_group) = match wanted.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
@@ -51,7 +57,9 @@ fn look_up_in(wanted: &str, passwd: &str, group: &str) -> Result<Identity> {
         },
         (None, Some(uid)) => Identity { uid, ..Identity::default() },
         (None, None) => {
-            return Err(Error::Invalid(format!("user `{user}` is not in the image's /etc/passwd; use a number or another name")));
+            return Err(Error::Invalid(format!(
+                "user `{user}` is not in the image's /etc/passwd; use a number or another name"
+            )));
         }
     };
     match wanted_group {
@@ -59,7 +67,9 @@ fn look_up_in(wanted: &str, passwd: &str, group: &str) -> Result<Identity> {
         None => {
             if let Some(fields) = &found {
                 identity.groups = entries(group)
-                    .filter(|group| group.get(3).is_some_and(|members| members.split(',').any(|name| name == fields[0])))
+                    .filter(|group| {
+                        group.get(3).is_some_and(|members| members.split(',').any(|name| name == fields[0]))
+                    })
                     .filter_map(|group| number(&group, 2))
                     .collect();
             }
@@ -107,7 +117,8 @@ fn broken(file: &str, name: &str) -> Error {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:100:A:/home/alice:/bin/sh\n7:x:70:71::/seven:\nbad:x:no:0::/:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:100:A:/home/alice:/bin/sh\n7:x:70:71::/seven:\nbad:x:no:0::/:\n";
     const GROUP: &str = "root:x:0:\nusers:x:100:\nvideo:x:44:bob,alice\naudio:x:29:alice\n";
 
     fn look(wanted: &str) -> Result<Identity> {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction as OciAction, LinuxSeccompArg,
-    LinuxSeccompFilterFlag as OciFlag, LinuxSeccompOperator as Operator,
+    LinuxSeccomp, LinuxSeccompAction as OciAction, LinuxSeccompArg, LinuxSeccompFilterFlag as OciFlag,
+    LinuxSeccompOperator as Operator,
 };
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 use syscalls::Sysno;
 
@@ -44,16 +44,11 @@ enum Verdict {
 
 /// Compiles `profile` for this machine's architecture.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH)
-        .map_err(|_| Error::Architecture(std::env::consts::ARCH))?;
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Error::Architecture(std::env::consts::ARCH))?;
     let default = action(profile.default_action(), profile.default_errno_ret(), None)?;
     let (verdicts, highest) = verdicts(profile, &default)?;
     let default = u32::from(default);
-    let unknown = if denies(profile.default_action()) {
-        errno(libc::ENOSYS)
-    } else {
-        default
-    };
+    let unknown = if denies(profile.default_action()) { errno(libc::ENOSYS) } else { default };
 
     let mut ranges = Ranges::new(default);
     let mut blocks = Vec::new();
@@ -71,27 +66,17 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     }
     ranges.fill(X32_SYSCALL_BIT, Target::Return(errno(libc::ENOSYS)));
 
-    let mut program = vec![
-        load(ARCHITECTURE),
-        skip_if_equal(AUDIT_ARCH, 1),
-        ret(libc::SECCOMP_RET_KILL_PROCESS),
-        load(NUMBER),
-    ];
+    let mut program =
+        vec![load(ARCHITECTURE), skip_if_equal(AUDIT_ARCH, 1), ret(libc::SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
     program.extend(search(&ranges.0, blocks));
     if program.len() > MAX_INSTRUCTIONS {
         return Err(Error::TooLarge(program.len()));
     }
-    Ok(Filter {
-        program,
-        flags: flags(profile.flags().as_deref().unwrap_or_default()),
-    })
+    Ok(Filter { program, flags: flags(profile.flags().as_deref().unwrap_or_default()) })
 }
 
 /// What is done about each system call the profile has a rule for, and the highest number it names.
-fn verdicts(
-    profile: &LinuxSeccomp,
-    default: &SeccompAction,
-) -> Result<(BTreeMap<u32, Verdict>, Option<u32>)> {
+fn verdicts(profile: &LinuxSeccomp, default: &SeccompAction) -> Result<(BTreeMap<u32, Verdict>, Option<u32>)> {
     let mut verdicts = BTreeMap::new();
     let mut highest = None;
     for rule in profile.syscalls().iter().flatten() {
@@ -102,15 +87,9 @@ fn verdicts(
             if action == *default {
                 continue;
             }
-            let rules = rules(rule.args().as_deref().unwrap_or_default()).map_err(|source| {
-                Error::Rule {
-                    syscall: name.clone(),
-                    source,
-                }
-            })?;
-            let verdict = verdicts
-                .entry(number)
-                .or_insert_with(|| Verdict::ByArguments(Vec::new()));
+            let rules = rules(rule.args().as_deref().unwrap_or_default())
+                .map_err(|source| Error::Rule { syscall: name.clone(), source })?;
+            let verdict = verdicts.entry(number).or_insert_with(|| Verdict::ByArguments(Vec::new()));
             let Verdict::ByArguments(groups) = verdict else {
                 continue;
             };
@@ -133,22 +112,13 @@ struct Ranges(Vec<Range>, u32);
 impl Ranges {
     /// Everything has the default action.
     fn new(default: u32) -> Self {
-        Self(
-            vec![Range {
-                start: 0,
-                target: Target::Return(default),
-            }],
-            default,
-        )
+        Self(vec![Range { start: 0, target: Target::Return(default) }], default)
     }
 
     /// `number`, and nothing after it, has `target`.
     fn push(&mut self, number: u32, target: Target) {
         self.fill(number, target);
-        self.0.push(Range {
-            start: number + 1,
-            target: Target::Return(self.1),
-        });
+        self.0.push(Range { start: number + 1, target: Target::Return(self.1) });
     }
 
     /// Everything from `start` on has `target`.
@@ -170,19 +140,12 @@ fn block(
 ) -> Result<Vec<sock_filter>> {
     let mut code = Vec::new();
     for (action, rules) in groups {
-        let no_match = if action == SeccompAction::Trap {
-            SeccompAction::Log
-        } else {
-            SeccompAction::Trap
-        };
+        let no_match = if action == SeccompAction::Trap { SeccompAction::Log } else { SeccompAction::Trap };
         let marker = ret(u32::from(no_match.clone()));
         let rules = BTreeMap::from([(i64::from(number), rules)]);
         let mut program = SeccompFilter::new(rules, no_match, action, arch)
             .and_then(BpfProgram::try_from)
-            .map_err(|source| Error::Rule {
-                syscall: name(number),
-                source,
-            })?;
+            .map_err(|source| Error::Rule { syscall: name(number), source })?;
         let end = program.len();
         for (position, instruction) in program.iter_mut().enumerate() {
             if *instruction == marker {
@@ -197,33 +160,20 @@ fn block(
 
 /// The rules that stand for `args`: one that wants all of them, or, if an argument occurs twice, one for each. The
 /// latter is what runc does, and the only way a profile can allow two values in one rule.
-fn rules(
-    args: &[LinuxSeccompArg],
-) -> std::result::Result<Vec<SeccompRule>, seccompiler::BackendError> {
+fn rules(args: &[LinuxSeccompArg]) -> std::result::Result<Vec<SeccompRule>, seccompiler::BackendError> {
     if args.is_empty() {
         return Ok(Vec::new());
     }
-    let conditions = args
-        .iter()
-        .map(condition)
-        .collect::<std::result::Result<Vec<_>, _>>()?;
-    let twice = args
-        .iter()
-        .enumerate()
-        .any(|(i, arg)| args[..i].iter().any(|before| before.index() == arg.index()));
+    let conditions = args.iter().map(condition).collect::<std::result::Result<Vec<_>, _>>()?;
+    let twice = args.iter().enumerate().any(|(i, arg)| args[..i].iter().any(|before| before.index() == arg.index()));
     if twice {
-        conditions
-            .into_iter()
-            .map(|condition| SeccompRule::new(vec![condition]))
-            .collect()
+        conditions.into_iter().map(|condition| SeccompRule::new(vec![condition])).collect()
     } else {
         Ok(vec![SeccompRule::new(conditions)?])
     }
 }
 
-fn condition(
-    arg: &LinuxSeccompArg,
-) -> std::result::Result<SeccompCondition, seccompiler::BackendError> {
+fn condition(arg: &LinuxSeccompArg) -> std::result::Result<SeccompCondition, seccompiler::BackendError> {
     let (operator, value) = match arg.op() {
         Operator::ScmpCmpNe => (SeccompCmpOp::Ne, arg.value()),
         Operator::ScmpCmpLt => (SeccompCmpOp::Lt, arg.value()),
@@ -231,21 +181,13 @@ fn condition(
         Operator::ScmpCmpEq => (SeccompCmpOp::Eq, arg.value()),
         Operator::ScmpCmpGe => (SeccompCmpOp::Ge, arg.value()),
         Operator::ScmpCmpGt => (SeccompCmpOp::Gt, arg.value()),
-        Operator::ScmpCmpMaskedEq => (
-            SeccompCmpOp::MaskedEq(arg.value()),
-            arg.value_two().unwrap_or(0),
-        ),
+        Operator::ScmpCmpMaskedEq => (SeccompCmpOp::MaskedEq(arg.value()), arg.value_two().unwrap_or(0)),
     };
-    let index =
-        u8::try_from(arg.index()).map_err(|_| seccompiler::BackendError::InvalidArgumentNumber)?;
+    let index = u8::try_from(arg.index()).map_err(|_| seccompiler::BackendError::InvalidArgumentNumber)?;
     SeccompCondition::new(index, SeccompCmpArgLen::Qword, operator, value)
 }
 
-fn action(
-    action: OciAction,
-    errno: Option<u32>,
-    syscall: Option<&String>,
-) -> Result<SeccompAction> {
+fn action(action: OciAction, errno: Option<u32>, syscall: Option<&String>) -> Result<SeccompAction> {
     let data = match errno {
         Some(errno) if errno > libc::SECCOMP_RET_DATA => return Err(Error::Errno(errno)),
         errno => errno.unwrap_or(DEFAULT_ERRNO),
@@ -259,19 +201,14 @@ fn action(
         OciAction::ScmpActLog => SeccompAction::Log,
         OciAction::ScmpActTrace => SeccompAction::Trace(data),
         OciAction::ScmpActNotify => {
-            return Err(Error::Notify {
-                syscall: syscall.cloned(),
-            });
+            return Err(Error::Notify { syscall: syscall.cloned() });
         }
     })
 }
 
 /// Whether the action keeps the call from being made.
 fn denies(action: OciAction) -> bool {
-    !matches!(
-        action,
-        OciAction::ScmpActAllow | OciAction::ScmpActLog | OciAction::ScmpActTrace
-    )
+    !matches!(action, OciAction::ScmpActAllow | OciAction::ScmpActLog | OciAction::ScmpActTrace)
 }
 
 fn errno(errno: i32) -> u32 {

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 
 use oci_spec::runtime::{
-    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder,
-    LinuxSeccompOperator as Operator, LinuxSyscall,
+    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator as Operator,
+    LinuxSyscall,
 };
 
 /// Allowed to every container, by subject.
@@ -165,25 +165,13 @@ pub fn default_profile<S: BuildHasher>(caps: &HashSet<Capability, S>) -> LinuxSe
         syscalls.push(allow_if("personality", Operator::ScmpCmpEq, *value, 0));
     }
     for (mask, family) in SOCKET_FAMILIES {
-        syscalls.push(allow_if(
-            "socket",
-            Operator::ScmpCmpMaskedEq,
-            *mask,
-            *family,
-        ));
+        syscalls.push(allow_if("socket", Operator::ScmpCmpMaskedEq, *mask, *family));
     }
     if !caps.contains(&Capability::SysAdmin) {
-        syscalls.push(allow_if(
-            "clone",
-            Operator::ScmpCmpMaskedEq,
-            NEW_NAMESPACES,
-            0,
-        ));
+        syscalls.push(allow_if("clone", Operator::ScmpCmpMaskedEq, NEW_NAMESPACES, 0));
         // Its flags are in memory, where no filter sees them; C libraries fall back to clone on ENOSYS alone.
         let mut clone3 = allow(&["clone3"]);
-        clone3
-            .set_action(LinuxSeccompAction::ScmpActErrno)
-            .set_errno_ret(Some(libc::ENOSYS as u32));
+        clone3.set_action(LinuxSeccompAction::ScmpActErrno).set_errno_ret(Some(libc::ENOSYS as u32));
         syscalls.push(clone3);
     }
     let mut profile = LinuxSeccomp::default();
@@ -206,8 +194,7 @@ const NATIVE: Arch = if cfg!(target_arch = "x86_64") {
 /// Allows the named calls.
 fn allow(names: &[&str]) -> LinuxSyscall {
     let mut rule = LinuxSyscall::default();
-    rule.set_names(names.iter().map(|name| (*name).to_owned()).collect())
-        .set_action(LinuxSeccompAction::ScmpActAllow);
+    rule.set_names(names.iter().map(|name| (*name).to_owned()).collect()).set_action(LinuxSeccompAction::ScmpActAllow);
     rule
 }
 

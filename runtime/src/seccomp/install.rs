@@ -11,15 +11,10 @@ use super::{Error, Filter, Result};
 /// allowed, not what is denied.
 pub fn install(filter: &Filter) -> Result<()> {
     let loaded = match load(filter, filter.flags) {
-        Err(source) if source.raw_os_error() == Some(libc::EINVAL) && filter.flags != 0 => {
-            load(filter, 0)
-        }
+        Err(source) if source.raw_os_error() == Some(libc::EINVAL) && filter.flags != 0 => load(filter, 0),
         result => result,
     };
-    loaded.map_err(|source| Error::Load {
-        instructions: filter.program.len(),
-        source,
-    })
+    loaded.map_err(|source| Error::Load { instructions: filter.program.len(), source })
 }
 
 fn load(filter: &Filter, flags: libc::c_ulong) -> io::Result<()> {
@@ -30,20 +25,11 @@ fn load(filter: &Filter, flags: libc::c_ulong) -> io::Result<()> {
     };
     // SAFETY: `program` points at `len` initialised instructions, whose type has the layout of the C one, and both
     // outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     match result {
         0 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
-        thread => Err(io::Error::other(format!(
-            "thread {thread} has other seccomp filters"
-        ))),
+        thread => Err(io::Error::other(format!("thread {thread} has other seccomp filters"))),
     }
 }
 

@@ -77,9 +77,7 @@ pub enum Error {
         source: seccompiler::BackendError,
     },
     /// The program is longer than the kernel accepts.
-    #[error(
-        "the seccomp profile needs {0} BPF instructions and the kernel accepts 4096; remove rules on arguments"
-    )]
+    #[error("the seccomp profile needs {0} BPF instructions and the kernel accepts 4096; remove rules on arguments")]
     TooLarge(usize),
     /// This machine's architecture is not one `seccompiler` knows.
     #[error("seccomp profiles are not supported on {0}; run with seccomp unconfined")]

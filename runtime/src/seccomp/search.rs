@@ -50,12 +50,7 @@ const fn skip_if_at_least(k: u32, jt: u8, jf: u8) -> sock_filter {
 
 #[expect(clippy::cast_possible_truncation, reason = "BPF codes fit 16 bits")]
 const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
+    sock_filter { code: code as u16, jt, jf, k }
 }
 
 /// The search over `ranges` (ascending, the first starting at 0) for the number in the accumulator, and `blocks` behind it.

@@ -12,11 +12,7 @@ use serde_json::json;
 use super::{Error, Filter, compile, default_profile, install};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-const ARCH: u32 = if cfg!(target_arch = "x86_64") {
-    0xC000_003E
-} else {
-    0xC000_00B7
-};
+const ARCH: u32 = if cfg!(target_arch = "x86_64") { 0xC000_003E } else { 0xC000_00B7 };
 
 fn no_caps() -> HashSet<Capability> {
     HashSet::new()
@@ -74,11 +70,7 @@ fn in_child(filter: &Filter, body: impl FnOnce() -> bool) -> WaitStatus {
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => waitpid(child, None).unwrap(),
         ForkResult::Child => {
-            let code = if install(filter).is_err() {
-                2
-            } else {
-                i32::from(!body())
-            };
+            let code = if install(filter).is_err() { 2 } else { i32::from(!body()) };
             // SAFETY: ends this child at once.
             unsafe { libc::_exit(code) }
         }
@@ -105,28 +97,12 @@ fn raw(number: libc::c_long, args: [u64; 3]) -> libc::c_long {
 fn the_default_profile_holds_in_the_kernel() {
     let filter = compile(&default_profile(&no_caps())).unwrap();
     holds(&filter, || raw(libc::SYS_getppid, [0; 3]) > 0);
-    holds(&filter, || {
-        fails_with(libc::EPERM, raw(libc::SYS_mount, [0; 3]))
-    });
-    holds(&filter, || {
-        fails_with(
-            libc::EPERM,
-            raw(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0]),
-        )
-    });
-    holds(&filter, || {
-        fails_with(libc::EPERM, raw(libc::SYS_keyctl, [0; 3]))
-    });
-    holds(&filter, || {
-        fails_with(libc::ENOSYS, raw(libc::SYS_clone3, [0; 3]))
-    });
+    holds(&filter, || fails_with(libc::EPERM, raw(libc::SYS_mount, [0; 3])));
+    holds(&filter, || fails_with(libc::EPERM, raw(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0])));
+    holds(&filter, || fails_with(libc::EPERM, raw(libc::SYS_keyctl, [0; 3])));
+    holds(&filter, || fails_with(libc::ENOSYS, raw(libc::SYS_clone3, [0; 3])));
     holds(&filter, || fails_with(libc::ENOSYS, raw(2000, [0; 3])));
-    holds(&filter, || {
-        fails_with(
-            libc::EPERM,
-            raw(libc::SYS_clone, [libc::CLONE_NEWUSER as u64, 0, 0]),
-        )
-    });
+    holds(&filter, || fails_with(libc::EPERM, raw(libc::SYS_clone, [libc::CLONE_NEWUSER as u64, 0, 0])));
     holds(&filter, || {
         match raw(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0]) {
             // SAFETY: ends this grandchild at once.
@@ -134,30 +110,14 @@ fn the_default_profile_holds_in_the_kernel() {
             pid => pid > 0,
         }
     });
-    holds(&filter, || {
-        raw(libc::SYS_personality, [0xFFFF_FFFF, 0, 0]) >= 0
-    });
-    holds(&filter, || {
-        raw(libc::SYS_personality, [0x2_0008, 0, 0]) >= 0
-    });
-    holds(&filter, || {
-        fails_with(libc::EPERM, raw(libc::SYS_personality, [0x40000, 0, 0]))
-    });
-    holds(&filter, || {
-        raw(
-            libc::SYS_socket,
-            [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0],
-        ) >= 0
-    });
+    holds(&filter, || raw(libc::SYS_personality, [0xFFFF_FFFF, 0, 0]) >= 0);
+    holds(&filter, || raw(libc::SYS_personality, [0x2_0008, 0, 0]) >= 0);
+    holds(&filter, || fails_with(libc::EPERM, raw(libc::SYS_personality, [0x40000, 0, 0])));
+    holds(&filter, || raw(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0]) >= 0);
     for family in [libc::AF_ALG, libc::AF_VSOCK] {
         for upper in [0, 1 << 32] {
             let family = family as u64 | upper;
-            holds(&filter, || {
-                fails_with(
-                    libc::EPERM,
-                    raw(libc::SYS_socket, [family, libc::SOCK_DGRAM as u64, 0]),
-                )
-            });
+            holds(&filter, || fails_with(libc::EPERM, raw(libc::SYS_socket, [family, libc::SOCK_DGRAM as u64, 0])));
         }
     }
 }
@@ -166,16 +126,8 @@ fn the_default_profile_holds_in_the_kernel() {
 fn the_default_profile_allows_every_family_but_two() {
     let filter = compile(&default_profile(&no_caps())).unwrap();
     for family in 0..48 {
-        let expected = if [38, 40].contains(&family) {
-            errno(libc::EPERM)
-        } else {
-            ALLOW
-        };
-        assert_eq!(
-            call(&filter, libc::SYS_socket, &[family]),
-            expected,
-            "family {family}"
-        );
+        let expected = if [38, 40].contains(&family) { errno(libc::EPERM) } else { ALLOW };
+        assert_eq!(call(&filter, libc::SYS_socket, &[family]), expected, "family {family}");
     }
 }
 
@@ -183,27 +135,10 @@ fn the_default_profile_allows_every_family_but_two() {
 fn capabilities_open_their_calls_and_no_others() {
     let bare = compile(&default_profile(&no_caps())).unwrap();
     for (cap, numbers) in [
-        (
-            Capability::SysAdmin,
-            &[
-                libc::SYS_mount,
-                libc::SYS_unshare,
-                libc::SYS_setns,
-                libc::SYS_bpf,
-            ][..],
-        ),
-        (
-            Capability::SysPtrace,
-            &[libc::SYS_kcmp, libc::SYS_pidfd_getfd],
-        ),
-        (
-            Capability::SysModule,
-            &[libc::SYS_init_module, libc::SYS_finit_module],
-        ),
-        (
-            Capability::SysTime,
-            &[libc::SYS_settimeofday, libc::SYS_clock_settime],
-        ),
+        (Capability::SysAdmin, &[libc::SYS_mount, libc::SYS_unshare, libc::SYS_setns, libc::SYS_bpf][..]),
+        (Capability::SysPtrace, &[libc::SYS_kcmp, libc::SYS_pidfd_getfd]),
+        (Capability::SysModule, &[libc::SYS_init_module, libc::SYS_finit_module]),
+        (Capability::SysTime, &[libc::SYS_settimeofday, libc::SYS_clock_settime]),
         (Capability::DacReadSearch, &[libc::SYS_open_by_handle_at]),
         (Capability::SysBoot, &[libc::SYS_reboot]),
         (Capability::SysChroot, &[libc::SYS_chroot]),
@@ -218,19 +153,12 @@ fn capabilities_open_their_calls_and_no_others() {
     ] {
         let with = compile(&default_profile(&HashSet::from([cap]))).unwrap();
         for number in numbers {
-            assert_eq!(
-                call(&bare, *number, &[]),
-                errno(libc::EPERM),
-                "{number} without {cap}"
-            );
+            assert_eq!(call(&bare, *number, &[]), errno(libc::EPERM), "{number} without {cap}");
             assert_eq!(call(&with, *number, &[]), ALLOW, "{number} with {cap}");
         }
         assert_eq!(call(&with, libc::SYS_kexec_load, &[]), errno(libc::EPERM));
         let admin = cap == Capability::SysAdmin;
-        assert_eq!(
-            call(&with, libc::SYS_clone3, &[]),
-            if admin { ALLOW } else { errno(libc::ENOSYS) }
-        );
+        assert_eq!(call(&with, libc::SYS_clone3, &[]), if admin { ALLOW } else { errno(libc::ENOSYS) });
         let namespaces = call(&with, libc::SYS_clone, &[libc::CLONE_NEWNS as u64]);
         assert_eq!(namespaces, if admin { ALLOW } else { errno(libc::EPERM) });
     }
@@ -243,18 +171,7 @@ fn operators_compare_all_64_bits() {
         let filter = with_args(&json!([{"index": 1, "value": value, "valueTwo": two, "op": op}]));
         call(&filter, libc::SYS_sethostname, &[0, arg]) == errno(7)
     };
-    for arg in [
-        0,
-        8,
-        9,
-        10,
-        0x4_0000_000A,
-        BIG - 1,
-        BIG,
-        BIG + 1,
-        6 << 32,
-        u64::MAX,
-    ] {
+    for arg in [0, 8, 9, 10, 0x4_0000_000A, BIG - 1, BIG, BIG + 1, 6 << 32, u64::MAX] {
         for value in [0, 9, BIG, u64::MAX] {
             let holds = |op| blocked(op, value, 0, arg);
             assert_eq!(holds("SCMP_CMP_NE"), arg != value, "{arg:#x} != {value:#x}");
@@ -265,11 +182,7 @@ fn operators_compare_all_64_bits() {
             assert_eq!(holds("SCMP_CMP_GT"), arg > value, "{arg:#x} > {value:#x}");
             for mask in [0xF, 0xF << 32, 0x0000_000F_0000_000F] {
                 let masked = blocked("SCMP_CMP_MASKED_EQ", mask, value & mask, arg);
-                assert_eq!(
-                    masked,
-                    arg & mask == value & mask,
-                    "{arg:#x} & {mask:#x} == {value:#x}"
-                );
+                assert_eq!(masked, arg & mask == value & mask, "{arg:#x} & {mask:#x} == {value:#x}");
             }
         }
     }
@@ -310,29 +223,16 @@ fn one_system_call_may_have_several_actions() {
         (2, libc::SECCOMP_RET_LOG),
         (9, libc::SECCOMP_RET_TRACE | 5),
     ] {
-        assert_eq!(
-            call(&filter, libc::SYS_socket, &[family]),
-            expected,
-            "{family}"
-        );
+        assert_eq!(call(&filter, libc::SYS_socket, &[family]), expected, "{family}");
     }
-    assert_eq!(
-        call(&filter, libc::SYS_bind, &[1]),
-        libc::SECCOMP_RET_KILL_THREAD,
-        "a rule without arguments wins"
-    );
-    assert_eq!(
-        call(&filter, libc::SYS_read, &[]),
-        libc::SECCOMP_RET_KILL_PROCESS
-    );
+    assert_eq!(call(&filter, libc::SYS_bind, &[1]), libc::SECCOMP_RET_KILL_THREAD, "a rule without arguments wins");
+    assert_eq!(call(&filter, libc::SYS_read, &[]), libc::SECCOMP_RET_KILL_PROCESS);
 }
 
 #[test]
 fn every_number_has_the_action_its_rule_says() {
     // Every third number, so that the search is deep and the jumps over its halves are long.
-    let named: Vec<_> = syscalls::Sysno::iter()
-        .filter(|sysno| sysno.id() % 3 == 0)
-        .collect();
+    let named: Vec<_> = syscalls::Sysno::iter().filter(|sysno| sysno.id() % 3 == 0).collect();
     let names: Vec<_> = named.iter().map(syscalls::Sysno::name).collect();
     let filter = compile(&profile(json!({
         "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 99,
@@ -359,18 +259,11 @@ fn foreign_architectures_are_killed_and_x32_does_not_get_round_a_deny_list() {
         "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}],
     })))
     .unwrap();
-    assert_eq!(
-        decide(&filter, 0x4000_0003, 3, &[]),
-        libc::SECCOMP_RET_KILL_PROCESS
-    );
+    assert_eq!(decide(&filter, 0x4000_0003, 3, &[]), libc::SECCOMP_RET_KILL_PROCESS);
     let x32_mount = 0x4000_0000 | libc::SYS_mount as u32;
     assert_eq!(decide(&filter, ARCH, x32_mount, &[]), errno(libc::ENOSYS));
     assert_eq!(call(&filter, libc::SYS_mount, &[]), errno(libc::EPERM));
-    assert_eq!(
-        call(&filter, 999, &[]),
-        ALLOW,
-        "no ENOSYS where the default allows"
-    );
+    assert_eq!(call(&filter, 999, &[]), ALLOW, "no ENOSYS where the default allows");
 }
 
 #[test]
@@ -384,20 +277,13 @@ fn actions_act() {
         .unwrap()
     };
     let getppid = || raw(libc::SYS_getppid, [0; 3]);
-    holds(&with("SCMP_ACT_ERRNO"), || {
-        fails_with(libc::EXDEV, getppid())
-    });
+    holds(&with("SCMP_ACT_ERRNO"), || fails_with(libc::EXDEV, getppid()));
     holds(&with("SCMP_ACT_LOG"), || getppid() > 0);
     // Without a tracer, a traced call is one that does not exist.
-    holds(&with("SCMP_ACT_TRACE"), || {
-        fails_with(libc::ENOSYS, getppid())
-    });
+    holds(&with("SCMP_ACT_TRACE"), || fails_with(libc::ENOSYS, getppid()));
     for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
         let status = in_child(&with(action), || getppid() > 0);
-        assert!(
-            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
-            "{action}: {status:?}"
-        );
+        assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)), "{action}: {status:?}");
     }
 }
 
@@ -407,15 +293,9 @@ fn bad_profiles_are_refused() {
     let notify = refused(json!({
         "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}],
     }));
-    assert!(
-        matches!(&notify, Error::Notify { syscall: Some(name) } if name == "mount"),
-        "{notify}"
-    );
+    assert!(matches!(&notify, Error::Notify { syscall: Some(name) } if name == "mount"), "{notify}");
     let default = refused(json!({"defaultAction": "SCMP_ACT_NOTIFY"}));
-    assert!(
-        default.to_string().contains("has no seccomp agent"),
-        "{default}"
-    );
+    assert!(default.to_string().contains("has no seccomp agent"), "{default}");
     let errno = refused(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 0x0007_0000}));
     assert!(matches!(errno, Error::Errno(0x0007_0000)), "{errno}");
     let index = refused(json!({
@@ -423,13 +303,8 @@ fn bad_profiles_are_refused() {
         "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO",
                       "args": [{"index": 300, "value": 0, "op": "SCMP_CMP_EQ"}]}],
     }));
-    assert!(
-        matches!(&index, Error::Rule { syscall, .. } if syscall == "mount"),
-        "{index}"
-    );
-    let choices: Vec<_> = (0..2000)
-        .map(|value| json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"}))
-        .collect();
+    assert!(matches!(&index, Error::Rule { syscall, .. } if syscall == "mount"), "{index}");
+    let choices: Vec<_> = (0..2000).map(|value| json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"})).collect();
     let large = refused(json!({
         "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO", "args": choices}],
     }));
@@ -441,14 +316,6 @@ fn the_default_profile_is_small_and_quick_to_compile() {
     let profile = default_profile(&no_caps());
     let start = Instant::now();
     let filter = compile(&profile).unwrap();
-    println!(
-        "default profile: {} instructions, compiled in {:?}",
-        filter.instructions(),
-        start.elapsed()
-    );
-    assert!(
-        filter.instructions() < 400,
-        "{} instructions",
-        filter.instructions()
-    );
+    println!("default profile: {} instructions, compiled in {:?}", filter.instructions(), start.elapsed());
+    assert!(filter.instructions() < 400, "{} instructions", filter.instructions());
 }

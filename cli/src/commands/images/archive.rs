@@ -33,10 +33,7 @@ pub struct Load {
 impl Load {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::open(context.roots.data())?;
-        let options = LoadOptions {
-            name: self.name,
-            platform: self.platform,
-        };
+        let options = LoadOptions { name: self.name, platform: self.platform };
         let names = match self.input.as_deref().filter(|path| *path != Path::new("-")) {
             Some(path) => store.load(path, &options)?,
             None if io::stdin().is_terminal() => {
@@ -114,21 +111,15 @@ fn save_to(store: &Store, images: &[String], path: &Path, format: Archive) -> Re
     if path.exists() && !path.is_file() {
         // A device or pipe is written to as it is.
         let file = File::options().write(true).open(path);
-        return Ok(store.save(
-            images,
-            file.with_context(|| format!("cannot open {}", path.display()))?,
-            format,
-        )?);
+        return Ok(store.save(images, file.with_context(|| format!("cannot open {}", path.display()))?, format)?);
     }
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(name);
-    let file = File::create(&temporary)
-        .with_context(|| format!("cannot create {}", temporary.display()))?;
+    let file = File::create(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
     let saved = store.save(images, io::BufWriter::with_capacity(1 << 20, file), format);
     let renamed = match saved {
-        Ok(()) => std::fs::rename(&temporary, path)
-            .with_context(|| format!("cannot create {}", path.display())),
+        Ok(()) => std::fs::rename(&temporary, path).with_context(|| format!("cannot create {}", path.display())),
         Err(error) => Err(error.into()),
     };
     if renamed.is_err() {
@@ -161,23 +152,16 @@ pub struct Import {
 impl Import {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::open(context.roots.data())?;
-        let options = ImportOptions {
-            changes: self.change,
-            message: self.message,
-            platform: self.platform,
-        };
+        let options = ImportOptions { changes: self.change, message: self.message, platform: self.platform };
         let name = self.name.as_deref();
         let image = if self.file == Path::new("-") {
             store.import(io::stdin().lock(), name, &options)?
         } else {
-            let file = File::open(&self.file)
-                .with_context(|| format!("cannot open {}", self.file.display()))?;
+            let file = File::open(&self.file).with_context(|| format!("cannot open {}", self.file.display()))?;
             store.import(file, name, &options)?
         };
         if context.format == Format::Json {
-            output::json(
-                &json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }),
-            )?;
+            output::json(&json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }))?;
         } else {
             output::print(&format!("{}\n", image.id))?;
         }

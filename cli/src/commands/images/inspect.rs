@@ -63,19 +63,11 @@ impl History {
             let now = Timestamp::now();
             let mut table = Table::new(&["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
             for step in history {
-                let command = step
-                    .created_by
-                    .unwrap_or_default()
-                    .replace(['\t', '\n'], " ");
+                let command = step.created_by.unwrap_or_default().replace(['\t', '\n'], " ");
                 table.row(vec![
-                    step.diff_id
-                        .map_or_else(|| "<none>".to_owned(), |id| id.hex()[..12].to_owned()),
+                    step.diff_id.map_or_else(|| "<none>".to_owned(), |id| id.hex()[..12].to_owned()),
                     age(step.created.as_deref(), now),
-                    if self.no_trunc {
-                        command
-                    } else {
-                        output::cut(&command, WIDTH)
-                    },
+                    if self.no_trunc { command } else { output::cut(&command, WIDTH) },
                     output::bytes(step.size),
                     step.comment.unwrap_or_default(),
                 ]);

@@ -45,9 +45,7 @@ impl Images {
                 Some(("dangling", "true" | "1")) => list.retain(|line| line.repository.is_none()),
                 Some(("dangling", "false" | "0")) => list.retain(|line| line.repository.is_some()),
                 Some(("reference", name)) => retain_named(&mut list, name)?,
-                _ => bail!(
-                    "`{filter}` is no filter here; use dangling=true|false or reference=NAME[:TAG]"
-                ),
+                _ => bail!("`{filter}` is no filter here; use dangling=true|false or reference=NAME[:TAG]"),
             }
         }
         if self.quiet {
@@ -63,11 +61,7 @@ impl Images {
     }
 
     fn id(&self, id: Digest) -> String {
-        if self.no_trunc {
-            id.to_string()
-        } else {
-            id.hex()[..12].to_owned()
-        }
+        if self.no_trunc { id.to_string() } else { id.hex()[..12].to_owned() }
     }
 
     fn table(&self, list: &[Summary]) -> Table {
@@ -98,10 +92,7 @@ impl Images {
 /// How long ago an image says it was made.
 pub fn age(created: Option<&str>, now: Timestamp) -> String {
     let created = created.and_then(|text| text.parse::<Timestamp>().ok());
-    created.map_or_else(
-        || "N/A".to_owned(),
-        |time| format!("{} ago", ps::age(time, now)),
-    )
+    created.map_or_else(|| "N/A".to_owned(), |time| format!("{} ago", ps::age(time, now)))
 }
 
 fn retain_named(list: &mut Vec<Summary>, text: &str) -> Result<()> {

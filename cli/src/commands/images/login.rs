@@ -50,19 +50,13 @@ impl Login {
             None if self.password_stdin => read_password()?,
             None => ask_password()?,
         };
-        let credentials = Credentials {
-            username,
-            secret,
-            is_identity_token: false,
-        };
+        let credentials = Credentials { username, secret, is_identity_token: false };
         let kept = login(registry, &credentials, &self.flags.connection())?;
         match context.format {
-            Format::Json => output::json(
-                &json!({ "Registry": registry, "Username": credentials.username, "Kept": kept }),
-            )?,
-            Format::Table => output::print(&format!(
-                "Logged in to {registry}; the credentials are kept in {kept}\n"
-            ))?,
+            Format::Json => {
+                output::json(&json!({ "Registry": registry, "Username": credentials.username, "Kept": kept }))?
+            }
+            Format::Table => output::print(&format!("Logged in to {registry}; the credentials are kept in {kept}\n"))?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -91,9 +85,7 @@ impl Logout {
 
 /// The host of a registry that was given as an address.
 fn host(registry: &str) -> &str {
-    let rest = registry
-        .split_once("://")
-        .map_or(registry, |(_, rest)| rest);
+    let rest = registry.split_once("://").map_or(registry, |(_, rest)| rest);
     match rest.split('/').next() {
         None | Some("" | "index.docker.io" | "registry-1.docker.io") => DEFAULT,
         Some(host) => host,
@@ -102,9 +94,7 @@ fn host(registry: &str) -> &str {
 
 fn ask_name() -> Result<String> {
     if !io::stdin().is_terminal() {
-        bail!(
-            "there is no terminal to ask for the user name; give --username and --password-stdin"
-        );
+        bail!("there is no terminal to ask for the user name; give --username and --password-stdin");
     }
     eprint!("User name: ");
     io::stderr().flush()?;
@@ -119,10 +109,7 @@ fn ask_name() -> Result<String> {
 
 fn read_password() -> Result<String> {
     let mut text = String::new();
-    io::stdin()
-        .take(MAX_PASSWORD)
-        .read_to_string(&mut text)
-        .context("cannot read the password")?;
+    io::stdin().take(MAX_PASSWORD).read_to_string(&mut text).context("cannot read the password")?;
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         bail!("there is no password on standard input");
@@ -135,13 +122,11 @@ struct Silent(Termios);
 
 impl Silent {
     fn new() -> Result<Self> {
-        let before = tcgetattr(io::stdin())
-            .context("there is no terminal to ask for the password; use --password-stdin")?;
+        let before =
+            tcgetattr(io::stdin()).context("there is no terminal to ask for the password; use --password-stdin")?;
         let mut silent = before.clone();
         // Without signals, so that Ctrl-C cannot leave the terminal silent.
-        silent
-            .local_flags
-            .remove(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG);
+        silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG);
         tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &silent)?;
         Ok(Self(before))
     }

@@ -69,23 +69,14 @@ impl Prune {
             output::json(&removed)?;
         } else {
             show(&removed)?;
-            output::print(&format!(
-                "{} given back\n",
-                output::bytes(removed.reclaimed)
-            ))?;
+            output::print(&format!("{} given back\n", output::bytes(removed.reclaimed)))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn show(removed: &Removed) -> Result<()> {
-    let untagged = removed
-        .untagged
-        .iter()
-        .map(|name| format!("Untagged: {name}"));
-    let deleted = removed
-        .deleted
-        .iter()
-        .map(|digest| format!("Deleted: {digest}"));
+    let untagged = removed.untagged.iter().map(|name| format!("Untagged: {name}"));
+    let deleted = removed.deleted.iter().map(|digest| format!("Deleted: {digest}"));
     Ok(output::lines(untagged.chain(deleted))?)
 }

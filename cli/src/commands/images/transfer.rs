@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use berth_images::{
-    Connection, Platform, Progress, PullOptions, PushOptions, Quiet, Reference, Store, pull, push,
-};
+use berth_images::{Connection, Platform, Progress, PullOptions, PushOptions, Quiet, Reference, Store, pull, push};
 use clap::Args;
 use serde_json::json;
 
@@ -28,11 +26,7 @@ pub struct RegistryFlags {
 
 impl RegistryFlags {
     pub fn connection(&self) -> Connection {
-        Connection {
-            tls_ca: self.tls_ca.clone(),
-            insecure: self.insecure,
-            ..Connection::default()
-        }
+        Connection { tls_ca: self.tls_ca.clone(), insecure: self.insecure, ..Connection::default() }
     }
 }
 
@@ -54,15 +48,10 @@ pub struct Pull {
 impl Pull {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::open(context.roots.data())?;
-        let options = PullOptions {
-            platform: self.platform,
-            connection: self.registry.connection(),
-        };
+        let options = PullOptions { platform: self.platform, connection: self.registry.connection() };
         let image = pull(&store, &self.image, &options, &*progress(self.quiet))?;
         if context.format == Format::Json {
-            output::json(
-                &json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }),
-            )?;
+            output::json(&json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }))?;
         } else if self.quiet {
             output::print(&format!("{}\n", image.reference))?;
         } else {
@@ -87,9 +76,7 @@ pub struct Push {
 impl Push {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = Store::open(context.roots.data())?;
-        let options = PushOptions {
-            connection: self.registry.connection(),
-        };
+        let options = PushOptions { connection: self.registry.connection() };
         let digest = push(&store, &self.image, &options, &progress(self.quiet))?;
         let name = self.image.parse::<Reference>()?.familiar();
         if context.format == Format::Json {
@@ -104,9 +91,5 @@ impl Push {
 }
 
 fn progress(quiet: bool) -> Arc<dyn Progress> {
-    if quiet {
-        Arc::new(Quiet)
-    } else {
-        Arc::new(Bars::default())
-    }
+    if quiet { Arc::new(Quiet) } else { Arc::new(Bars::default()) }
 }

@@ -98,11 +98,7 @@ pub(in crate::sandbox) fn bind_console(slave: &Path) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOCTTY;
     let attempt = || format!("bind {} to /dev/console", slave.display());
     let point = openat(rustix::fs::CWD, "/dev/console", flags, rustix::fs::Mode::from(0o600)).attempt(attempt)?;
-    let tree = open_tree(
-        rustix::fs::CWD,
-        slave,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .attempt(attempt)?;
+    let tree = open_tree(rustix::fs::CWD, slave, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .attempt(attempt)?;
     attach(&tree, &point).attempt(attempt)
 }

@@ -16,8 +16,8 @@ use rustix::fs::OFlags;
 
 use crate::bundle::Bundle;
 use crate::error::{Attempt as _, Error, Result};
-pub(super) use mount::Root;
-pub(crate) use mount::set_attributes;
+pub(super) use device::bind_console;
+pub(super) use mount::{Root, read_only_copy, set_attributes};
 
 /// Mounts everything the bundle names that does not depend on the control group. Paths of the host are still there.
 pub(super) fn mount_all(bundle: &Bundle) -> Result<Root> {
@@ -35,14 +35,8 @@ pub(super) fn mount_all(bundle: &Bundle) -> Result<Root> {
             rest
         }
         _ => {
-            nix::mount::mount(
-                Some(&rootfs),
-                &rootfs,
-                None::<&str>,
-                MsFlags::MS_BIND | MsFlags::MS_REC,
-                None::<&str>,
-            )
-            .attempt(|| format!("bind the root filesystem {}", rootfs.display()))?;
+            nix::mount::mount(Some(&rootfs), &rootfs, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+                .attempt(|| format!("bind the root filesystem {}", rootfs.display()))?;
             mounts
         }
     };

@@ -1,7 +1,6 @@
 //! Mounting by descriptor: the target is opened inside the root filesystem first and the mount is moved onto that
 //! descriptor, so no symbolic link of the image can move it elsewhere.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -110,8 +109,7 @@ pub(super) fn mount(root: &Root, entry: &Mount) -> Result<()> {
     attach(&mounted, &point).attempt(|| format!("mount {} at {}", describe(entry), destination.display()))?;
     if let Some(flags) = options.propagation {
         let point = root.open(destination, OFlags::PATH).attempt(|| format!("open {}", destination.display()))?;
-        change_propagation(&point, flags)
-            .attempt(|| format!("set the propagation of {}", destination.display()))?;
+        change_propagation(&point, flags).attempt(|| format!("set the propagation of {}", destination.display()))?;
     }
     Ok(())
 }
@@ -122,9 +120,10 @@ fn describe(entry: &Mount) -> String {
 }
 
 fn source(entry: &Mount) -> Result<&Path> {
-    entry.source().as_deref().ok_or_else(|| {
-        Error::Invalid(format!("the bind mount at {} names no source", entry.destination().display()))
-    })
+    entry
+        .source()
+        .as_deref()
+        .ok_or_else(|| Error::Invalid(format!("the bind mount at {} names no source", entry.destination().display())))
 }
 
 /// A detached copy of a mount of the host.
@@ -172,7 +171,7 @@ pub(super) fn attach(mounted: impl AsFd, point: impl AsFd) -> rustix::io::Result
 }
 
 /// A detached, read-only copy of an open mount or file.
-pub(super) fn read_only_copy(of: impl AsFd) -> Result<OwnedFd> {
+pub(in crate::sandbox) fn read_only_copy(of: impl AsFd) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
@@ -183,7 +182,7 @@ pub(super) fn read_only_copy(of: impl AsFd) -> Result<OwnedFd> {
 }
 
 /// `mount_setattr(2)` on an open mount.
-pub(crate) fn set_attributes(mount: impl AsFd, set: u64, clear: u64, recursive: bool) -> nix::Result<()> {
+pub(in crate::sandbox) fn set_attributes(mount: impl AsFd, set: u64, clear: u64, recursive: bool) -> nix::Result<()> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and the structure and its size belong together.
@@ -240,11 +239,12 @@ pub(super) fn overlay(point: &OwnedFd, entry: &Mount) -> Result<()> {
         }
     }
     data.push(format!("lowerdir={}", lower.join(":")));
-    let flags = [(attr::RDONLY, MsFlags::MS_RDONLY), (attr::NOSUID, MsFlags::MS_NOSUID), (attr::NODEV, MsFlags::MS_NODEV)]
-        .into_iter()
-        .filter(|(attribute, _)| options.set & attribute != 0)
-        .map(|(_, flag)| flag)
-        .collect::<MsFlags>();
+    let flags =
+        [(attr::RDONLY, MsFlags::MS_RDONLY), (attr::NOSUID, MsFlags::MS_NOSUID), (attr::NODEV, MsFlags::MS_NODEV)]
+            .into_iter()
+            .filter(|(attribute, _)| options.set & attribute != 0)
+            .map(|(_, flag)| flag)
+            .collect::<MsFlags>();
     let data = data.join(",");
     nix::mount::mount(Some("overlay"), descriptor_path(point).as_str(), Some("overlay"), flags, Some(data.as_str()))
         .attempt(|| format!("mount the image's {} layers as the root filesystem", lower.len()))
@@ -257,7 +257,8 @@ fn is_directory(fd: &OwnedFd) -> Result<bool> {
 
 /// Copies what a tmpfs is going to cover into it (`tmpcopyup`).
 fn copy_up(root: &Root, covered: &Path, tmpfs: &OwnedFd) -> Result<()> {
-    let from = root.open(covered, OFlags::PATH | OFlags::DIRECTORY).attempt(|| format!("open {}", covered.display()))?;
+    let from =
+        root.open(covered, OFlags::PATH | OFlags::DIRECTORY).attempt(|| format!("open {}", covered.display()))?;
     copy_directory(Path::new(&descriptor_path(&from)), Path::new(&descriptor_path(tmpfs)))
         .attempt(|| format!("copy {} into the tmpfs over it", covered.display()))
 }
@@ -290,11 +291,4 @@ fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
 /// Opens a namespace-independent description of a directory of the host.
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).attempt(|| format!("open the root filesystem {}", path.display()))
-}
-
-/// A device node by path.
-pub(super) fn c_path(path: &Path) -> Result<CString> {
-    use std::os::unix::ffi::OsStrExt as _;
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Error::Invalid(format!("`{}` contains a zero byte", path.display())))
 }

@@ -1,0 +1,98 @@
+//! What every process that stands between a person and a sandbox needs: signals as a descriptor, the terminal in raw
+//! mode, exit codes as a shell has them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::wait::WaitStatus;
+
+use crate::error::{Attempt as _, Result};
+
+/// Signals that are passed on to the sandboxed process.
+const FORWARDED: [Signal; 10] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+    Signal::SIGPIPE,
+];
+
+/// Blocks the signals that matter and makes a descriptor that delivers them, child exits among them. Children that are
+/// executed reset their masks themselves.
+pub fn signals() -> Result<SignalFd> {
+    let mut set: SigSet = FORWARDED.into_iter().collect();
+    set.add(Signal::SIGCHLD);
+    set.thread_block().attempt(|| "block signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).attempt(|| "listen to signals")
+}
+
+/// The signals that have come in.
+pub fn pending(signals: &SignalFd) -> Vec<Signal> {
+    std::iter::from_fn(|| signals.read_signal().ok().flatten())
+        .filter_map(|info| Signal::try_from(info.ssi_signo as i32).ok())
+        .collect()
+}
+
+/// The exit code a shell would give: 128+n for signal n. `None`: it has not ended.
+pub fn exit_code(status: WaitStatus) -> Option<i32> {
+    match status {
+        WaitStatus::Exited(_, code) => Some(code),
+        WaitStatus::Signaled(_, signal, _) => Some(128 + signal as i32),
+        _ => None,
+    }
+}
+
+/// The terminal on standard input in raw mode; as it was again when this is dropped.
+#[derive(Debug)]
+pub struct RawTerminal(Termios);
+
+impl RawTerminal {
+    /// Nothing where standard input is no terminal.
+    pub fn enter() -> Option<Self> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Makes reads and writes of a descriptor of our own return at once.
+pub fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).attempt(|| "examine a descriptor")?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    fcntl(fd, FcntlArg::F_SETFL(flags)).attempt(|| "make a descriptor non-blocking")?;
+    Ok(())
+}
+
+/// Writes everything to a descriptor that may be non-blocking (a caller's terminal often is).
+pub fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> nix::Result<()> {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    while !bytes.is_empty() {
+        match nix::unistd::write(&fd, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

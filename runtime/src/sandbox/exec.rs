@@ -1,0 +1,129 @@
+//! Another process in a sandbox that runs: it joins the namespaces and the control group of the first, and gives up the
+//! same rights.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+use oci_spec::runtime::Process;
+use rustix::fs::OFlags;
+
+use super::channel::{Channel, Message};
+use super::namespace::{Cloned, clone3};
+use super::{Sandbox, create, init, open_pidfd, process};
+use crate::bundle::{Bundle, check_process};
+use crate::error::{Attempt as _, Error, Result};
+use crate::seccomp;
+
+/// How a further process is made.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// The process; with `terminal` a pty is made.
+    pub process: Process,
+    /// The user by name or number, looked up inside, instead of `process.user`.
+    pub user: Option<String>,
+    /// Where to write its id.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors for standard input, output and error; none: the caller's own.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// How many descriptors from 3 on the process inherits.
+    pub preserve_fds: u32,
+}
+
+/// A further process.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its id.
+    pub pid: Pid,
+    /// The pty's master, with a terminal.
+    pub console: Option<OwnedFd>,
+}
+
+/// Runs another process in the sandbox; comes back when the command runs.
+pub fn exec(sandbox: &Sandbox, mut options: ExecOptions) -> Result<Executed> {
+    let id = &sandbox.state.id;
+    check_process(&options.process)?;
+    let Some(first) = sandbox.pid() else {
+        return Err(Error::Invalid(format!("cannot exec in container `{id}`: it is not running")));
+    };
+    let bundle = Bundle::load(&sandbox.state.bundle)?;
+    let filter = match bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => Some(seccomp::compile(profile)?),
+        None => None,
+    };
+    let attempt = || format!("enter container `{id}`");
+    let pidfd = open_pidfd(first).attempt(attempt)?;
+    if sandbox.pid() != Some(first) {
+        return Err(Error::Invalid(format!("cannot exec in container `{id}`: it is not running")));
+    }
+    let namespaces =
+        bundle.namespaces().iter().map(|namespace| super::namespace::flag(namespace.typ())).collect::<CloneFlags>();
+    let entry = sandbox.cgroup()?.entry()?;
+    let (outside, inside) = Channel::pair()?;
+    // Only a child can be in another pid namespace, so that one is entered before the clone.
+    let own = std::fs::File::open("/proc/self/ns/pid").attempt(attempt)?;
+    let pid_namespace = namespaces & CloneFlags::CLONE_NEWPID;
+    if !pid_namespace.is_empty() {
+        setns(&pidfd, pid_namespace).attempt(attempt)?;
+    }
+    let stdio = options.stdio.take();
+    let (pid, _pidfd) = match clone3(CloneFlags::empty(), &entry)? {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => {
+            drop(outside);
+            let result = entry
+                .enter()
+                .attempt(|| "enter the control group")
+                .and_then(|()| init::connect_stdio(stdio))
+                .and_then(|()| become_process(&pidfd, namespaces & !pid_namespace, &options, filter, &inside));
+            match result {
+                Err(error) => init::fail(&inside, &error),
+                Ok(never) => match never {},
+            }
+        }
+    };
+    drop((inside, stdio));
+    if !pid_namespace.is_empty() {
+        setns(own, CloneFlags::CLONE_NEWPID).attempt(|| "return to the own pid namespace")?;
+    }
+    let mut console = None;
+    while let Some((message, fd)) = outside.receive()? {
+        match message {
+            Message::Console => console = fd,
+            Message::Failed { message, code } => {
+                let _ = nix::sys::wait::waitpid(pid, None);
+                return Err(Error::Process { message, code });
+            }
+            Message::Go | Message::Ready => {}
+        }
+    }
+    if let Some(path) = &options.pid_file {
+        create::write_pid_file(path, pid)?;
+    }
+    Ok(Executed { pid, console })
+}
+
+fn become_process(
+    pidfd: &OwnedFd,
+    namespaces: CloneFlags,
+    options: &ExecOptions,
+    filter: Option<seccomp::Filter>,
+    channel: &Channel,
+) -> Result<std::convert::Infallible> {
+    // Processes of the sandbox must not reach into this one while it still holds the host's rights.
+    nix::sys::prctl::set_dumpable(false).attempt(|| "hide from the sandbox's processes")?;
+    nix::unistd::setsid().attempt(|| "start a session")?;
+    setns(pidfd, namespaces).attempt(|| "enter the sandbox's namespaces")?;
+    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        init::become_root()?;
+    }
+    init::join_session_keyring();
+    // `setns` of a mount namespace puts root and working directory at its root; open it once to be sure there is one.
+    rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).attempt(|| "open the root")?;
+    if options.process.terminal().unwrap_or(false) {
+        init::open_terminal(&options.process, channel, false)?;
+    }
+    let prepared = process::prepare(&options.process, options.user.as_deref(), None, filter)?;
+    init::launch(&options.process, &prepared, channel, options.preserve_fds, false, false)
+}
