@@ -98,6 +98,9 @@ fn make(roots: &Roots, store: &Store, image: &Image, mut options: Options, id: &
         None => names::claim_random(roots, id)?,
     };
     let config = image.config.config().as_ref();
+    for (key, value) in config.and_then(|config| config.labels().clone()).into_iter().flatten() {
+        options.labels.entry(key).or_insert(value);
+    }
     if options.stop_signal.is_none() {
         options.stop_signal = config.and_then(|config| config.stop_signal().clone());
     }

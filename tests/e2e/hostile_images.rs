@@ -55,7 +55,7 @@ fn a_layer_that_is_not_its_diff_id() {
     let mut layer = busybox();
     layer.diff_id = layout::digest(b"something else");
     layout.image("bad:1", &[layer], &json!({}));
-    refused(&home, &layout, "uncompressed");
+    refused(&home, &layout, "diff id");
 }
 
 #[test]

@@ -70,7 +70,8 @@ fn tag_and_rmi() {
 fn rmi_leaves_what_a_container_uses() {
     let home = Home::new();
     let id = home.detached("", "exec sleep 1000");
-    home.berth("rmi busybox").run().fails_with(&id[..12]);
+    let name = home.inspect(&id)["Name"].as_str().unwrap().trim_start_matches('/').to_owned();
+    home.berth("rmi busybox").run().fails_with(&name);
     let _ = home.berth("run --rm busybox true").ok();
     let _ = home.berth("rmi -f busybox").ok();
     let _ = home.berth("image prune -a -f").ok();

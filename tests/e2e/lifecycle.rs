@@ -271,7 +271,9 @@ fn create_makes_and_start_starts() {
     let _ = home.berth("start -ai it").stdin("ahoy").run().code(4);
     assert_eq!(home.status(&id), "exited");
     let _ = home.berth("start it").ok();
-    assert_eq!(home.berth("wait it").ok().trimmed(), "4", "its input is at its end");
+    // Its input stays open for whoever attaches, and ends with theirs.
+    let _ = home.berth("attach it").stdin("").run().code(4);
+    assert_eq!(home.berth("wait it").ok().trimmed(), "4");
     home.berth("start no-such").run().fails_with("no-such");
 }
 

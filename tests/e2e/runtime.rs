@@ -140,7 +140,7 @@ fn a_hook_that_fails_stops_the_creation() {
 
 #[test]
 fn a_namespace_by_path_is_joined() {
-    let bundle = Bundle::new(&["readlink", "/proc/self/ns/uts", "/proc/self/ns/net"], |config| {
+    let bundle = Bundle::new(&["sh", "-c", "readlink /proc/self/ns/uts; readlink /proc/self/ns/net"], |config| {
         for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
             if namespace["type"] == "network" {
                 namespace["path"] = json!("/proc/self/ns/net");

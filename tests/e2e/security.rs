@@ -171,7 +171,7 @@ fn core_files_and_oom_scores_are_not_the_callers_business() {
 fn signal_dispositions_are_the_defaults() {
     let home = Home::new();
     // A caller that ignores SIGPIPE and blocks SIGTERM (as nohup, cargo and many daemons do) is not inherited.
-    let mut command = home.shell("", "grep -E '^Sig(Ign|Blk)' /proc/self/status");
+    let mut command = home.berth("run --rm busybox grep -E").args(["^Sig(Ign|Blk)", "/proc/self/status"]);
     // SAFETY: signal(2) and sigprocmask(2) are async-signal-safe and concern the child alone.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command.inner, || {

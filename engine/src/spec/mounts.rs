@@ -87,18 +87,13 @@ fn kernel(options: &Options) -> Vec<Mount> {
     ];
     if options.ipc_host {
         mounts.push(mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]));
-        mounts.push(mount(
-            "/dev/mqueue",
-            "bind",
-            "/dev/mqueue",
-            ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
-        ));
     } else {
         let size = format!("size={}", options.shm_size.unwrap_or(SHM_SIZE));
         let shm = closed.into_iter().map(str::to_owned).chain([String::from("mode=1777"), size]);
         mounts.push(mount("/dev/shm", "tmpfs", "shm", shm));
-        mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", closed));
     }
+    // It shows the queues of the IPC namespace the container is in, its own or the host's.
+    mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", closed));
     mounts.push(mount("/sys", "sysfs", "sysfs", sys));
     mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup));
     mounts

@@ -137,11 +137,10 @@ fn shm_size_and_ipc_host() {
     let size = spec(Options { shm_size: Some(4096), ..none() });
     assert!(mount_options(&mount_at(&size, "/dev/shm")).contains(&"size=4096"));
     let host = spec(Options { ipc_host: true, ..none() });
-    for target in ["/dev/shm", "/dev/mqueue"] {
-        let mount = mount_at(&host, target);
-        assert_eq!(mount.typ().as_deref(), Some("bind"));
-        assert_eq!(mount.source().as_deref(), Some(Path::new(target)));
-    }
+    let mount = mount_at(&host, "/dev/shm");
+    assert_eq!(mount.typ().as_deref(), Some("bind"));
+    assert_eq!(mount.source().as_deref(), Some(Path::new("/dev/shm")));
+    assert_eq!(mount_at(&host, "/dev/mqueue").typ().as_deref(), Some("mqueue"));
 }
 
 #[test]

@@ -64,6 +64,8 @@ impl Store {
 
     /// Unpacks those of an image's layers that are missing, several at once.
     pub(crate) fn unpack_layers(&self, layers: &[Layer], available: &Available<'_>) -> Result<()> {
+        // Somebody may have cleared it away to get rid of what can be unpacked anew.
+        std::fs::create_dir_all(self.layers_dir()).map_err(Error::io("create", self.layers_dir()))?;
         let pending = self.claim(layers)?;
         if pending.is_empty() {
             return Ok(());

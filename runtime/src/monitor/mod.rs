@@ -35,7 +35,7 @@ use streams::Streams;
 /// The first pause before a restart; each further one is twice as long (docker's).
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// The longest pause before a restart.
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
 /// A process that ran this long starts with the first pause again.
 const RAN_WELL: Duration = Duration::from_secs(10);
 /// How often a pause looks for a request to stop.

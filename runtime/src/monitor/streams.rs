@@ -125,7 +125,7 @@ impl Streams {
         self.input = Some(console.try_clone().attempt(|| "copy a descriptor")?);
         self.outputs.push((console, Stream::Output));
         if self.foreground {
-            self.take_size_of(&std::io::stdin().as_fd());
+            self.take_size_of(standard(0));
             if self.interactive && self.raw.is_none() {
                 self.raw = RawTerminal::enter();
             }
@@ -133,7 +133,7 @@ impl Streams {
         Ok(())
     }
 
-    fn take_size_of(&self, terminal: &BorrowedFd<'_>) {
+    fn take_size_of(&self, terminal: BorrowedFd<'_>) {
         if let (Ok((rows, columns)), Some(master)) = (sandbox::size(terminal), &self.input) {
             let _ = sandbox::resize(master, rows, columns);
         }
@@ -218,7 +218,7 @@ impl Streams {
         match signal {
             Signal::SIGCHLD | Signal::SIGPIPE => false,
             Signal::SIGWINCH if self.tty => {
-                self.take_size_of(&std::io::stdin().as_fd());
+                self.take_size_of(standard(0));
                 false
             }
             _ => {
@@ -281,7 +281,6 @@ impl Streams {
         let stream = *stream;
         let count = match nix::unistd::read(fd, &mut bytes) {
             Ok(count) if count > 0 => count,
-            Err(Errno::EAGAIN) => return false,
             Err(Errno::EINTR) => return true,
             _ => return false,
         };

@@ -100,10 +100,13 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
         bundle.annotation(annotations::GROUPS),
         setup.filter.take(),
     )?;
+    if setup.start_socket.is_some() {
+        // The maker may end as soon as it knows that everything is ready.
+        die_with_parent(false)?;
+    }
     channel.send(&Message::Ready)?;
     if let Some(listener) = setup.start_socket.take() {
-        // From here on the maker is gone and whoever starts the process listens.
-        die_with_parent(false)?;
+        // Whoever starts the process listens from here on.
         *channel = wait_for_start(&listener)?;
     }
     if let Some(start_container) = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref()) {

@@ -201,10 +201,7 @@ impl Sandbox {
 
     /// Removes everything that is kept of it. `force`: running processes are killed first; otherwise it has to be stopped.
     pub fn delete(&self, force: bool) -> Result<()> {
-        let _lock = match self.lock_for_deletion()? {
-            Some(lock) => lock,
-            None => return Ok(()),
-        };
+        let Some(_lock) = self.lock_for_deletion()? else { return Ok(()) };
         let status = self.status();
         if !force && !matches!(status, ContainerState::Stopped) {
             return Err(Error::Invalid(format!(

@@ -108,7 +108,8 @@ pub(super) fn clone3(flags: CloneFlags, entry: &Entry) -> Result<Cloned> {
 /// Writes the id maps of a new user namespace (`user_namespaces(7)`).
 pub(super) fn write_id_maps(pid: Pid, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<()> {
     let text = |maps: &[LinuxIdMapping]| -> String {
-        maps.iter().map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())).collect()
+        let line = |map: &LinuxIdMapping| format!("{} {} {}", map.container_id(), map.host_id(), map.size());
+        maps.iter().map(line).collect::<Vec<_>>().join("\n")
     };
     for (file, maps) in [("gid_map", gids), ("uid_map", uids)] {
         let path = format!("/proc/{pid}/{file}");

@@ -37,17 +37,18 @@ pub(super) fn prepare(
     groups: Option<&str>,
     filter: Option<seccomp::Filter>,
 ) -> Result<Prepared> {
-    let mut identity = match user {
-        Some(user) => user::look_up(user)?,
-        None => {
-            let uid = process.user().uid();
-            Identity { uid, gid: process.user().gid(), groups: Vec::new(), home: user::home(uid) }
-        }
+    let mut identity = if let Some(user) = user {
+        user::look_up(user)?
+    } else {
+        let uid = process.user().uid();
+        Identity { uid, gid: process.user().gid(), groups: Vec::new(), home: user::home(uid) }
     };
     identity.groups.extend(process.user().additional_gids().iter().flatten());
     if let Some(groups) = groups {
         identity.groups.extend(user::look_up_groups(groups)?);
     }
+    let mut known = std::collections::HashSet::new();
+    identity.groups.retain(|&group| known.insert(group));
     let mut environment: Vec<String> = process.env().clone().unwrap_or_default();
     if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
         environment.push(format!("HOME={}", identity.home.as_deref().unwrap_or("/")));

@@ -138,7 +138,7 @@ pub struct Import {
     /// Its name
     #[arg(value_name = "NAME[:TAG]")]
     name: Option<String>,
-    /// Change its configuration, as in a Dockerfile: 'CMD ["sh"]', 'ENV A=b', 'WORKDIR /app'
+    /// Change its configuration, as in a Dockerfile: `CMD ["sh"]`, `ENV A=b`, `WORKDIR /app`
     #[arg(short, long, value_name = "INSTRUCTION")]
     change: Vec<Change>,
     /// A remark for its history

@@ -54,7 +54,7 @@ impl Login {
         let kept = login(registry, &credentials, &self.flags.connection())?;
         match context.format {
             Format::Json => {
-                output::json(&json!({ "Registry": registry, "Username": credentials.username, "Kept": kept }))?
+                output::json(&json!({ "Registry": registry, "Username": credentials.username, "Kept": kept }))?;
             }
             Format::Table => output::print(&format!("Logged in to {registry}; the credentials are kept in {kept}\n"))?,
         }

@@ -91,7 +91,7 @@ struct Create {
     /// Keep the caller's session keyring
     #[arg(long)]
     no_new_keyring: bool,
-    /// Accepted for runc's callers; the root is always changed with pivot_root
+    /// Accepted for runc's callers; the root is always changed with `pivot_root`
     #[arg(long)]
     no_pivot: bool,
     id: String,
@@ -231,7 +231,7 @@ pub fn run(cli: Cli) -> Result<i32> {
             Err(Error::NotFound { .. }) if delete.force => {}
             sandbox => sandbox?.delete(delete.force)?,
         },
-        Command::Exec(exec) => return run_exec(&load(&exec.id)?, *exec),
+        Command::Exec(exec) => return run_exec(&load(&exec.id)?, &exec),
         Command::List(list) => print_list(&cli.root, &list)?,
         Command::Ps(ps) => print_processes(&load(&ps.id)?, &ps)?,
         Command::Pause { id } => load(&id)?.pause()?,
@@ -305,7 +305,7 @@ fn run_in_foreground(root: &Path, run: &Run) -> Result<i32> {
     Ok(code)
 }
 
-fn run_exec(sandbox: &Sandbox, exec: Exec) -> Result<i32> {
+fn run_exec(sandbox: &Sandbox, exec: &Exec) -> Result<i32> {
     let bundle = Bundle::load(&sandbox.state().bundle)?;
     let first = bundle.spec.process().clone().unwrap_or_default();
     let mut process = match &exec.process {
@@ -314,7 +314,7 @@ fn run_exec(sandbox: &Sandbox, exec: Exec) -> Result<i32> {
     };
     let mut user = exec.user.clone();
     if exec.process.is_none() {
-        inherit(&mut process, &exec);
+        inherit(&mut process, exec);
         user = user.or_else(|| bundle.annotation(berth_runtime::annotations::USER).map(str::to_owned));
     }
     if exec.tty {
@@ -326,7 +326,7 @@ fn run_exec(sandbox: &Sandbox, exec: Exec) -> Result<i32> {
         process.set_terminal(Some(false));
     }
     let signals = if exec.detach { None } else { Some(relay::signals()?) };
-    let stdio = if terminal { None } else { exec_streams(&exec)? };
+    let stdio = if terminal { None } else { exec_streams(exec)? };
     let executed = sandbox::exec(
         sandbox,
         ExecOptions { process, user, pid_file: exec.pid_file.clone(), stdio, preserve_fds: exec.preserve_fds },
@@ -407,7 +407,9 @@ fn print_list(root: &Path, list: &List) -> Result<()> {
         }
     }
     if list.quiet {
-        rows.iter().for_each(|row| print(row["id"].as_str().unwrap_or_default()));
+        for row in &rows {
+            print(row["id"].as_str().unwrap_or_default());
+        }
     } else if list.format == "json" {
         print(&pretty(&json!(rows)));
     } else {
@@ -426,7 +428,9 @@ fn print_processes(sandbox: &Sandbox, ps: &Ps) -> Result<()> {
         print(&json!(processes).to_string());
     } else {
         print("PID");
-        processes.iter().for_each(|pid| print(&pid.to_string()));
+        for pid in processes {
+            print(&pid.to_string());
+        }
     }
     Ok(())
 }

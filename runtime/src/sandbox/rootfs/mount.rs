@@ -47,9 +47,8 @@ impl Root {
             return Ok(found);
         }
         let attempt = || format!("create the mount point {} in the root filesystem", path.display());
-        let (parent, name) = match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => (parent, name),
-            _ => return Err(Error::Invalid(format!("`{}` cannot be a mount point", path.display()))),
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Error::Invalid(format!("`{}` cannot be a mount point", path.display())));
         };
         let parent = self.make_directories(parent)?;
         match kind {
