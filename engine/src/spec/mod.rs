@@ -91,6 +91,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
         if let Some((_, other)) = shared.into_iter().find(|(is_set, _)| *is_set) {
             return Err(Error::Conflict { one: "--userns", other, reason });
         }
+        return Err(Error::UserNamespace);
     }
     if options.uts_host && options.hostname.is_some() {
         let reason = "it would rename the host; leave out one of them";

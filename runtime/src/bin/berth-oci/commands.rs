@@ -427,9 +427,11 @@ fn print_processes(sandbox: &Sandbox, ps: &Ps) -> Result<()> {
     if ps.format == "json" {
         print(&json!(processes).to_string());
     } else {
-        print("PID");
+        print(&format!("{:>8} COMMAND", "PID"));
         for pid in processes {
-            print(&pid.to_string());
+            // One that has ended meanwhile has no command line any more.
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            print(&format!("{pid:>8} {}", String::from_utf8_lossy(&command).replace('\0', " ").trim_end()));
         }
     }
     Ok(())
