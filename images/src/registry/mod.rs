@@ -1,6 +1,6 @@
 //! The registry client: pull, push, login, after the OCI distribution specification 1.1.
 //!
-//! It speaks HTTP through `reqwest` directly. The `oci-client` crate, which was tried first, hides what is needed here:
+//! It speaks HTTP through `reqwest` directly. The `oci-client` crate hides what is needed here:
 //! the `Retry-After` header of a 429, bodies bounded while they arrive, and a response's status on resuming a blob.
 //!
 //! Everything a registry says is taken with suspicion: documents are read to 4 MiB at most, blobs to the size their

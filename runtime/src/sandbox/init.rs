@@ -253,10 +253,16 @@ fn close_descriptors(preserve: u32) -> Result<()> {
 
 /// Signals start out as a freshly logged-in process has them: none blocked, none ignored (`execve(2)` keeps both).
 fn reset_signals() -> Result<()> {
-    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-    for number in Signal::iterator().filter(|number| !matches!(number, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default disposition runs no code of ours.
-        unsafe { signal(number, SigHandler::SigDfl) }.attempt(|| format!("reset {number}"))?;
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    // What the kernel takes as `struct sigaction`: handler (0 is the default one), flags, restorer, mask.
+    let default = [0_u64; 4];
+    for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
+        // The C library keeps two real-time signals to itself, so this asks the kernel.
+        // SAFETY: `default` is as large as the structure that is read; the default disposition runs no code of ours.
+        let result = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<libc::c_void>(), 8)
+        };
+        Errno::result(result).attempt(|| format!("reset signal {number}"))?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).attempt(|| "unblock signals")
 }
