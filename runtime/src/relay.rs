@@ -4,11 +4,13 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::sys::wait::WaitStatus;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use crate::error::{Attempt as _, Result};
 
@@ -43,11 +45,25 @@ pub fn pending(signals: &SignalFd) -> Vec<Signal> {
 }
 
 /// The exit code a shell would give: 128+n for signal n. `None`: it has not ended.
-pub fn exit_code(status: WaitStatus) -> Option<i32> {
+fn exit_code(status: WaitStatus) -> Option<i32> {
     match status {
         WaitStatus::Exited(_, code) => Some(code),
         WaitStatus::Signaled(_, signal, _) => Some(128 + signal as i32),
         _ => None,
+    }
+}
+
+/// Reaps all children that have ended: the exit code of `wanted`, if it is among them.
+pub fn reap(wanted: Pid) -> Result<Option<i32>> {
+    let mut code = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(status) if status.pid() == Some(wanted) => code = exit_code(status).or(code),
+            Ok(status) if status.pid().is_some() => {}
+            Ok(_) | Err(Errno::ECHILD) => return Ok(code),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).attempt(|| "wait for the sandboxed process"),
+        }
     }
 }
 
@@ -82,7 +98,6 @@ pub fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
 
 /// Writes everything to a descriptor that may be non-blocking (a caller's terminal often is).
 pub fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> nix::Result<()> {
-    use nix::errno::Errno;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     while !bytes.is_empty() {
         match nix::unistd::write(&fd, bytes) {

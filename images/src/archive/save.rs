@@ -6,7 +6,6 @@ use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
-use oci_spec::image::{ImageIndexBuilder, MediaType};
 
 use super::docker::DockerImage;
 use super::layout::{CONTAINERD_NAME, REF_NAME};
@@ -182,11 +181,5 @@ fn index(images: &[(Image, Vec<Reference>)]) -> Result<Vec<u8>> {
             manifests.push(entry);
         }
     }
-    let index = ImageIndexBuilder::default()
-        .schema_version(2_u32)
-        .media_type(MediaType::ImageIndex)
-        .manifests(manifests)
-        .build()
-        .map_err(|error| Error::invalid("index.json", error))?;
-    serde_json::to_vec(&index).map_err(|error| Error::invalid("index.json", error))
+    crate::store::index_json(manifests)
 }

@@ -64,6 +64,17 @@ pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Result<Descrip
     Ok(Descriptor::new(MediaType::from(media_type), size, digest))
 }
 
+/// An image index of these manifests, as `index.json` has it (OCI image-spec, "Image Index").
+pub(crate) fn index_json(manifests: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let index = ImageIndexBuilder::default()
+        .schema_version(2_u32)
+        .media_type(MediaType::ImageIndex)
+        .manifests(manifests)
+        .build()
+        .map_err(|error| Error::invalid("index.json", error))?;
+    serde_json::to_vec(&index).map_err(|error| Error::invalid("index.json", error))
+}
+
 impl Store {
     /// All entries, in the order they were made.
     pub(crate) fn entries(&self) -> Result<Vec<IndexEntry>> {
@@ -90,13 +101,7 @@ impl Store {
         let result = change(&mut entries)?;
         if entries != before {
             let manifests = entries.iter().map(IndexEntry::descriptor).collect::<Result<Vec<_>>>()?;
-            let index = ImageIndexBuilder::default()
-                .schema_version(2_u32)
-                .media_type(MediaType::ImageIndex)
-                .manifests(manifests)
-                .build()
-                .map_err(|error| Error::invalid("index.json", error))?;
-            let text = serde_json::to_vec(&index).map_err(|error| Error::invalid("index.json", error))?;
+            let text = index_json(manifests)?;
             let work = Work::file(self)?;
             work.write(&text)?;
             work.rename(&self.root.join("index.json"))?;

@@ -32,7 +32,7 @@ pub use collect::{Pruned, Removed, Use};
 pub use describe::{Description, RootFs};
 pub use image::{Image, Layer};
 pub(crate) use image::{digest_of, layers, parse};
-pub(crate) use index::{IndexEntry, descriptor};
+pub(crate) use index::{IndexEntry, descriptor, index_json};
 pub(crate) use ingest::{Lease, PartialBlob, RESUMABLE, Work, sweep_partial};
 pub use list::{HistoryEntry, Summary};
 pub use lock::Guard;

@@ -19,7 +19,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::setsid;
-use oci_spec::runtime::LinuxNamespaceType;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::json;
 use std::os::fd::AsFd as _;
@@ -159,7 +158,7 @@ impl Monitor {
         if let Some(mut ready) = ready.take() {
             let _ = writeln!(ready, "{}", json!({ "pid": pid }));
         }
-        let deaf = bundle.has_new(LinuxNamespaceType::Pid);
+        let deaf = made.sandbox.state().own_pid_namespace;
         streams.take_console(made.console)?;
         let code = streams.relay(&self.signals, &made.sandbox, made.pid, deaf)?;
         self.after_exit(&made.sandbox, code)?;

@@ -10,13 +10,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::config::Config;
 use super::log::{Log, Stream};
 use crate::attach::{Frames, Kind, MAX_FRAME, frame, parse_size, standard};
-use crate::error::{Attempt as _, Error, Result};
+use crate::error::{Attempt as _, Result};
 use crate::relay::{self, RawTerminal};
 use crate::sandbox::{self, Sandbox};
 
@@ -170,7 +169,7 @@ impl Streams {
             }
             self.outputs.retain(|(fd, _)| !is_closed(fd));
             self.clients.retain(|client| client.queue.len() <= MAX_QUEUED && !is_gone(&client.stream));
-            if let Some(code) = reap(pid)? {
+            if let Some(code) = relay::reap(pid)? {
                 return Ok(ended_by.map_or(code, |signal| 128 + signal as i32));
             }
         }
@@ -401,20 +400,4 @@ fn is_gone(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
     let _ = poll(&mut fds, PollTimeout::ZERO);
     !fds[0].revents().unwrap_or(PollFlags::empty()).is_empty()
-}
-
-/// Reaps what has ended: the exit code of `wanted`, if it is among it.
-fn reap(wanted: Pid) -> Result<Option<i32>> {
-    let mut code = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(status) if status.pid() == Some(wanted) => code = relay::exit_code(status).or(code),
-            Ok(status) if status.pid().is_some() => {}
-            Ok(_) | Err(Errno::ECHILD) => return Ok(code),
-            Err(Errno::EINTR) => {}
-            Err(errno) => {
-                return Err::<_, Error>(Error::Os { attempt: "wait for the container".into(), source: errno.into() });
-            }
-        }
-    }
 }

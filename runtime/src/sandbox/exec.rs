@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
 use oci_spec::runtime::Process;
-use rustix::fs::OFlags;
 
 use super::channel::{Channel, Message};
 use super::namespace::{Cloned, clone3};
@@ -119,8 +118,6 @@ fn become_process(
         init::become_root()?;
     }
     init::join_session_keyring();
-    // `setns` of a mount namespace puts root and working directory at its root; open it once to be sure there is one.
-    rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).attempt(|| "open the root")?;
     if options.process.terminal().unwrap_or(false) {
         init::open_terminal(&options.process, channel, false)?;
     }

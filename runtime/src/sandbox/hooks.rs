@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Hook;
-use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use crate::error::{Attempt as _, Error, Result};
 
@@ -45,11 +45,7 @@ fn run_one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
 
 /// Waits until a process has ended or the time is over: whether it has ended.
 fn wait_until(pid: u32, limit: Duration) -> Result<bool> {
-    // SAFETY: `pidfd_open` takes two integers; a descriptor it returns is new and ours.
-    let pidfd = unsafe {
-        let raw = nix::errno::Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0)).attempt(|| "watch a hook")?;
-        OwnedFd::from_raw_fd(raw as i32)
-    };
+    let pidfd = super::open_pidfd(pid as i32).attempt(|| "watch a hook")?;
     let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());

@@ -11,7 +11,7 @@ use berth_runtime::sandbox::{self, ExecOptions, Sandbox};
 use berth_runtime::{monitor, relay};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, User};
+use oci_spec::runtime::{LinuxResources, Process, User};
 use serde_json::json;
 
 use crate::{foreground, spec};
@@ -297,7 +297,7 @@ fn run_in_foreground(root: &Path, run: &Run) -> Result<i32> {
     }
     let signals = relay::signals()?;
     let made = make(root, &run.create, false, true)?;
-    let deaf = Bundle::load(&run.create.bundle)?.has_new(LinuxNamespaceType::Pid);
+    let deaf = made.sandbox.state().own_pid_namespace;
     let code = foreground::wait(&signals, made.pid, made.console, deaf)?;
     if !run.keep {
         made.sandbox.delete(true)?;

@@ -9,7 +9,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, read};
 
 /// Stands in for the process until it ends: its exit code. `deaf`: it is process 1 of its namespace.
@@ -32,18 +31,9 @@ pub fn wait(signals: &SignalFd, pid: Pid, console: Option<OwnedFd>, deaf: bool) 
                 }
             }
         }
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) if status.pid() == Some(pid) => {
-                    if let Some(code) = relay::exit_code(status) {
-                        console.drain();
-                        return Ok(ended_by.map_or(code, |signal| 128 + signal as i32));
-                    }
-                }
-                Ok(status) if status.pid().is_some() => {}
-                Ok(_) | Err(Errno::ECHILD) => break,
-                Err(errno) => return Err(errno).attempt(|| "wait for the process"),
-            }
+        if let Some(code) = relay::reap(pid)? {
+            console.drain();
+            return Ok(ended_by.map_or(code, |signal| 128 + signal as i32));
         }
     }
 }
