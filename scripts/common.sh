@@ -3,19 +3,21 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Builds both binaries in release and puts their folder first on the PATH.
+# Builds the binaries in release and puts their folder first on the PATH.
 build_release() {
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
-    cargo build --release --quiet -p berth -p berth-runtime --bins
+    cargo build --release --quiet -p berth -p berth-runtime -p berth-vmm --bins
     PATH="$PWD/${CARGO_TARGET_DIR:-target}/$host/release:$PATH"
     export PATH
 }
 
-# own_roots: images and containers of this script live in a temporary folder that goes away with it.
+# own_roots: images and containers of this script live in temporary folders that go away with it: $scratch for what
+# lasts, and $volatile, in memory as /run is on a booted system.
 own_roots() {
     scratch=$(mktemp -d)
-    export BERTH_DATA_ROOT="$scratch/data" BERTH_STATE_ROOT="$scratch/state"
+    volatile=$(mktemp -d -p /dev/shm berth.XXXXXX 2> /dev/null || mktemp -d)
+    export BERTH_DATA_ROOT="$scratch/data" BERTH_STATE_ROOT="$volatile/state"
     trap 'remove_roots' EXIT
     trap 'exit 130' INT TERM
 }
@@ -25,7 +27,7 @@ remove_roots() {
     ids=$(berth ps -aq 2> /dev/null || true)
     # shellcheck disable=SC2086 # one word for each container
     [ -z "$ids" ] || berth rm -f $ids > /dev/null || true
-    rm -rf "$scratch"
+    rm -rf "$scratch" "$volatile"
 }
 
 # import_busybox: the image `busybox`, made of the distribution's static busybox.

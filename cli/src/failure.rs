@@ -1,6 +1,5 @@
 //! The one place where errors become a line on standard error and an exit code.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -20,8 +19,9 @@ pub fn warn(error: &anyhow::Error) {
     eprintln!("berth: warning: {}", line(error));
 }
 
-/// Prints what is wrong with a command line, or the help or version that was asked for, and gives the exit code.
-pub fn report_usage(error: &clap::Error) -> ExitCode {
+/// Prints what is wrong with a command line, or the help or version that was asked for, and gives the exit code. `command`:
+/// the one that was called.
+pub fn report_usage(error: &clap::Error, command: &str) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Nobody is left to be told that nobody reads.
@@ -29,22 +29,19 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
-        _ => eprintln!("berth: {}", usage(&error.render().to_string())),
+        _ => eprintln!("berth: {}", usage(&error.render().to_string(), command)),
     }
     ExitCode::from(BERTH_FAILED)
 }
 
 /// clap's message in one line: what is wrong, its tips, and where help is.
-fn usage(message: &str) -> String {
-    let (what, usage) = message.split_once("Usage: ").unwrap_or((message, "berth "));
+fn usage(message: &str, command: &str) -> String {
+    let what = message.split("Usage: ").next().unwrap_or(message);
     let what = what.trim().trim_start_matches("error: ");
     let parts: Vec<String> =
         what.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    let command: Vec<&str> =
-        usage.split_whitespace().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
-    let help = format!("`{} --help` tells more", command.join(" "));
     let what = parts.join("; ").replace("; For more information, try '--help'.", "");
-    format!("{what}; {help}")
+    format!("{what}; `{command} --help` tells more")
 }
 
 /// The exit code an error stands for.
@@ -53,18 +50,18 @@ pub fn code(error: &anyhow::Error) -> u8 {
     engine.and_then(|error| u8::try_from(error.exit_code()).ok()).unwrap_or(BERTH_FAILED)
 }
 
-/// The error in one line without control characters: parts of it may come from an image or a registry.
+/// The error and what caused it, in one line; parts of it may come from an image or a registry.
 fn line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for character in format!("{error:#}").chars() {
-        match character {
-            '\n' => line.push_str("; "),
-            '\t' => line.push(' '),
-            _ if character.is_control() => drop(write!(line, "{}", character.escape_default())),
-            _ => line.push(character),
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Most errors name their cause themselves.
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    line
+    berth_runtime::error::one_line(&text)
 }
 
 #[cfg(test)]
@@ -75,6 +72,8 @@ mod tests {
     fn an_error_is_one_printable_line() {
         let error = anyhow::anyhow!("a\nb\t\x1b[31m").context("c");
         assert_eq!(line(&error), "c: a; b \\u{1b}[31m");
+        let named = anyhow::anyhow!("it is full").context("cannot write: it is full; make room");
+        assert_eq!(line(&named), "cannot write: it is full; make room");
     }
 
     #[test]
@@ -83,8 +82,11 @@ mod tests {
                        Usage: berth run [OPTIONS] IMAGE\n\nFor more information, try '--help'.\n";
         let expected =
             "unexpected argument '--x' found; tip: to pass it as a value, use '-- --x'; `berth run --help` tells more";
-        assert_eq!(usage(message), expected);
+        assert_eq!(usage(message, "berth run"), expected);
         let without = "error: invalid value 'x' for '--cpus': no\n\nFor more information, try '--help'.\n";
-        assert_eq!(usage(without), "invalid value 'x' for '--cpus': no; `berth --help` tells more");
+        assert_eq!(
+            usage(without, "berth update"),
+            "invalid value 'x' for '--cpus': no; `berth update --help` tells more"
+        );
     }
 }

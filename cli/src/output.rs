@@ -83,8 +83,8 @@ pub fn lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
 /// Prints text at once.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| io::Error::new(error.kind(), format!("cannot write to standard output: {error}")))
 }
 
 /// Bytes for people: `1.5GiB`.

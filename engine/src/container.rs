@@ -11,7 +11,7 @@ use crate::document;
 use crate::error::{Error, Result};
 use crate::lock;
 use crate::names;
-use crate::options::{Mount, MountSource};
+use crate::options::{Isolation, Mount, MountSource};
 use crate::paths::Roots;
 use crate::record::Record;
 
@@ -128,6 +128,11 @@ impl Container {
             return Ok(again);
         }
         Ok(status)
+    }
+
+    /// Whether it runs in a microVM of its own.
+    pub fn is_microvm(&self) -> bool {
+        self.record.options.isolation == Isolation::Microvm
     }
 
     /// What it is doing; asks the control group whether it is paused.

@@ -8,21 +8,25 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use berth_images::{Image, Store};
+use berth_runtime::executor;
 use berth_runtime::monitor;
 use jiff::Timestamp;
 
+use crate::base;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
+use crate::ids;
 use crate::lock::{self, Lock};
+use crate::microvm;
 use crate::names;
-use crate::options::{Options, Pull};
-use crate::paths::{PRIVATE, Roots, SEARCHABLE, make_dir};
+use crate::options::{Options, Pull, UserNamespace};
+use crate::paths::{PRIVATE, Roots, make_dir};
 use crate::record::Record;
 use crate::remove;
 use crate::signal;
 use crate::spec;
-use crate::volumes;
+use crate::volumes::{self, ResolvedMount};
 
 /// Fetches an image by reference into the store.
 pub type Fetch<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
@@ -34,11 +38,16 @@ pub struct Created {
     pub record: Record,
     /// Its lock: hand it to [`crate::launch`], or retire it.
     pub lock: Lock,
+    /// What a person should know about how it is made.
+    pub notice: Option<String>,
 }
 
 /// Makes a container. `fetch` is called where the pull policy wants the image fetched.
-pub fn create(roots: &Roots, store: &Store, options: Options, fetch: Fetch) -> Result<Created> {
+pub fn create(roots: &Roots, store: &Store, mut options: Options, fetch: Fetch) -> Result<Created> {
     check(&options)?;
+    let (guest, notice) = microvm::choose(roots, &mut options)?;
+    // What was chosen may exclude more.
+    microvm::check(&options)?;
     if options.pull == Pull::Always {
         fetch(&options.image)?;
     }
@@ -47,7 +56,8 @@ pub fn create(roots: &Roots, store: &Store, options: Options, fetch: Fetch) -> R
     let image = match store.resolve(&options.image) {
         Err(berth_images::Error::NotFound { .. }) if options.pull == Pull::Missing => {
             drop(guard);
-            fetch(&options.image)?;
+            fetch(&options.image)
+                .map_err(|error| Error::Invalid(format!("image '{}' is not here: {error}", options.image)))?;
             guard = store.read_guard()?;
             store.resolve(&options.image)?
         }
@@ -55,12 +65,12 @@ pub fn create(roots: &Roots, store: &Store, options: Options, fetch: Fetch) -> R
     };
     let id = names::new_id()?;
     let lock = Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
-    let made = make(roots, store, &image, options, &id);
+    let made = make(roots, store, &image, options, guest, &id);
     drop(guard);
     match made {
         Ok(record) => {
             events::append(roots, &Event::of(&record, "create"))?;
-            Ok(Created { record, lock })
+            Ok(Created { record, lock, notice })
         }
         Err(error) => {
             // What cannot be undone now is found by the next sweep, as long as the lock's directory stays.
@@ -86,13 +96,21 @@ fn check(options: &Options) -> Result<()> {
     if let Some(path) = options.cidfile.as_ref().filter(|path| path.exists()) {
         return Err(Error::Invalid(format!("{} exists already; remove it or name another --cidfile", path.display())));
     }
+    microvm::check(options)?;
     Ok(spec::check(options)?)
 }
 
-fn make(roots: &Roots, store: &Store, image: &Image, mut options: Options, id: &str) -> Result<Record> {
+fn make(
+    roots: &Roots,
+    store: &Store,
+    image: &Image,
+    mut options: Options,
+    guest: Option<microvm::Chosen>,
+    id: &str,
+) -> Result<Record> {
     let dir = roots.container(id);
     let lower_dirs = store.lower_dirs(image)?;
-    make_directories(roots, &dir, &options, &lower_dirs)?;
+    make_directories(roots, &dir, &lower_dirs)?;
     let name = match &options.name {
         Some(name) => names::claim(roots, name, id).map(|()| name.clone())?,
         None => names::claim_random(roots, id)?,
@@ -104,6 +122,14 @@ fn make(roots: &Roots, store: &Store, image: &Image, mut options: Options, id: &
     if options.stop_signal.is_none() {
         options.stop_signal = config.and_then(|config| config.stop_signal().clone());
     }
+    // Holds its lock until the record is written.
+    let ids = match options.userns {
+        UserNamespace::Auto => Some(ids::choose(roots)?),
+        UserNamespace::Host | UserNamespace::Range(_) => None,
+    };
+    if let Some((range, _)) = &ids {
+        options.userns = UserNamespace::Range(*range);
+    }
     let mut record = Record {
         id: id.to_owned(),
         name,
@@ -113,28 +139,32 @@ fn make(roots: &Roots, store: &Store, image: &Image, mut options: Options, id: &
         image_id: image.id.to_string(),
         lower_dirs,
         args: spec::args(&options, &image.config)?,
+        anonymous_volumes: Vec::new(),
         options,
     };
     // Holds its locks on the volumes until the record is written.
     let volumes =
         volumes::Store::new(roots.data()).resolve(id, &mut record.options, &image.config, &record.lower_dirs)?;
-    write_bundle(roots, &dir, image, &record, &volumes)?;
+    record.anonymous_volumes.clone_from(&volumes.anonymous);
+    write_bundle(roots, &dir, image, &record, &volumes.mounts)?;
+    if let Some(guest) = guest {
+        let executor = microvm::executor(store, image, guest, &record.options, &roots.live_container(id))?;
+        document::write(&dir.join(executor::FILE), &executor)?;
+    }
     if let Some(path) = &record.options.cidfile {
         fs::write(path, id).attempt(|| format!("write {}", path.display()))?;
     }
     record.write(roots)?;
-    drop(volumes);
+    drop((volumes, ids));
     Ok(record)
 }
 
 /// The container's directory. Its `upper` shows through as `/` in the container, so it looks like the image's.
-fn make_directories(roots: &Roots, dir: &Path, options: &Options, lower_dirs: &[PathBuf]) -> Result<()> {
-    // The root of a user namespace is an ordinary user out here, and must reach what is in the bundle.
-    let mode = if options.userns.is_some() { SEARCHABLE } else { PRIVATE };
+fn make_directories(roots: &Roots, dir: &Path, lower_dirs: &[PathBuf]) -> Result<()> {
     if !roots.containers().exists() {
-        make_dir(&roots.containers(), SEARCHABLE)?;
+        make_dir(&roots.containers(), PRIVATE)?;
     }
-    for (path, mode) in [("", mode), ("rootfs", 0o755), ("upper", 0o755), ("work", PRIVATE)] {
+    for (path, mode) in [("", PRIVATE), ("upper", 0o755), ("work", PRIVATE)] {
         let path = dir.join(path);
         DirBuilder::new().mode(mode).create(&path).attempt(|| format!("create {}", path.display()))?;
     }
@@ -151,33 +181,20 @@ fn make_directories(roots: &Roots, dir: &Path, options: &Options, lower_dirs: &[
     fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).attempt(attempt)
 }
 
-fn write_bundle(roots: &Roots, dir: &Path, image: &Image, record: &Record, volumes: &volumes::Resolved) -> Result<()> {
+fn write_bundle(roots: &Roots, dir: &Path, image: &Image, record: &Record, mounts: &[ResolvedMount]) -> Result<()> {
     let options = &record.options;
-    spec::etc::write(dir, options, &record.id)?;
     let host = spec::Host::read(options)?;
     let inputs = spec::Inputs {
         id: &record.id,
         options,
         image: &image.config,
         lower_dirs: &record.lower_dirs,
+        base: &base::layer(roots)?,
         dir,
-        mounts: &volumes.mounts,
+        live_dir: &roots.live_container(&record.id),
+        mounts,
         host: &host,
         volatile: options.remove,
     };
-    document::write(&dir.join("config.json"), &spec::build(&inputs)?)?;
-    let config = monitor::Config {
-        id: record.id.clone(),
-        name: record.name.clone(),
-        image: record.image.clone(),
-        bundle: dir.to_owned(),
-        sandboxes: roots.sandboxes(),
-        state_dir: roots.live_container(&record.id),
-        events: roots.events(),
-        tty: options.tty,
-        interactive: options.interactive,
-        restart: options.restart,
-        remove: if options.remove { remove::at_exit(roots, record, &volumes.anonymous) } else { Vec::new() },
-    };
-    document::write(&dir.join("monitor.json"), &config)
+    document::write(&dir.join("config.json"), &spec::build(&inputs)?)
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::container::Container;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
+use crate::microvm;
 
 /// Directories within directories: each takes a descriptor, and a container can nest them without end.
 const MAX_DEPTH: usize = 400;
@@ -55,6 +56,7 @@ pub struct Change {
 
 /// What a container has changed, by path. Places that something is mounted on are none of its doing.
 pub fn diff(container: &Container) -> Result<Vec<Change>> {
+    microvm::refuse(container, "compare", "`berth exec` runs a command that looks")?;
     let dir = container.dir();
     let advice = format!("`berth rm {}` and create it anew", container.name());
     let config: Option<oci_spec::runtime::Spec> = document::read(&dir.join("config.json"), &advice)?;

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use berth_runtime::monitor::Phase;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
 use crate::error::{Attempt as _, Error, Result};
 use crate::paths::Roots;
-use crate::{spec, volumes};
+use crate::{launch, microvm, spec, volumes};
 
 /// What `berth info` tells.
 #[derive(Debug, Clone, Serialize)]
@@ -50,6 +51,24 @@ pub struct Info {
     pub cpus: usize,
     /// Bytes of memory.
     pub memory: u64,
+    /// What the host offers to microVMs.
+    #[serde(rename = "KVM")]
+    pub kvm: Kvm,
+}
+
+/// How the host's KVM translates guest memory, and what that allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all(serialize = "PascalCase"))]
+pub struct Kvm {
+    /// `ept`, `npt`, `shadow`, `pvm` or `none`.
+    pub translation: String,
+    /// Whether a Linux guest can run: `--isolation microvm`.
+    #[serde(rename(serialize = "LinuxGuest"))]
+    pub linux: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The most vCPUs of a guest.
+    pub max_vcpus: usize,
 }
 
 /// Gathers what `berth info` tells; `images` is how many the store has.
@@ -78,7 +97,24 @@ pub fn info(roots: &Roots, images: usize) -> Result<Info> {
         name: host.nodename().to_string_lossy().into_owned(),
         cpus: spec::cpus(),
         memory: host_memory()?,
+        kvm: kvm().unwrap_or_else(|reason| Kvm {
+            translation: "none".to_owned(),
+            linux: false,
+            reason: Some(reason),
+            max_vcpus: 0,
+        }),
     })
+}
+
+/// Asks the VMM; that there is none, or no `/dev/kvm`, is an answer as well.
+fn kvm() -> Result<Kvm, String> {
+    let program = launch::find(microvm::BINARY, microvm::BINARY_VARIABLE).map_err(|error| error.to_string())?;
+    let failed = |error: &dyn std::fmt::Display| format!("cannot execute {}: {error}", program.display());
+    let output = Command::new(&program).arg("host").output().map_err(|error| failed(&error))?;
+    if !output.status.success() {
+        return Err(microvm::message(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(&error))
 }
 
 /// Bytes of memory the host has (`proc_meminfo(5)`).

@@ -10,7 +10,7 @@ use crate::container::{Container, State};
 use crate::document;
 use crate::error::Result;
 use crate::options::{Mount, MountSource, Network, Options, Seccomp};
-use crate::volumes;
+use crate::{vm, volumes};
 
 /// What docker shows for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -33,9 +33,9 @@ pub fn inspect(container: &Container) -> Result<Value> {
         "Image": record.image_id,
         "ImageName": record.image,
         "ImageDigest": record.image_digest,
-        "ResolvConfPath": dir.join("resolv.conf"),
-        "HostnamePath": dir.join("hostname"),
-        "HostsPath": dir.join("hosts"),
+        "ResolvConfPath": container.live_dir().join("resolv.conf"),
+        "HostnamePath": container.live_dir().join("hostname"),
+        "HostsPath": container.live_dir().join("hosts"),
         "LogPath": dir.join("container.log"),
         "RestartCount": status.restart_count,
         "Driver": "overlay",
@@ -53,6 +53,7 @@ pub fn inspect(container: &Container) -> Result<Value> {
         "Config": config(container, &spec),
         "Bundle": dir,
         "MonitorPid": status.monitor_pid,
+        "Exits": vm::known_exits(container),
     }))
 }
 
@@ -134,7 +135,7 @@ fn host_config(options: &Options) -> Value {
         "IpcMode": host_or(options.ipc_host, "private"),
         "UTSMode": host_or(options.uts_host, ""),
         "CgroupnsMode": host_or(options.cgroup_host, "private"),
-        "UsernsMode": options.userns.map_or_else(String::new, |(first, count)| format!("{first}:{count}")),
+        "UsernsMode": options.userns.range().map_or_else(String::new, |ids| format!("{}:{}", ids.first, ids.count)),
         "Isolation": options.isolation,
         "Init": options.init,
         "CapAdd": options.cap_add,

@@ -12,13 +12,19 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use berth_runtime::monitor;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::Deserialize;
 
+use crate::container::short;
+use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::lock::Lock;
 use crate::paths::Roots;
+use crate::record::Record;
+use crate::remove;
+use crate::spec;
 
 /// The runtime's binary.
 const BINARY: &str = "berth-oci";
@@ -28,21 +34,23 @@ const BINARY_VARIABLE: &str = "BERTH_OCI";
 const MAX_ANSWER: u64 = 64 << 10;
 
 /// Becomes the container's monitor: it relays this process's standard streams and ends with the command's exit code.
-pub fn become_monitor(roots: &Roots, id: &str, lock: &Lock) -> Result<Infallible> {
+pub fn become_monitor(roots: &Roots, record: &Record, lock: &Lock) -> Result<Infallible> {
+    prepare(roots, record)?;
     let runtime = Runtime::open()?;
     inherit(lock)?;
-    let error = runtime.monitor(roots, id, lock).arg("--foreground").exec();
+    let error = runtime.monitor(roots, &record.id, lock).arg("--foreground").exec();
     Err(error).attempt(|| format!("execute {}", runtime.path.display()))
 }
 
 /// Starts the container's monitor in a session of its own and waits until it has started the container; returns the
 /// process's id.
-pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
+pub fn start_detached(roots: &Roots, record: &Record, lock: &Lock) -> Result<i32> {
+    prepare(roots, record)?;
     let runtime = Runtime::open()?;
     let (ready, writer) = io::pipe().attempt(|| "make a pipe")?;
     inherit(lock)?;
     fcntl_setfd(&writer, FdFlags::empty()).attempt(|| "hand a pipe on")?;
-    let mut command = runtime.monitor(roots, id, lock);
+    let mut command = runtime.monitor(roots, &record.id, lock);
     command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let mut child = command.spawn().attempt(|| format!("execute {}", runtime.path.display()))?;
@@ -52,7 +60,8 @@ pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
     read.attempt(|| "listen to the monitor")?;
     if line.is_empty() {
         let status = child.wait().attempt(|| "wait for the monitor")?;
-        let message = format!("the monitor ended without a word ({status}); `berth logs {}` may say more", &id[..12]);
+        let message =
+            format!("the monitor ended without a word ({status}); `berth logs {}` may say more", short(&record.id));
         return Err(Error::Start { message, code: 125 });
     }
     match serde_json::from_slice(&line) {
@@ -60,6 +69,32 @@ pub fn start_detached(roots: &Roots, id: &str, lock: &Lock) -> Result<i32> {
         Ok(Answer::Failed { error, code }) => Err(Error::Start { message: error, code: code.unwrap_or(125) }),
         Err(error) => Err(Error::Start { message: format!("the monitor's answer is broken: {error}"), code: 125 }),
     }
+}
+
+/// What the monitor of a container reads.
+pub(crate) fn monitor_file(roots: &Roots, id: &str) -> PathBuf {
+    roots.live_container(id).join("monitor.json")
+}
+
+/// Writes what belongs to this one start into the container's volatile directory.
+fn prepare(roots: &Roots, record: &Record) -> Result<()> {
+    let options = &record.options;
+    let dir = roots.live_container(&record.id);
+    spec::etc::write(&dir, options, &record.id)?;
+    let config = monitor::Config {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        image: record.image.clone(),
+        bundle: roots.container(&record.id),
+        sandboxes: roots.sandboxes(),
+        state_dir: dir,
+        events: roots.events(),
+        tty: options.tty,
+        interactive: options.interactive,
+        restart: options.restart,
+        remove: if options.remove { remove::at_exit(roots, record) } else { Vec::new() },
+    };
+    document::write(&monitor_file(roots, &record.id), &config)
 }
 
 /// Becomes `berth-oci --root … exec ARGUMENTS`.
@@ -86,7 +121,7 @@ struct Runtime {
 
 impl Runtime {
     fn open() -> Result<Self> {
-        let path = find()?;
+        let path = find(BINARY, BINARY_VARIABLE)?;
         // Where the clone cannot be made (an old kernel, no CAP_SYS_ADMIN here), berth-oci still protects itself.
         let file = match berth_runtime::sandbox::read_only_file(&path) {
             Ok(clone) => clone,
@@ -105,7 +140,7 @@ impl Runtime {
 
     fn monitor(&self, roots: &Roots, id: &str, lock: &Lock) -> Command {
         let mut command = self.command();
-        command.arg("monitor").arg("--config").arg(roots.container(id).join("monitor.json"));
+        command.arg("monitor").arg("--config").arg(monitor_file(roots, id));
         command.arg("--lock-fd").arg(lock.as_fd().as_raw_fd().to_string());
         command
     }
@@ -116,22 +151,20 @@ fn inherit(lock: &Lock) -> Result<()> {
     fcntl_setfd(lock, FdFlags::empty()).attempt(|| "hand the container's lock on")
 }
 
-/// Next to this program, else `BERTH_OCI`, else in `PATH`.
-fn find() -> Result<PathBuf> {
+/// One of berth's programs: next to this one, else what `variable` names, else in `PATH`.
+pub(crate) fn find(binary: &str, variable: &str) -> Result<PathBuf> {
     if let Ok(own) = env::current_exe() {
-        let beside = own.with_file_name(BINARY);
+        let beside = own.with_file_name(binary);
         if beside.is_file() {
             return Ok(beside);
         }
     }
-    if let Some(given) = env::var_os(BINARY_VARIABLE) {
+    if let Some(given) = env::var_os(variable) {
         return Ok(given.into());
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join(BINARY)).find(|file| file.is_file());
+    let found = env::split_paths(&path).map(|dir| dir.join(binary)).find(|file| file.is_file());
     found.ok_or_else(|| {
-        Error::Invalid(format!(
-            "cannot find {BINARY}; put it next to berth, into PATH, or name it in {BINARY_VARIABLE}"
-        ))
+        Error::Invalid(format!("cannot find {binary}; put it next to berth, into PATH, or name it in {variable}"))
     })
 }

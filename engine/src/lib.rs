@@ -5,6 +5,7 @@
 //! [`launch`] (how a container comes to life), [`lifecycle`] (what can be done to it) and [`sweep`] (how a crash is
 //! cleaned up after).
 
+mod base;
 pub mod container;
 pub mod cp;
 pub mod create;
@@ -13,16 +14,18 @@ mod document;
 pub mod error;
 pub mod events;
 pub mod exec;
+mod guests;
+mod ids;
 pub mod info;
 pub mod inspect;
 pub mod launch;
 pub mod lifecycle;
 pub mod lock;
 pub mod logs;
+mod microvm;
 pub mod monitor;
 pub mod names;
 pub mod options;
-mod overlay;
 pub mod paths;
 pub mod prune;
 pub mod ps;
@@ -34,6 +37,7 @@ pub mod stats;
 pub mod sweep;
 pub mod time;
 pub mod top;
+pub mod vm;
 pub mod volumes;
 mod watch;
 

@@ -20,6 +20,7 @@ use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
 use crate::launch;
 use crate::lock::{self, Lock};
+use crate::microvm;
 use crate::monitor::Monitor;
 use crate::names;
 use crate::options::Limits;
@@ -52,6 +53,8 @@ pub fn begin_start(container: &Container) -> Result<Option<Lock>> {
     let Some(lock) = Lock::take(container.roots(), container.id())? else {
         return Ok(None);
     };
+    // What a run has left whose sandbox's state was lost.
+    sweep::delete_sandbox(container.roots(), container.id())?;
     // A request to stop is about the run it was made in.
     let _ = fs::remove_file(container.live_dir().join(STOP_REQUESTED));
     Ok(Some(lock))
@@ -60,7 +63,7 @@ pub fn begin_start(container: &Container) -> Result<Option<Lock>> {
 /// Starts a container in the background; fine if it runs already.
 pub fn start(container: &Container) -> Result<()> {
     match begin_start(container)? {
-        Some(lock) => launch::start_detached(container.roots(), container.id(), &lock).map(|_| ()),
+        Some(lock) => launch::start_detached(container.roots(), &container.record, &lock).map(|_| ()),
         None => Ok(()),
     }
 }
@@ -127,9 +130,8 @@ fn kill_all(roots: &Roots, id: &str) {
                 let _ = sandbox.resume();
             }
         }
-        Err(berth_runtime::error::Error::NotFound { .. }) => {}
         Err(_) => {
-            // A damaged state: what it would say of the control group is known here too.
+            // A state that is damaged or lost: what it would say of the control group is known here too.
             let _ = CgroupManager::new(&spec::cgroups_path(id)).and_then(|cgroup| cgroup.kill_all());
         }
     }
@@ -226,6 +228,9 @@ pub fn rename(container: &Container, name: &str) -> Result<()> {
 /// Changes a container's limits, at once where it runs, and its restart policy.
 pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPolicy>) -> Result<()> {
     let roots = container.roots();
+    if changes.memory.is_some() {
+        microvm::refuse(container, "change the memory of", "make another one with --memory")?;
+    }
     let limits = container.record.options.limits.updated(changes);
     spec::check_limits(&limits, spec::cpus())?;
     if restart.is_some_and(|policy| policy != RestartPolicy::No) && container.record.options.remove {
@@ -262,11 +267,12 @@ fn change_resources(container: &Container, resources: &oci_spec::runtime::LinuxR
     document::write(&path, &config)
 }
 
-/// Changes what the monitor reads when the container is started next.
+/// Changes what the monitor of a running container reads before it starts the container again.
 fn change_monitor(container: &Container, change: impl FnOnce(&mut berth_runtime::monitor::Config)) -> Result<()> {
-    let path = container.dir().join("monitor.json");
-    let advice = format!("`berth rm {}` and create it anew", container.name());
-    let mut config = document::read(&path, &advice)?.ok_or_else(|| Error::NotFound(container.name().to_owned()))?;
+    let path = launch::monitor_file(container.roots(), container.id());
+    let Some(mut config) = document::read(&path, "`berth restart` writes it anew")? else {
+        return Ok(());
+    };
     change(&mut config);
     document::write(&path, &config)
 }

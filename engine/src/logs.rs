@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use jiff::Timestamp;
 
@@ -92,9 +93,9 @@ pub fn show(container: &Container, wanted: &Wanted, stdout: &mut dyn Write, stde
     };
     let mut reader = BufReader::new(file);
     reader.seek(SeekFrom::Start(begin)).attempt(attempt)?;
-    let mut printer = Printer { wanted, begun: [false; 2], streams: [stdout, stderr] };
+    let mut printer = Printer { wanted, path: &path, begun: [false; 2], streams: [stdout, stderr] };
     loop {
-        printer.print_records(&mut reader).attempt(attempt)?;
+        printer.print_records(&mut reader)?;
         let (Some(monitor), Some(watch)) = (&monitor, &watch) else {
             return Ok(());
         };
@@ -104,7 +105,7 @@ pub fn show(container: &Container, wanted: &Wanted, stdout: &mut dyn Write, stde
         let left = wanted.until.map(|until| until.duration_since(Timestamp::now()).unsigned_abs());
         if watch.wait(Some(monitor.pidfd().as_fd()), left)? {
             // The last words were written before the monitor ended.
-            return printer.print_records(&mut reader).attempt(attempt);
+            return printer.print_records(&mut reader);
         }
     }
 }
@@ -112,34 +113,36 @@ pub fn show(container: &Container, wanted: &Wanted, stdout: &mut dyn Write, stde
 /// Prints records and remembers in which streams a line is under way.
 struct Printer<'a> {
     wanted: &'a Wanted,
+    path: &'a Path,
     begun: [bool; 2],
     streams: [&'a mut dyn Write; 2],
 }
 
 impl Printer<'_> {
     /// Prints the whole records up to the end of the file; one that is still being written is read again later.
-    fn print_records(&mut self, reader: &mut BufReader<File>) -> io::Result<()> {
+    fn print_records(&mut self, reader: &mut BufReader<File>) -> Result<()> {
+        let attempt = || format!("read {}", self.path.display());
         let mut record = Vec::new();
         loop {
             record.clear();
             let mut bounded = io::Read::take(&mut *reader, MAX_RECORD);
-            let length = bounded.read_until(b'\n', &mut record)?;
+            let length = bounded.read_until(b'\n', &mut record).attempt(attempt)?;
             if length == 0 {
                 break;
             }
             if record.pop_if(|last| *last == b'\n').is_none() {
                 if (length as u64) < MAX_RECORD {
-                    reader.seek_relative(-(length as i64))?;
+                    reader.seek_relative(-(length as i64)).attempt(attempt)?;
                     break;
                 }
-                reader.skip_until(b'\n')?;
+                reader.skip_until(b'\n').attempt(attempt)?;
                 continue;
             }
             if let Some(entry) = Entry::parse(&record) {
-                self.print(&entry)?;
+                self.print(&entry).attempt(|| "write what the container has written")?;
             }
         }
-        self.streams.iter_mut().try_for_each(Write::flush)
+        self.streams.iter_mut().try_for_each(Write::flush).attempt(|| "write what the container has written")
     }
 
     fn print(&mut self, entry: &Entry) -> io::Result<()> {
@@ -212,7 +215,8 @@ mod tests {
         let begin = wanted.tail.map_or(0, |lines| tail(&file, lines).unwrap());
         file.seek(SeekFrom::Start(begin)).unwrap();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut printer = Printer { wanted, begun: [false; 2], streams: [&mut stdout, &mut stderr] };
+        let mut printer =
+            Printer { wanted, path: Path::new("log"), begun: [false; 2], streams: [&mut stdout, &mut stderr] };
         printer.print_records(&mut BufReader::new(file)).unwrap();
         (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }

@@ -1,4 +1,6 @@
 //! Names of containers: each is a symlink `DATA/names/<name>` to an id, so a name is taken by making it.
+//!
+//! The id is there in base 64: up to 59 bytes fit into the inode of a symlink on ext4, and 64 digits would not.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,6 +8,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::container::short;
@@ -36,12 +40,15 @@ const NOUNS: &str = "\
 
 /// A fresh id: 64 hexadecimal digits from the kernel's random numbers.
 pub(crate) fn new_id() -> Result<String> {
-    let mut id = String::with_capacity(ID_DIGITS);
-    for byte in random_bytes::<{ ID_DIGITS / 2 }>()? {
+    Ok(hex(&random_bytes::<{ ID_DIGITS / 2 }>()?))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
-        let _ = write!(id, "{byte:02x}");
-    }
-    Ok(id)
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Whether this could be an id.
@@ -78,7 +85,7 @@ pub(crate) fn claim(roots: &Roots, name: &str, id: &str) -> Result<()> {
     let path = roots.names().join(name);
     let attempt = || format!("claim the name {name} ({})", path.display());
     loop {
-        match symlink(id, &path) {
+        match symlink(target_of(id), &path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make_dir(&roots.names(), PRIVATE)?;
@@ -137,8 +144,15 @@ pub(crate) fn release(roots: &Roots, name: &str, id: &str) -> Result<()> {
 
 /// The id a name points to.
 pub(crate) fn holder(roots: &Roots, name: &str) -> Option<String> {
-    let id = fs::read_link(roots.names().join(name)).ok()?.into_os_string().into_string().ok()?;
-    is_id(&id).then_some(id)
+    let target = fs::read_link(roots.names().join(name)).ok()?;
+    let bytes = BASE64.decode(target.as_os_str().as_encoded_bytes()).ok()?;
+    Some(hex(&bytes)).filter(|id| is_id(id))
+}
+
+/// What the symlinks of an id's names contain.
+fn target_of(id: &str) -> String {
+    let digits = id.as_bytes().chunks_exact(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    BASE64.encode(digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect::<Vec<u8>>())
 }
 
 /// All names, each with the id it points to.

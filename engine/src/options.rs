@@ -68,8 +68,8 @@ pub struct Options {
     pub uts_host: bool,
     /// `--cgroupns host`
     pub cgroup_host: bool,
-    /// `--userns`: container root is this unprivileged host id range `(first host id, count)`.
-    pub userns: Option<(u32, u32)>,
+    /// `--userns`
+    pub userns: UserNamespace,
     /// `--init`
     pub init: bool,
     /// `--stop-signal`, a name or number
@@ -94,6 +94,12 @@ pub struct Options {
     pub platform: Option<String>,
     /// `--isolation`
     pub isolation: Isolation,
+    /// `--guest`: what runs in a microVM; after creation never [`Guest::Auto`]
+    #[serde(default)]
+    pub guest: Guest,
+    /// `--kernel`: what a microVM boots instead of the host's newest kernel
+    #[serde(default)]
+    pub kernel: Option<PathBuf>,
 }
 
 /// `--isolation`: what the sandbox's first process does.
@@ -103,6 +109,8 @@ pub enum Isolation {
     /// It becomes the image's process.
     #[default]
     Container,
+    /// It becomes a VMM that boots a Linux guest.
+    Microvm,
 }
 
 impl Isolation {
@@ -110,7 +118,28 @@ impl Isolation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
+            Self::Microvm => "microvm",
         }
+    }
+}
+
+/// `--guest`: what runs in a microVM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guest {
+    /// A Linux kernel where the host can run one, else the process guest.
+    #[default]
+    Auto,
+    /// A Linux kernel, which runs the image's programs.
+    Linux,
+    /// The image's programs alone: the VMM serves their system calls.
+    Process,
+}
+
+impl Options {
+    /// Whether the image's files are seen by a kernel of its own.
+    pub fn has_own_kernel(&self) -> bool {
+        self.isolation == Isolation::Microvm && self.guest != Guest::Process
     }
 }
 
@@ -175,6 +204,9 @@ pub enum MountSource {
         create: bool,
         /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`
         propagation: Option<String>,
+        /// `idmap`: with [`Options::userns`], what belongs to the host's root and other ids belongs to the container's same ids.
+        #[serde(default)]
+        idmap: bool,
     },
     /// A named volume, or an anonymous one that goes when its container goes.
     Volume {
@@ -234,6 +266,43 @@ pub enum Network {
     None,
     /// The host's network namespace.
     Host,
+}
+
+/// `--userns`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserNamespace {
+    /// The host's: the container's ids are the host's.
+    #[default]
+    Host,
+    /// One of its own, with a range of ids that no other container has; [`crate::create`] makes it a [`Self::Range`].
+    Auto,
+    /// One of its own.
+    Range(IdRange),
+}
+
+impl UserNamespace {
+    /// The host's ids, where it is one of the container's own and they are known.
+    pub fn range(self) -> Option<IdRange> {
+        match self {
+            Self::Range(range) => Some(range),
+            Self::Host | Self::Auto => None,
+        }
+    }
+
+    /// The host's id of the container's user and group 0.
+    pub fn root(self) -> u32 {
+        self.range().map_or(0, |range| range.first)
+    }
+}
+
+/// The user and group ids of the host that the container's ids from 0 on are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The host's id of id 0.
+    pub first: u32,
+    /// How many ids there are.
+    pub count: u32,
 }
 
 /// `--pull`

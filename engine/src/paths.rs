@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Attempt as _, Result};
 
-/// Directories on the way to something that a user-namespaced sandbox must reach: search, no listing.
-pub const SEARCHABLE: u32 = 0o711;
 /// Directories for root alone.
 pub const PRIVATE: u32 = 0o700;
 
@@ -43,6 +41,16 @@ impl Roots {
     /// The directory of one container, which is its OCI bundle too.
     pub fn container(&self, id: &str) -> PathBuf {
         self.containers().join(id)
+    }
+
+    /// The lowest layer of every container, see [`crate::base`].
+    pub(crate) fn base(&self) -> PathBuf {
+        self.data.join("base")
+    }
+
+    /// What Linux guests boot with.
+    pub(crate) fn guests(&self) -> PathBuf {
+        self.data.join("guests")
     }
 
     /// The directory of names, each a symlink to an id.

@@ -32,6 +32,9 @@ pub struct Record {
     pub lower_dirs: Vec<PathBuf>,
     /// The command line after entry point and command were combined.
     pub args: Vec<String>,
+    /// The volumes that were made for it and go with it.
+    #[serde(default)]
+    pub anonymous_volumes: Vec<String>,
     /// What was asked for, completed by what the image says: its stop signal, its volumes, and a name for each volume.
     pub options: Options,
 }

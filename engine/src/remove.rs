@@ -79,9 +79,9 @@ pub(crate) fn remains(roots: &Roots, id: &str) -> Result<()> {
 
 /// What the monitor removes when a `--rm` container ends, in this order: the record goes with the directory, last,
 /// so that the next sweep can finish the rest.
-pub(crate) fn at_exit(roots: &Roots, record: &Record, volumes: &[String]) -> Vec<PathBuf> {
+pub(crate) fn at_exit(roots: &Roots, record: &Record) -> Vec<PathBuf> {
     let store = volumes::Store::new(roots.data());
-    let mut paths: Vec<PathBuf> = volumes.iter().map(|name| store.path(name)).collect();
+    let mut paths: Vec<PathBuf> = record.anonymous_volumes.iter().map(|name| store.path(name)).collect();
     paths.push(roots.names().join(&record.name));
     paths.push(roots.container(&record.id));
     paths

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::container::Container;
 use crate::error::Result;
+use crate::vm;
 
 /// What one container uses.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +33,9 @@ pub struct Usage {
     pub block_read: u64,
     /// Bytes written to disks.
     pub block_write: u64,
+    /// Exits of a microVM so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exits: Option<vm::Exits>,
 }
 
 impl Usage {
@@ -121,5 +125,6 @@ fn usage(container: &Container, last: Option<&Sample>, now: Option<&Sample>, hos
         pids: stats.pids.current,
         block_read: stats.block_io.read_bytes,
         block_write: stats.block_io.write_bytes,
+        exits: now.and_then(|_| vm::known_exits(container)),
     }
 }

@@ -116,19 +116,15 @@ fn recover(roots: &Roots, id: &str, lock: Lock) -> Vec<Error> {
 /// Kills and deletes what is left of the container's sandbox.
 pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
     let dir = roots.sandboxes().join(id);
-    if !dir.exists() {
-        return Ok(());
+    if let Ok(sandbox) = Sandbox::load(&roots.sandboxes(), id) {
+        return Ok(sandbox.delete(true)?);
     }
-    match Sandbox::load(&roots.sandboxes(), id) {
-        Ok(sandbox) => Ok(sandbox.delete(true)?),
-        Err(berth_runtime::error::Error::NotFound { .. }) => Ok(()),
-        Err(_) => {
-            // A damaged state: what it would say of the control group is known here too.
-            let cgroup = CgroupManager::new(&spec::cgroups_path(id)).map_err(berth_runtime::error::Error::from)?;
-            cgroup.kill_all().and_then(|()| cgroup.delete()).map_err(berth_runtime::error::Error::from)?;
-            remove_path(&dir)
-        }
+    // A state that is damaged or lost: what it would say of the control group is known here too.
+    let cgroup = CgroupManager::new(&spec::cgroups_path(id)).map_err(berth_runtime::error::Error::from)?;
+    if cgroup.exists() {
+        cgroup.kill_all().and_then(|()| cgroup.delete()).map_err(berth_runtime::error::Error::from)?;
     }
+    remove_path(&dir)
 }
 
 /// A status that claims life, or that cannot be read, becomes `exited`.
@@ -160,7 +156,6 @@ pub(crate) fn remove_path(path: &std::path::Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
 
     use super::*;
     use crate::container::Container;
@@ -194,6 +189,7 @@ mod tests {
                 image_id: String::new(),
                 lower_dirs: Vec::new(),
                 args: Vec::new(),
+                anonymous_volumes: Vec::new(),
                 options: Options { remove, ..Options::default() },
             };
             fs::create_dir_all(self.roots.container(&id).join("upper/deep")).unwrap();
@@ -357,7 +353,7 @@ mod tests {
         host.container('b', true);
         host.status('b', Phase::Running);
         fs::create_dir_all(host.roots.container(&Host::id('c'))).unwrap();
-        symlink(Host::id('d'), host.roots.names().join("dangling")).unwrap();
+        names::claim(&host.roots, "dangling", &Host::id('d')).unwrap();
         assert!(host.sweep().is_empty());
         let container = Container::find(&host.roots, "name-a").unwrap();
         assert_eq!(container.status().unwrap().exit_code, Some(137));

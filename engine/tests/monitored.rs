@@ -39,6 +39,7 @@ impl Host {
             image_id: String::new(),
             lower_dirs: Vec::new(),
             args: Vec::new(),
+            anonymous_volumes: Vec::new(),
             options: Options::default(),
         };
         record.write(&roots).unwrap();

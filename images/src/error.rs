@@ -110,6 +110,14 @@ pub enum Error {
         /// Why.
         error: Box<LayerError>,
     },
+    /// The image could not be made a disk for a guest kernel.
+    #[error("cannot make a disk of image '{image}': {error}")]
+    Disk {
+        /// Which image.
+        image: String,
+        /// Why.
+        error: Box<LayerError>,
+    },
     /// A container needs the image.
     #[error("image '{reference}' is used by container {user}: remove that first, or use --force")]
     InUse {

@@ -13,6 +13,7 @@ mod digest;
 mod error;
 mod layer;
 mod media;
+pub mod overlay;
 mod platform;
 mod reference;
 mod registry;

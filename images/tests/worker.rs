@@ -27,9 +27,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            let tests: [(&str, fn()); 6] = [
+            let tests: [(&str, fn()); 8] = [
                 ("layers_unpack_in_a_process", layers_unpack_in_a_process),
                 ("many_layers", many_layers),
+                ("disks_are_made_in_a_process", disks_are_made_in_a_process),
+                ("a_disk_that_does_not_fit", a_disk_that_does_not_fit),
                 ("errors_come_back_from_the_process", errors_come_back_from_the_process),
                 ("a_program_that_is_not_berth", a_program_that_is_not_berth),
                 ("killed_while_reading", killed_while_reading),
@@ -94,6 +96,48 @@ fn many_layers() {
     store.load(folder.path(), &LoadOptions::default()).unwrap();
     let dirs = store.lower_dirs(&store.resolve("a").unwrap()).unwrap();
     assert_eq!(std::fs::metadata(dirs[0].join("l126")).unwrap().nlink(), 2);
+}
+
+/// With files that only their owners may read, and more than one layer, so that the tree is an overlay.
+fn disks_are_made_in_a_process() {
+    let secret = Tar::new().with("secret", b'0', "", &[5; 10_000], |header| {
+        header.set_uid(7);
+        header.set_mode(0o400);
+    });
+    let private = Tar::new().with("private/", b'5', "", b"", |header| {
+        header.set_uid(7);
+        header.set_mode(0o700);
+    });
+    let layers = [secret.done(), private.file("private/x", "x").hard_link("y", "secret").done()];
+    let [apart, here] = [None, Some(Unpacker::InProcess)].map(|unpacker| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        if let Some(unpacker) = unpacker {
+            store = store.with_unpacker(unpacker);
+        }
+        for count in 1..=layers.len() {
+            let folder = tempfile::tempdir().unwrap();
+            support::write_layout(folder.path(), "a:latest", &layers[..count]);
+            store.load(folder.path(), &LoadOptions::default()).unwrap();
+            store.disk(&store.resolve("a").unwrap()).unwrap();
+        }
+        std::fs::read(store.disk(&store.resolve("a").unwrap()).unwrap()).unwrap()
+    });
+    assert!(apart == here);
+    assert!(here.windows(100).any(|window| window == [5; 100]));
+}
+
+fn a_disk_that_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_layout(folder.path(), "a:latest", &[Tar::new().file("x", "x").done()]);
+    store.load(folder.path(), &LoadOptions::default()).unwrap();
+    let limits = berth_images::Limits { min_free: u64::MAX / 2, ..Default::default() };
+    let small = store.clone().with_limits(limits);
+    let error = small.disk(&small.resolve("a").unwrap()).unwrap_err().to_string();
+    assert!(error.starts_with("cannot make a disk of image 'a:latest': no space is left on the disk"), "{error}");
+    assert_eq!((entries(dir.path(), "disks"), entries(dir.path(), "ingest")), (0, 0));
 }
 
 fn errors_come_back_from_the_process() {

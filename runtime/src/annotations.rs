@@ -13,5 +13,5 @@ pub const GROUPS: &str = "org.berth.groups";
 /// `true`: a small init is the sandbox's process 1; it reaps orphans and forwards signals to the command.
 pub const INIT: &str = "org.berth.init";
 
-/// The isolation of the sandbox: `container`.
+/// The isolation of the sandbox: `container`, or another one by the program that [`crate::executor`] speaks of.
 pub const ISOLATION: &str = "org.berth.isolation";

@@ -59,6 +59,15 @@ impl Bundle {
         if seen.contains(&LinuxNamespaceType::Time) {
             return refuse("time namespaces are not supported yet");
         }
+        if self.has_new(LinuxNamespaceType::User) {
+            for (key, maps) in [("uidMappings", linux.uid_mappings()), ("gidMappings", linux.gid_mappings())] {
+                if !maps.iter().flatten().any(|map| map.container_id() == 0 && map.size() > 0) {
+                    return refuse(&format!(
+                        "a new user namespace needs an id for its root: `linux.{key}` has none for 0"
+                    ));
+                }
+            }
+        }
         if linux.intel_rdt().is_some() {
             return refuse("`linux.intelRdt` is not supported");
         }

@@ -44,6 +44,21 @@ pub enum Error {
     Seccomp(#[from] crate::seccomp::Error),
 }
 
+/// The text in one line without control characters: parts of an error may come from an image, and nothing in it is to
+/// reach a terminal as a command.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for character in text.chars() {
+        match character {
+            '\n' => line.push_str("; "),
+            '\t' => line.push(' '),
+            _ if character.is_control() => line.extend(character.escape_default()),
+            _ => line.push(character),
+        }
+    }
+    line
+}
+
 /// The result of everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

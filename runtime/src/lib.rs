@@ -8,6 +8,7 @@ pub mod attach;
 pub mod bundle;
 pub mod cgroup;
 pub mod error;
+pub mod executor;
 pub mod monitor;
 pub mod relay;
 pub mod sandbox;

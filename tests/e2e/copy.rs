@@ -127,3 +127,15 @@ fn diff_lists_what_was_added_changed_and_deleted() {
     let _ = home.berth("stop -t 0 it").ok();
     check();
 }
+
+#[test]
+fn cp_of_everything_leaves_the_kernels_files_out() {
+    let home = Home::new();
+    let _ = home.detached("--name it", "exec sleep 1000");
+    let back = home.scratch().join("back");
+    let _ = home.berth("cp it:/").arg(&back).ok();
+    assert!(back.join("etc/passwd").exists() && back.join("bin/busybox").exists());
+    for kernel in ["proc", "sys"] {
+        assert_eq!(fs::read_dir(back.join(kernel)).unwrap().count(), 0, "{kernel}");
+    }
+}

@@ -46,6 +46,14 @@ fn a_foreground_run_killed_at_every_step() {
 }
 
 #[test]
+fn a_run_with_a_user_namespace_killed_at_every_step() {
+    let home = Home::new();
+    let flags = "--name it --userns auto -v cache:/cache";
+    at_every_step(|| home.shell(flags, "echo x > /file"), |at| nothing_left(&home, at));
+    assert_eq!(home.prints(flags, "id -u"), "0");
+}
+
+#[test]
 fn a_detached_run_killed_at_every_step() {
     let home = Home::new();
     at_every_step(|| home.berth("run -d --name it busybox true"), |at| nothing_left(&home, at));
@@ -144,7 +152,7 @@ fn a_monitor_that_is_killed_takes_its_container_along() {
 #[test]
 fn damaged_state_is_named_and_can_be_removed() {
     let home = Home::new();
-    for file in ["container.json", "status.json", "monitor.json", "config.json"] {
+    for file in ["container.json", "status.json", "config.json"] {
         let id = home.detached("--name it", "exec sleep 1000");
         let path = home.data().join("containers").join(&id).join(file);
         let whole = fs::read(&path).unwrap();
@@ -177,4 +185,19 @@ fn an_image_that_vanished_is_named() {
     let _ = home.berth("rmi -f busybox").run();
     let _ = home.berth("import").arg(fixtures::busybox_rootfs()).arg("busybox").ok();
     assert_eq!(home.prints("", "echo works"), "works");
+}
+
+#[test]
+fn a_container_whose_sandbox_state_is_lost_can_be_stopped_and_removed() {
+    let home = Home::new();
+    let lose = |id: &str| fs::remove_dir_all(home.state().join("sandboxes").join(id)).unwrap();
+    let id = home.detached("--name it", "exec sleep 1000");
+    lose(&id);
+    let _ = home.berth("stop -t 0 it").ok();
+    assert_eq!(home.status("it"), "exited");
+    let _ = home.berth("start it").ok();
+    lose(&id);
+    let ids = leaks::ids(&home);
+    let _ = home.berth("rm -f it").ok();
+    leaks::expect_none(&home, &ids);
 }

@@ -116,3 +116,11 @@ fn exec_ends_with_the_container() {
     let _ = running.wait().code(137);
     home.berth("exec it true").run().fails_with("not running");
 }
+
+#[test]
+fn a_working_directory_that_is_missing_is_an_error_and_not_made() {
+    let home = Home::new();
+    let _ = home.detached("--name it", "exec sleep 1000");
+    home.berth("exec -w /missing it true").run().code(125).fails_with("working directory /missing");
+    let _ = home.berth("exec it test -e /missing").run().code(1);
+}

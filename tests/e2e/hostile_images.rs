@@ -243,3 +243,14 @@ fn a_full_disk_leaves_nothing_half() {
     assert_eq!(images.text(), "");
     assert_eq!(ingest, 0, "left in ingest");
 }
+
+#[test]
+fn what_an_image_says_is_no_command_to_the_terminal() {
+    let home = Home::empty();
+    let layout = Layout::new(home.scratch().join("layout"));
+    layout.image("bad:1", &[busybox()], &json!({ "User": "a\u{1b}[2Jb\nc", "Cmd": ["true"] }));
+    let _ = home.berth("load -i").arg(home.scratch().join("layout")).ok();
+    let out = home.berth("run --rm bad:1").run().code(125);
+    out.fails_with("a\\u{1b}[2Jb; c");
+    assert_eq!(out.stderr_text().lines().count(), 1, "{out:?}");
+}

@@ -72,13 +72,6 @@ fn hostname_is_the_given_one_or_the_id() {
 }
 
 #[test]
-fn a_user_namespace_is_refused_by_name() {
-    let home = Home::new();
-    assert_eq!(inside(&home, "", "user"), host("user"));
-    home.shell("--userns 200000:65536", "true").run().code(125).fails_with("--userns");
-}
-
-#[test]
 fn the_cgroup_namespace_hides_the_path() {
     let home = Home::new();
     let lines = home.prints("", "cut -d: -f3 /proc/self/cgroup | sort -u");

@@ -154,6 +154,161 @@ fn a_namespace_by_path_is_joined() {
     assert_eq!(lines[1], host("net"));
 }
 
+/// Container ids 0 to 65535 are the host's from this one on.
+const FIRST_ID: u32 = 300_000;
+
+/// Adds a user namespace to a configuration.
+fn with_users(config: &mut Value) {
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+    for key in ["uidMappings", "gidMappings"] {
+        config["linux"][key] = json!([{ "containerID": 0, "hostID": FIRST_ID, "size": 65536 }]);
+    }
+    config["root"]["readonly"] = json!(false);
+}
+
+/// Gives the root filesystem to the ids of the container, as whoever writes such a bundle does.
+fn give_rootfs(bundle: &Bundle) {
+    let _ = Cmd::new("chown", "-R").arg(format!("{FIRST_ID}:{FIRST_ID}")).arg(bundle.dir().join("rootfs")).ok();
+}
+
+#[test]
+fn a_user_namespace_over_a_plain_directory() {
+    let script = "id -u; stat -c %u:%g / /bin/busybox /dev/null; touch /mine; awk '{print $2}' /proc/self/gid_map";
+    let bundle = Bundle::new(&["sh", "-c", script], with_users);
+    give_rootfs(&bundle);
+    // Nobody but the host's root gets at the bundle.
+    fs::set_permissions(bundle.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let text = bundle.oci("run --bundle BUNDLE ID").ok().text();
+    assert_eq!(text, format!("0\n0:0\n0:0\n0:0\n{FIRST_ID}\n"));
+    let mine = fs::metadata(bundle.dir().join("rootfs/mine")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&mine), FIRST_ID);
+}
+
+#[test]
+fn a_user_namespace_needs_an_id_for_root() {
+    for (key, maps) in [
+        ("uidMappings", json!([])),
+        ("gidMappings", json!([{ "containerID": 1, "hostID": FIRST_ID, "size": 9 }])),
+        ("uidMappings", json!(null)),
+    ] {
+        let bundle = Bundle::new(&["true"], |config| {
+            with_users(config);
+            config["linux"][key] = maps;
+        });
+        bundle.oci("run --bundle BUNDLE ID").run().fails_with(key);
+        bundle.oci("state ID").run().fails_with("exist");
+    }
+}
+
+#[test]
+fn bind_mounts_are_id_mapped_as_the_bundle_says() {
+    let mapping = |first: u32| json!([{ "containerID": 0, "hostID": first, "size": 1000 }]);
+    let mount = |name: &str, more: Value| {
+        let mut mount =
+            json!({ "destination": format!("/{name}"), "type": "bind", "source": "SOURCE", "options": ["rbind"] });
+        mount.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        mount
+    };
+    let script = "stat -c %u /plain /own /container /deep 2>&1";
+    let run = |users: bool, mounts: Vec<Value>| {
+        let bundle = Bundle::new(&["sh", "-c", script], |config| {
+            if users {
+                with_users(config);
+            }
+            config["root"]["readonly"] = json!(false);
+            config["mounts"].as_array_mut().unwrap().extend(mounts);
+        });
+        if users {
+            give_rootfs(&bundle);
+        }
+        let config = bundle.dir().join("config.json");
+        let source = bundle.dir().join("source");
+        fs::create_dir(&source).unwrap();
+        nix::unistd::chown(&source, Some(7.into()), Some(7.into())).unwrap();
+        let text = fs::read_to_string(&config).unwrap().replace("SOURCE", source.to_str().unwrap());
+        fs::write(&config, text).unwrap();
+        (bundle.oci("run --bundle BUNDLE ID").run(), bundle)
+    };
+    let own = |first: u32| json!({ "uidMappings": mapping(first), "gidMappings": mapping(first), "options": ["bind", "idmap"] });
+    let (out, _bundle) = run(
+        true,
+        vec![
+            mount("plain", json!({})),
+            mount("own", own(FIRST_ID + 100)),
+            mount("container", json!({ "options": ["bind", "idmap"] })),
+            mount("deep", json!({ "options": ["rbind", "ridmap"] })),
+        ],
+    );
+    assert_eq!(out.code(0).trimmed(), "65534\n107\n7\n7");
+    // Without a user namespace ids can be mapped too.
+    let (out, _bundle) = run(false, vec![mount("plain", json!({})), mount("own", own(1000))]);
+    assert!(out.text().starts_with("7\n1007\n"), "{out:?}");
+    let half = json!({ "uidMappings": mapping(1), "options": ["bind", "idmap"] });
+    let tmpfs = json!({ "type": "tmpfs", "source": "tmpfs", "options": ["idmap"], "uidMappings": mapping(1), "gidMappings": mapping(1) });
+    for (users, bad) in [(false, json!({ "options": ["bind", "idmap"] })), (true, half), (true, tmpfs)] {
+        let (out, bundle) = run(users, vec![mount("plain", bad)]);
+        out.fails_with("cannot be mapped");
+        bundle.oci("state ID").run().fails_with("exist");
+    }
+}
+
+#[test]
+fn a_user_namespace_by_path_is_joined() {
+    let first = Bundle::new(&["sleep", "1000"], with_users);
+    give_rootfs(&first);
+    first.create();
+    let pid = first.oci("state ID").ok().json()["pid"].to_string();
+    let path = |kind: &str| format!("/proc/{pid}/ns/{kind}");
+    let script = "id -u; stat -c %u / /dev/zero; readlink /proc/self/ns/user; readlink /proc/self/ns/net; touch /mine; echo $$; \
+                  mount | grep -c ' on /proc '";
+    let second = Bundle::new(&["sh", "-c", script], |config| {
+        with_users(config);
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            let kind = namespace["type"].as_str().unwrap().to_owned();
+            if let Some((_, file)) = [("user", "user"), ("network", "net")].iter().find(|(name, _)| *name == kind) {
+                namespace["path"] = json!(path(file));
+            }
+        }
+    });
+    give_rootfs(&second);
+    let link = |kind: &str| fs::read_link(path(kind)).unwrap().display().to_string();
+    let expected = format!("0\n0\n0\n{}\n{}\n1\n1\n", link("user"), link("net"));
+    assert_eq!(second.oci("run --bundle BUNDLE ID").ok().text(), expected);
+    second.create();
+    let _ = second.oci("start ID").ok();
+    wait::until("it has run", || second.status() == "stopped");
+    let _ = second.oci("delete ID").ok();
+    let _ = first.oci("delete --force ID").ok();
+}
+
+#[test]
+fn a_namespace_of_the_host_is_joined_beside_a_new_user_namespace() {
+    let bundle = Bundle::new(&["sh", "-c", "readlink /proc/self/ns/uts; id -u"], |config| {
+        with_users(config);
+        config.as_object_mut().unwrap().remove("hostname");
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == "uts" {
+                namespace["path"] = json!("/proc/self/ns/uts");
+            }
+        }
+    });
+    give_rootfs(&bundle);
+    let host = fs::read_link("/proc/self/ns/uts").unwrap();
+    assert_eq!(bundle.oci("run --bundle BUNDLE ID").ok().text(), format!("{}\n0\n", host.display()));
+}
+
+#[test]
+fn ambient_capabilities_that_cannot_be_are_left_out() {
+    // As `runc spec` writes them.
+    let few = json!(["CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let sets = json!({ "bounding": few, "effective": few, "permitted": few, "ambient": few });
+    let bundle = Bundle::new(&["grep", "^Cap[EA]", "/proc/self/status"], |config| {
+        config["process"]["capabilities"] = sets;
+    });
+    let out = bundle.oci("run --bundle BUNDLE ID").ok();
+    assert_eq!(out.text(), "CapEff:\t0000000000000420\nCapAmb:\t0000000000000000\n");
+}
+
 #[test]
 fn errors_go_to_the_log_as_json() {
     let bundle = Bundle::new(&["no-such-command"], |_| ());

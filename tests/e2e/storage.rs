@@ -145,3 +145,15 @@ fn mounts_of_the_container_stay_in_it() {
         table.lines().filter(|l| l.contains(&id) || l.contains(&*home.path().to_string_lossy())).collect();
     assert!(mine.is_empty(), "mounted on the host: {mine:?}");
 }
+
+#[test]
+fn volume_prune_asks_unless_forced() {
+    let home = Home::new();
+    let _ = home.berth("run --name it -v /data busybox true").ok();
+    let _ = home.berth("rm it").ok();
+    let volumes = || home.berth("volume ls -q").ok().text().lines().count();
+    let _ = home.berth("volume prune").stdin("n\n").ok();
+    assert_eq!(volumes(), 1);
+    let _ = home.berth("volume prune -f").ok();
+    assert_eq!(volumes(), 0);
+}

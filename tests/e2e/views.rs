@@ -1,8 +1,9 @@
 //! Commands that show something: ps, inspect, stats, top, events, info, version, completion; and prune.
 
+use berth_tests::command::Cmd;
 use berth_tests::home::Home;
-use berth_tests::{layout, wait};
-use serde_json::Value;
+use berth_tests::{binaries, layout, wait};
+use serde_json::{Value, json};
 
 /// A document, or one on each line.
 fn documents(text: &str) -> Vec<Value> {
@@ -227,4 +228,49 @@ fn ps_filters() {
     }
     assert_eq!(names("label=kind=other"), "");
     home.berth("ps --filter nonsense=1").run().fails_with("nonsense");
+}
+
+#[test]
+fn berth_oci_events_have_the_shape_of_runc() {
+    let home = Home::new();
+    let id = home.detached("--memory 64m --pids-limit 9", "exec sleep 1000");
+    let root = home.state().join("sandboxes");
+    let oci = Cmd::new(binaries::berth_oci(), "--root").arg(root).args(["events", "--stats", &id]);
+    let event = oci.ok().json();
+    assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!(id)));
+    let data = &event["data"];
+    assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{data}");
+    assert_eq!(data["memory"]["usage"]["limit"], json!(64 << 20), "{data}");
+    assert!(data["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{data}");
+    assert_eq!(data["pids"], json!({ "current": 1, "limit": 9 }), "{data}");
+}
+
+#[test]
+fn a_full_standard_output_is_named_in_the_error() {
+    let home = Home::new();
+    let _ = home.berth("run --name it busybox echo ahoy").ok();
+    for (command, error) in [
+        ("ps", "cannot write to standard output: No space left on device"),
+        ("logs it", "cannot write what the container has written: No space left on device"),
+    ] {
+        let out = Cmd::new("sh", "-c")
+            .arg(format!("exec \"$0\" {command} > /dev/full"))
+            .arg(binaries::berth())
+            .env("BERTH_DATA_ROOT", home.data())
+            .env("BERTH_STATE_ROOT", home.state())
+            .run();
+        assert_eq!(out.stderr_text().trim(), format!("berth: {error} (os error 28)"));
+    }
+}
+
+#[test]
+fn switches_take_true_and_false() {
+    let home = Home::new();
+    let _ = home.berth("run --rm=false --name stays busybox true").ok();
+    assert_eq!(home.berth("ps --all=true -q").ok().text().lines().count(), 1);
+    let _ = home.berth("rm --force=true stays").ok();
+    let _ = home.berth("run --rm=true busybox true").ok();
+    assert_eq!(home.berth("ps -aq").ok().text(), "");
+    home.berth("run --rm=perhaps busybox true").run().code(125).fails_with("--rm");
+    home.berth("run --cpus nan busybox true").run().code(125).fails_with("`berth run --help`");
 }

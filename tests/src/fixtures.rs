@@ -22,8 +22,12 @@ pub fn debian_layout() -> &'static Path {
     PATH.get_or_init(|| made_by("debian", "debian-image", &["latest", "python3-minimal libpython3-stdlib"]))
 }
 
-/// The fixture `name`, made by `scripts/SCRIPT PATH ARGS…` unless it is there and newer than the script.
+/// The fixture `name`, made by `scripts/SCRIPT PATH ARGS…` unless it is there and newer than the script; or the one in
+/// the folder named by `BERTH_FIXTURES_DIR`, as it is.
 fn made_by(name: &str, script: &str, args: &[&str]) -> PathBuf {
+    if let Some(dir) = std::env::var_os("BERTH_FIXTURES_DIR") {
+        return PathBuf::from(dir).join(name);
+    }
     let dir = binaries::fixtures_dir();
     fs::create_dir_all(&dir).expect("a folder for fixtures in the target directory");
     let lock = File::create(dir.join(format!("{name}.lock"))).expect("a lock file in the target directory");

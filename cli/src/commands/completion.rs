@@ -1,11 +1,12 @@
 //! `berth completion`
 
-use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
+
+use crate::output;
 
 /// Print what a shell needs to complete berth's commands and flags
 #[derive(Debug, Args)]
@@ -19,7 +20,7 @@ impl Completion {
     pub fn run(&self) -> Result<ExitCode> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::Berth::command(), "berth", &mut script);
-        io::Write::write_all(&mut io::stdout().lock(), &script)?;
+        output::print(&String::from_utf8(script)?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

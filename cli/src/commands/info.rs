@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use berth_engine::info;
+use berth_engine::info::{self, Kvm};
 use berth_images::Store;
 use clap::Args;
 use serde_json::json;
@@ -38,10 +38,26 @@ impl Info {
             ("Architecture", info.architecture.to_owned()),
             ("CPUs", info.cpus.to_string()),
             ("Memory", output::bytes(info.memory)),
+            ("KVM", kvm(&info.kvm)),
             ("Host", info.name),
         ];
         output::lines(lines.iter().map(|(name, value)| format!("{name:<13} {value}")))?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What the host's KVM does with guest memory, and what that allows.
+fn kvm(kvm: &Kvm) -> String {
+    let how = match kvm.translation.as_str() {
+        "ept" => "EPT: the processor translates guest memory",
+        "npt" => "NPT: the processor translates guest memory",
+        "shadow" => "shadow paging: KVM translates guest memory in tables of its own",
+        "pvm" => "PVM: no hardware virtualization, KVM translates guest memory in tables of its own",
+        _ => "none",
+    };
+    match &kvm.reason {
+        None => format!("{how}; microVMs run with up to {} vCPUs", kvm.max_vcpus),
+        Some(reason) => format!("{how}; {reason}"),
     }
 }
 

@@ -39,7 +39,7 @@ impl Start {
         };
         let container = Container::find(&context.roots, reference)?;
         match lifecycle::begin_start(&container)? {
-            Some(lock) => match launch::become_monitor(&context.roots, container.id(), &lock)? {},
+            Some(lock) => match launch::become_monitor(&context.roots, &container.record, &lock)? {},
             None => attach::attach(&container, true),
         }
     }

@@ -17,6 +17,7 @@ mod run;
 mod stats;
 mod system;
 mod top;
+mod vm;
 mod volume;
 
 use std::env;
@@ -26,7 +27,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_engine::{Roots, sweep};
 use berth_images::{UNPACK_COMMAND, unpack_worker_main};
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::diagnostics;
 use crate::failure;
@@ -113,6 +116,7 @@ enum Command {
     #[command(skip)]
     ContainerPrune(container::Prune),
     Volume(volume::Volume),
+    Vm(vm::Vm),
     System(system::System),
     Completion(completion::Completion),
 }
@@ -142,7 +146,7 @@ pub fn run() -> Result<ExitCode> {
     diagnostics::init();
     let berth = match parse() {
         Ok(berth) => berth,
-        Err(error) => return Ok(failure::report_usage(&error)),
+        Err(error) => return Ok(failure::report_usage(&error, &called())),
     };
     let context =
         Context { roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?, format: berth.global.format };
@@ -157,8 +161,39 @@ fn parse() -> Result<Berth, clap::Error> {
     Berth::try_parse().or_else(|_| {
         let mut full = Berth::command();
         full.build();
-        Berth::from_arg_matches(&full.try_get_matches()?)
+        let matches = match full.clone().try_get_matches() {
+            // A switch with a value, docker's `--rm=false`.
+            Err(error) if error.kind() == ErrorKind::TooManyValues => switches_with_values(full).try_get_matches(),
+            other => other,
+        };
+        Berth::from_arg_matches(&matches?)
     })
+}
+
+/// The same commands, whose switches may be given as `--switch=true` and `--switch=false`.
+fn switches_with_values(command: clap::Command) -> clap::Command {
+    let with_value = |arg: clap::Arg| match arg.get_action() {
+        ArgAction::SetTrue => {
+            let parser = BoolishValueParser::new();
+            arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).value_parser(parser)
+        }
+        _ => arg,
+    };
+    command.mut_args(with_value).mut_subcommands(switches_with_values)
+}
+
+/// `berth` and the command on the command line.
+fn called() -> String {
+    let mut full = Berth::command();
+    full.build();
+    let (mut name, mut command) = (String::from("berth"), &full);
+    for word in env::args_os().skip(1) {
+        if let Some(found) = command.find_subcommand(&word) {
+            name = format!("{name} {}", found.get_name());
+            command = found;
+        }
+    }
+    name
 }
 
 fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
@@ -202,6 +237,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::ContainerPrune(command) => command.run(context),
         Command::Container(command) => dispatch(command.into(), context),
         Command::Volume(command) => command.run(context),
+        Command::Vm(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
     }

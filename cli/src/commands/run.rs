@@ -24,11 +24,11 @@ pub struct Run {
 impl Run {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let detach = self.flags.detach;
-        let Created { record, lock } = make(context, self.flags.into_options()?)?;
+        let Created { record, lock, .. } = make(context, self.flags.into_options()?)?;
         if !detach {
-            match launch::become_monitor(&context.roots, &record.id, &lock)? {}
+            match launch::become_monitor(&context.roots, &record, &lock)? {}
         }
-        if let Err(error) = launch::start_detached(&context.roots, &record.id, &lock) {
+        if let Err(error) = launch::start_detached(&context.roots, &record, &lock) {
             drop(lock);
             if record.options.remove {
                 // Its monitor may have removed it already.
@@ -51,7 +51,7 @@ pub struct Create {
 
 impl Create {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let Created { record, lock } = make(context, self.flags.into_options()?)?;
+        let Created { record, lock, .. } = make(context, self.flags.into_options()?)?;
         lock.retire(&context.roots, &record.id)?;
         output::print(&format!("{}\n", record.id))?;
         Ok(ExitCode::SUCCESS)
@@ -62,5 +62,9 @@ fn make(context: &Context, options: Options) -> Result<Created> {
     let store = Store::open(context.roots.data())?;
     let platform = options.platform.clone();
     let mut fetch = |reference: &str| pull::fetch(&store, reference, platform.as_deref());
-    Ok(create::create(&context.roots, &store, options, &mut fetch)?)
+    let created = create::create(&context.roots, &store, options, &mut fetch)?;
+    if let Some(notice) = &created.notice {
+        eprintln!("berth: {notice}");
+    }
+    Ok(created)
 }

@@ -60,6 +60,9 @@ enum Action {
         /// Also named ones
         #[arg(short, long)]
         all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
     },
 }
 
@@ -82,7 +85,11 @@ impl Volume {
             Action::Rm { names, force } => {
                 return each(context, &names, |name| remove(context, &store, name, force));
             }
-            Action::Prune { all } => {
+            Action::Prune { all, force } => {
+                let what = if all { "all volumes" } else { "the anonymous volumes" };
+                if !force && !super::system::confirm(&format!("This removes {what} that no container has."))? {
+                    return Ok(ExitCode::SUCCESS);
+                }
                 let gone = store.prune(all, |name| users_of_volume(&context.roots, name))?;
                 list(&gone, true, context.format)?;
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use berth_engine::options::{Device, Network, Seccomp};
+use berth_engine::options::{Device, IdRange, Network, Seccomp, UserNamespace};
 use berth_engine::spec;
 use clap::ValueEnum;
 
@@ -98,29 +98,19 @@ pub enum Namespace {
     Private,
 }
 
-/// `--userns`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UserNamespace {
-    /// The host's: no namespace of its own.
-    Host,
-    /// Container ids from 0 on are these ids of the host.
-    Range {
-        /// The host id of container root.
-        first: u32,
-        /// How many ids there are.
-        count: u32,
-    },
-}
-
-/// `--userns host|FIRST:COUNT`
+/// `--userns host|auto|FIRST:COUNT`
 pub fn user_namespace(text: &str) -> Result<UserNamespace, String> {
-    if text == "host" {
-        return Ok(UserNamespace::Host);
+    match text {
+        "host" => return Ok(UserNamespace::Host),
+        "auto" => return Ok(UserNamespace::Auto),
+        _ => {}
     }
     text.split_once(':')
         .and_then(|(first, count)| Some((first.parse::<u32>().ok()?, count.parse::<u32>().ok()?)))
         // The last id, -1, stands for none.
         .filter(|(first, count)| *first > 0 && *count > 0 && first.checked_add(*count).is_some())
-        .map(|(first, count)| UserNamespace::Range { first, count })
-        .ok_or_else(|| String::from("give host, or the first host id and the number of ids, for example 100000:65536"))
+        .map(|(first, count)| UserNamespace::Range(IdRange { first, count }))
+        .ok_or_else(|| {
+            String::from("give host, auto, or the first host id and the number of ids, for example 100000:65536")
+        })
 }

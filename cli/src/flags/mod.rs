@@ -8,7 +8,7 @@ mod limits;
 mod lists;
 mod mount;
 mod process;
-mod size;
+pub mod size;
 #[cfg(test)]
 mod tests;
 
@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use berth_engine::options::{Device, Isolation, Mount, Network, Options, Seccomp, Ulimit};
+use berth_engine::options::{Device, Guest, Isolation, Mount, Network, Options, Seccomp, Ulimit, UserNamespace};
 use berth_engine::spec;
 use berth_runtime::monitor::RestartPolicy;
 use clap::{ArgAction, Args, ValueEnum};
 
-use isolation::{Namespace, SecurityOpt, UserNamespace};
+use isolation::{Namespace, SecurityOpt};
 pub use limits::LimitFlags;
 pub use lists::{labels, pair};
 use process::PullPolicy;
@@ -213,19 +213,34 @@ pub struct ContainerFlags {
         help_heading = "Isolation"
     )]
     cgroupns: Namespace,
-    /// User ids: host, or a range of the host's as FIRST:COUNT
-    #[arg(long, value_name = "IDS", default_value = "host", value_parser = isolation::user_namespace, help_heading = "Isolation")]
+    /// User ids: the host's, or a range of the host's for root and others: auto, or FIRST:COUNT
+    #[arg(long, value_name = "host|auto|FIRST:COUNT", default_value = "host", value_parser = isolation::user_namespace, help_heading = "Isolation")]
     userns: UserNamespace,
-    /// What the image runs in: container
+    /// What the image runs in: a container, or a microVM with a Linux kernel of its own
     #[arg(
         long,
         value_enum,
         default_value = "container",
-        value_name = "KIND",
+        value_name = "container|microvm",
         hide_possible_values = true,
         help_heading = "Isolation"
     )]
     isolation: IsolationKind,
+
+    /// What runs in a microVM: a Linux kernel, the image's programs alone, or the first of these that the host can run
+    #[arg(
+        long,
+        value_enum,
+        default_value = "auto",
+        value_name = "auto|linux|process",
+        hide_possible_values = true,
+        help_heading = "Isolation"
+    )]
+    guest: GuestKind,
+
+    /// What a microVM boots: a vmlinux or bzImage whose modules are in /lib/modules; by default the newest kernel in /boot
+    #[arg(long, value_name = "FILE", help_heading = "Isolation")]
+    kernel: Option<PathBuf>,
 
     /// The image, and after it the command to run in place of the image's own
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE", help_heading = None)]
@@ -237,6 +252,19 @@ pub struct ContainerFlags {
 enum IsolationKind {
     /// Namespaces, cgroups and seccomp
     Container,
+    /// A machine of its own with a Linux kernel
+    Microvm,
+}
+
+/// `--guest`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GuestKind {
+    /// What the host can run
+    Auto,
+    /// A Linux kernel
+    Linux,
+    /// The image's programs without a kernel
+    Process,
 }
 
 impl ContainerFlags {
@@ -284,10 +312,7 @@ impl ContainerFlags {
             ipc_host: self.ipc == Namespace::Host,
             uts_host: self.uts == Namespace::Host,
             cgroup_host: self.cgroupns == Namespace::Host,
-            userns: match self.userns {
-                UserNamespace::Host => None,
-                UserNamespace::Range { first, count } => Some((first, count)),
-            },
+            userns: self.userns,
             init: self.init,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
@@ -301,7 +326,14 @@ impl ContainerFlags {
             platform: self.platform,
             isolation: match self.isolation {
                 IsolationKind::Container => Isolation::Container,
+                IsolationKind::Microvm => Isolation::Microvm,
             },
+            guest: match self.guest {
+                GuestKind::Auto => Guest::Auto,
+                GuestKind::Linux => Guest::Linux,
+                GuestKind::Process => Guest::Process,
+            },
+            kernel: self.kernel,
         };
         if options.image.is_empty() {
             bail!("the image is empty: give its name, for example busybox");

@@ -43,16 +43,18 @@ pub fn volume(text: &str) -> Result<Mount, String> {
     let mut read_only = false;
     let mut no_copy = false;
     let mut propagation = None;
+    let mut idmap = false;
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => read_only = true,
             "nocopy" => no_copy = true,
+            "idmap" => idmap = true,
             // Nothing to do: writing is the default, there are no SELinux labels to change, and nothing is cached.
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
             name if PROPAGATIONS.contains(&name) => propagation = Some(name.to_owned()),
             name => {
                 return Err(format!(
-                    "unknown option '{name}'; known are ro, rw, nocopy, {}; {example}",
+                    "unknown option '{name}'; known are ro, rw, nocopy, idmap, {}; {example}",
                     PROPAGATIONS.join(", ")
                 ));
             }
@@ -64,7 +66,7 @@ pub fn volume(text: &str) -> Result<Mount, String> {
             if no_copy {
                 return Err(format!("'nocopy' is for volumes, and '{path}' is a directory; {example}"));
             }
-            MountSource::Bind { path: absolute(path)?, create: true, propagation }
+            MountSource::Bind { path: absolute(path)?, create: true, propagation, idmap }
         }
         name => {
             if let Some(propagation) = propagation {
@@ -111,6 +113,7 @@ struct Keys<'a> {
     target: Option<&'a str>,
     read_only: bool,
     propagation: Option<&'a str>,
+    idmap: bool,
     no_copy: bool,
     tmpfs: Vec<String>,
 }
@@ -127,6 +130,7 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
     let kind = keys.kind.unwrap_or("volume");
     let misplaced = [
         (keys.propagation.is_some(), "bind", "bind-propagation"),
+        (keys.idmap, "bind", "idmap"),
         (keys.no_copy, "volume", "volume-nocopy"),
         (!keys.tmpfs.is_empty(), "tmpfs", "tmpfs-size and tmpfs-mode"),
     ];
@@ -134,9 +138,12 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
         return Err(format!("{key} goes with type={of}, not type={kind}"));
     }
     let source = match (kind, keys.source.filter(|source| !source.is_empty())) {
-        ("bind", Some(path)) => {
-            MountSource::Bind { path: absolute(path)?, create: false, propagation: keys.propagation.map(str::to_owned) }
-        }
+        ("bind", Some(path)) => MountSource::Bind {
+            path: absolute(path)?,
+            create: false,
+            propagation: keys.propagation.map(str::to_owned),
+            idmap: keys.idmap,
+        },
         ("bind", None) => {
             return Err(String::from("'source' is missing: a directory or file of the host"));
         }
@@ -165,6 +172,7 @@ fn keys(text: &str) -> Result<Keys<'_>, String> {
             "source" | "src" => keys.source = Some(needed()?),
             "target" | "dst" | "destination" => keys.target = Some(needed()?),
             "readonly" | "ro" => keys.read_only = switch(key, value)?,
+            "idmap" => keys.idmap = switch(key, value)?,
             "volume-nocopy" => keys.no_copy = switch(key, value)?,
             "tmpfs-size" => keys.tmpfs.push(format!("size={}", size::some_bytes(needed()?)?)),
             "tmpfs-mode" => keys.tmpfs.push(format!("mode={}", octal(needed()?)?)),
@@ -177,8 +185,8 @@ fn keys(text: &str) -> Result<Keys<'_>, String> {
             }
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': known are type, source, target, readonly, bind-propagation, volume-nocopy, \
-                     tmpfs-size, tmpfs-mode"
+                    "unknown key '{key}': known are type, source, target, readonly, bind-propagation, idmap, \
+                     volume-nocopy, tmpfs-size, tmpfs-mode"
                 ));
             }
         }
@@ -222,7 +230,7 @@ mod tests {
     use super::*;
 
     fn bind(path: &str, create: bool, propagation: Option<&str>) -> MountSource {
-        MountSource::Bind { path: path.into(), create, propagation: propagation.map(str::to_owned) }
+        MountSource::Bind { path: path.into(), create, propagation: propagation.map(str::to_owned), idmap: false }
     }
 
     fn named(name: Option<&str>, no_copy: bool) -> MountSource {
@@ -247,6 +255,14 @@ mod tests {
             ("/srv:/data", at("/data", bind("/srv", true, None), false)),
             ("/srv:/data:rw,Z", at("/data", bind("/srv", true, None), false)),
             ("/srv:/data:ro,rslave", at("/data", bind("/srv", true, Some("rslave")), true)),
+            (
+                "/srv:/data:idmap",
+                at(
+                    "/data",
+                    MountSource::Bind { path: "/srv".into(), create: true, propagation: None, idmap: true },
+                    false,
+                ),
+            ),
             ("./x:/data", at("/data", bind(here.join("x").to_str().unwrap(), true, None), false)),
         ];
         for (text, expected) in cases {
@@ -262,6 +278,10 @@ mod tests {
             (
                 "type=bind,src=/s,destination=/d,readonly=false,bind-propagation=shared",
                 at("/d", bind("/s", false, Some("shared")), false),
+            ),
+            (
+                "type=bind,source=/s,target=/d,idmap",
+                at("/d", MountSource::Bind { path: "/s".into(), create: false, propagation: None, idmap: true }, false),
             ),
             ("target=/d", at("/d", named(None, false), false)),
             ("type=volume,src=cache,target=/d,volume-nocopy,readonly=true", at("/d", named(Some("cache"), true), true)),
@@ -321,6 +341,7 @@ mod tests {
             "type=bind,source=/a,target=x",
             "type=bind,source=/a,target=/x,ro=maybe",
             "type=bind,source=/a,target=/x,volume-nocopy",
+            "type=volume,source=ab,target=/x,idmap",
             "type=bind,source=/a,target=/x,bind-propagation=wide",
             "type=tmpfs,source=/a,target=/x",
             "type=tmpfs,target=/x,tmpfs-mode=9",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_engine::options::Pull;
+use berth_engine::options::{IdRange, Pull};
 use clap::{CommandFactory, Parser};
 
 use super::*;
@@ -90,6 +90,8 @@ fn each_flag_sets_its_option() {
         (&["--cgroupns", "host"], Options { cgroup_host: true, ..none() }),
         (&["--cgroupns", "private"], none()),
         (&["--userns", "host"], none()),
+        (&["--userns", "auto"], Options { userns: UserNamespace::Auto, ..none() }),
+        (&["--userns", "1:2"], Options { userns: UserNamespace::Range(IdRange { first: 1, count: 2 }), ..none() }),
         (&["--init"], Options { init: true, ..none() }),
         (&["--stop-signal", "SIGINT"], Options { stop_signal: Some("SIGINT".into()), ..none() }),
         (&["--stop-timeout", "3"], Options { stop_timeout: Some(Duration::from_secs(3)), ..none() }),
@@ -115,6 +117,9 @@ fn each_flag_sets_its_option() {
         (&["--oom-score-adj", "-500"], Options { oom_score_adj: Some(-500), ..none() }),
         (&["--platform", "linux/arm64/v8"], Options { platform: Some("linux/arm64/v8".into()), ..none() }),
         (&["--isolation", "container"], none()),
+        (&["--isolation", "microvm"], Options { isolation: Isolation::Microvm, ..none() }),
+        (&["--guest", "process"], Options { guest: Guest::Process, ..none() }),
+        (&["--kernel", "/boot/vmlinux"], Options { kernel: Some("/boot/vmlinux".into()), ..none() }),
         (
             &["-m", "64m"],
             Options {
@@ -229,7 +234,7 @@ fn bad_values_name_flag_value_and_what_to_give() {
         ("--add-host", vec!["", "db", "db:", "db:x", ":1.2.3.4", "db:1.2.3", "db:host-gateway"], "for example"),
         ("--oom-score-adj", vec!["", "1001", "-1001", "x"], "for example"),
         ("--platform", vec!["", "/", "a/b/c/d", "linux/"], "for example"),
-        ("--isolation", vec!["microvm", ""], "container"),
+        ("--isolation", vec!["vm", ""], "container"),
         ("--volume", vec!["", "data", "a:b"], "for example"),
         ("--mount", vec!["", "type=bind"], "for example"),
         ("--tmpfs", vec!["", "run"], "for example"),
@@ -262,7 +267,6 @@ fn flags_that_exclude_each_other_are_errors_that_name_both() {
     for (args, one, other) in [
         (&["--rm", "--restart", "always"][..], "--rm", "--restart"),
         (&["-v", "/a:/x", "--tmpfs", "/y/../x"], "two mounts", "/x"),
-        (&["--userns", "1:1"], "--userns", "cannot be mapped"),
         (&["--userns", "1:1", "--privileged"], "--userns", "--privileged"),
         (&["--userns", "1:1", "--net", "host"], "--userns", "--network host"),
         (&["--uts", "host", "-h", "x"], "--hostname", "--uts host"),

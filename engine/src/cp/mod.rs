@@ -12,6 +12,7 @@
 
 mod archive;
 mod entry;
+mod ids;
 mod place;
 mod tree;
 

@@ -12,11 +12,13 @@ use rustix::io::Errno;
 use crate::container::Container;
 use crate::error::{Attempt as _, Error, Result};
 use crate::lock::{self, Lock};
+use crate::microvm;
 use crate::options::{Mount, MountSource};
-use crate::overlay;
 use crate::volumes;
+use berth_images::overlay;
 
 use super::entry::Owner;
+use super::ids::ContainerRoot;
 
 /// Symlinks followed at the end of a path before it counts as a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -43,6 +45,7 @@ pub(super) struct Opened {
     pub place: Place,
     pub path: PathBuf,
     _held: Option<Held>,
+    _ids: Option<ContainerRoot>,
 }
 
 /// The lock of a container that does not run.
@@ -177,12 +180,13 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 /// Opens what a path of a container lies in: the root of its running process with all mounts, or else its layers or
 /// the volume.
 pub(super) fn open(container: &Container, path: &Path, access: Access) -> Result<Opened> {
+    let advice = "`berth exec` runs a command that reads or writes them, such as tar";
+    microvm::refuse(container, "copy files of", advice)?;
     let path = absolute(path);
-    let options = &container.record.options;
     if let Some(lock) = Lock::take(container.roots(), container.id())? {
         let held = Held { container: container.clone(), lock: Some(lock) };
         let (place, path) = open_stopped(container, &path, access)?;
-        return Ok(Opened { place, path, _held: Some(held) });
+        return Ok(Opened { place, path, _held: Some(held), _ids: None });
     }
     let pid = || -> Result<i32> {
         let pid = container.running_sandbox()?.pid();
@@ -197,8 +201,9 @@ pub(super) fn open(container: &Container, path: &Path, access: Access) -> Result
         return Err(lock::busy(container.name(), "being restarted", "try again in a moment"));
     }
     // The layers are mounted with the ids of the user namespace.
-    let shift = options.userns.map_or(0, |(first, _)| first);
-    Ok(Opened { place: Place::below(fd, shift), path, _held: None })
+    let shift = container.record.options.userns.root();
+    let ids = if shift != 0 && access == Access::Write { Some(ContainerRoot::take_on(shift)?) } else { None };
+    Ok(Opened { place: Place::below(fd, shift), path, _held: None, _ids: ids })
 }
 
 fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(Place, PathBuf)> {
@@ -210,10 +215,11 @@ fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(P
         if access == Access::Write && mount.read_only {
             return write_protected(&mount.target);
         }
-        let source = match &mount.source {
-            MountSource::Bind { path, .. } => path.clone(),
+        let (source, shift) = match &mount.source {
+            MountSource::Bind { path, idmap, .. } => (path.clone(), if *idmap { 0 } else { options.userns.root() }),
             MountSource::Volume { name, .. } => {
-                volumes::Store::new(container.roots().data()).path(name.as_deref().unwrap_or_default()).join("_data")
+                let volumes = volumes::Store::new(container.roots().data());
+                (volumes.path(name.as_deref().unwrap_or_default()).join("_data"), 0)
             }
             MountSource::Tmpfs { .. } => {
                 let target = &mount.target;
@@ -232,16 +238,17 @@ fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(P
             (source.parent().unwrap_or(Path::new("/")).to_owned(), name)
         };
         let root = File::open(root).attempt(attempt)?;
-        return Ok((Place::below(root.into(), 0), Path::new("/").join(rest)));
+        return Ok((Place::below(root.into(), shift), Path::new("/").join(rest)));
     }
     if access == Access::Write && options.read_only {
         return write_protected("the root filesystem");
     }
     let dir = container.dir();
-    let layers = &container.record.lower_dirs;
+    let mut layers = container.record.lower_dirs.clone();
+    layers.push(container.roots().base());
     let opened = match access {
-        Access::Read => overlay::read_only(std::iter::once(&dir.join("upper")).chain(layers)),
-        Access::Write => overlay::writable(layers, &dir.join("upper"), &dir.join("work")),
+        Access::Read => overlay::read_only(std::iter::once(&dir.join("upper")).chain(&layers)),
+        Access::Write => overlay::writable(&layers, &dir.join("upper"), &dir.join("work")),
     };
     let root = opened.attempt(|| format!("put the layers of container {} together", container.name()))?;
     Ok((Place::below(root, 0), path.to_owned()))

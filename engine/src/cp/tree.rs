@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
-    XattrFlags, chmodat, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat,
-    openat, openat2, readlinkat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, Timespec, Timestamps,
+    UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat, fstatfs, futimens,
+    linkat, mkdirat, mknodat, openat, openat2, readlinkat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -55,6 +55,9 @@ impl Reader<'_> {
         match kind {
             FileType::Directory => {
                 self.sink.put(name, meta, Kind::Directory)?;
+                if depth > 0 && shows_the_kernel(&found.fd).attempt(|| format!("look at {}", shown.display()))? {
+                    return Ok(());
+                }
                 self.directory(&found.fd, name, shown, depth)
             }
             FileType::RegularFile => {
@@ -114,6 +117,12 @@ impl Reader<'_> {
             mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
         }
     }
+}
+
+/// Whether a directory is the kernel's view of itself, `/proc` or `/sys`, whose files are none that could be copied.
+fn shows_the_kernel(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    let kind = fstatfs(directory)?.f_type;
+    Ok(kind == PROC_SUPER_MAGIC || kind == libc::SYSFS_MAGIC)
 }
 
 fn capability(file: &File) -> Option<Vec<u8>> {

@@ -32,12 +32,6 @@ pub enum Error {
         /// Its name without `CAP_`.
         name: String,
     },
-    /// Image layers belong to the host's ids and are not shown with others yet.
-    #[error(
-        "--userns: image layers cannot be mapped to the ids of a user namespace yet; leave it out, or run a bundle whose \
-         files already belong to those ids with berth-oci"
-    )]
-    UserNamespace,
     /// Two options exclude each other.
     #[error("{one} cannot be combined with {other}: {reason}")]
     Conflict {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use crate::options::{Network, Options};
@@ -39,9 +40,10 @@ pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
         Network::Host => host_file(Path::new("/etc/hosts"))?,
         Network::None => String::new(),
     };
-    put(dir, "hosts", &hosts(options, &hostname, &base))?;
-    put(dir, "hostname", &format!("{hostname}\n"))?;
-    put(dir, "resolv.conf", &host_file(Path::new("/etc/resolv.conf"))?)
+    let owner = options.userns.range().map(|ids| ids.first);
+    put(dir, "hosts", &hosts(options, &hostname, &base), owner)?;
+    put(dir, "hostname", &format!("{hostname}\n"), owner)?;
+    put(dir, "resolv.conf", &host_file(Path::new("/etc/resolv.conf"))?, owner)
 }
 
 /// The contents of `/etc/hosts`; `base` is the host's file, used with the host's network.
@@ -73,9 +75,11 @@ fn host_file(path: &Path) -> Result<String, Error> {
     }
 }
 
-fn put(dir: &Path, name: &str, text: &str) -> Result<(), Error> {
+/// Writes one file; `owner` is who the container's root is on the host, if it is somebody else.
+fn put(dir: &Path, name: &str, text: &str, owner: Option<u32>) -> Result<(), Error> {
     let path = dir.join(name);
-    fs::write(&path, text).map_err(|source| Error { action: "write", path, source })
+    let owned = |()| if owner.is_some() { chown(&path, owner, owner) } else { Ok(()) };
+    fs::write(&path, text).and_then(owned).map_err(|source| Error { action: "write", path, source })
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub use mounts::clean_target;
 pub use process::{args, ulimit_kind};
 pub use resources::{MIN_MEMORY, check as check_limits, resources};
 
-use crate::options::{Network, Options, Seccomp};
+use crate::options::{Network, Options, Seccomp, UserNamespace};
 use crate::volumes::ResolvedMount;
 
 /// The version of the OCI runtime specification that the configuration follows.
@@ -67,8 +67,12 @@ pub struct Inputs<'a> {
     pub image: &'a ImageConfiguration,
     /// The layer directories, topmost first.
     pub lower_dirs: &'a [PathBuf],
-    /// The container's directory with `rootfs`, `upper`, `work`, `hosts`, `hostname` and `resolv.conf`; absolute.
+    /// The layer below all others, and where they are mounted; absolute.
+    pub base: &'a Path,
+    /// The container's directory with `upper` and `work`; absolute.
     pub dir: &'a Path,
+    /// The container's volatile directory with what [`etc::write`] writes; absolute.
+    pub live_dir: &'a Path,
     /// The person's mounts and the image's volumes, see [`crate::volumes::Store::resolve`].
     pub mounts: &'a [ResolvedMount],
     /// Facts of the host.
@@ -79,7 +83,7 @@ pub struct Inputs<'a> {
 
 /// Checks everything that options say together, before anything is pulled or made.
 pub fn check(options: &Options) -> Result<(), Error> {
-    if options.userns.is_some() {
+    if options.userns != UserNamespace::Host {
         let reason = "a user namespace holds no rights over the host's namespaces; leave out one of them";
         let shared = [
             (options.privileged, "--privileged"),
@@ -91,7 +95,6 @@ pub fn check(options: &Options) -> Result<(), Error> {
         if let Some((_, other)) = shared.into_iter().find(|(is_set, _)| *is_set) {
             return Err(Error::Conflict { one: "--userns", other, reason });
         }
-        return Err(Error::UserNamespace);
     }
     if options.uts_host && options.hostname.is_some() {
         let reason = "it would rename the host; leave out one of them";
@@ -118,7 +121,7 @@ pub fn build(inputs: &Inputs) -> Result<Spec, Error> {
     let capabilities =
         capabilities::compute(&options.cap_add, &options.cap_drop, options.privileged, &inputs.host.capabilities)?;
     let mut root = Root::default();
-    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(options.read_only));
+    root.set_path(inputs.base.to_owned()).set_readonly(Some(options.read_only));
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
@@ -151,7 +154,7 @@ fn linux(inputs: &Inputs, capabilities: &Capabilities) -> Result<Linux, Error> {
     sysctls::check(options)?;
     check_limits(&options.limits, inputs.host.cpus)?;
     let paths = |list: &[&str]| (!options.privileged).then(|| list.iter().map(|path| (*path).to_owned()).collect());
-    let mapping = options.userns.map(|(first, count)| vec![mounts::id_mapping(first, count)]);
+    let mapping = options.userns.range().map(|range| vec![mounts::id_mapping(range)]);
     let devices: Vec<LinuxDevice> = inputs.host.devices.iter().map(device).collect();
     let mut linux = Linux::default();
     linux
@@ -177,7 +180,7 @@ fn namespaces(options: &Options) -> Vec<LinuxNamespace> {
         (LinuxNamespaceType::Uts, !options.uts_host),
         (LinuxNamespaceType::Ipc, !options.ipc_host),
         (LinuxNamespaceType::Cgroup, !options.cgroup_host),
-        (LinuxNamespaceType::User, options.userns.is_some()),
+        (LinuxNamespaceType::User, options.userns != UserNamespace::Host),
     ]
     .into_iter()
     .filter(|(_, own)| *own)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
-use crate::options::Options;
+use crate::options::{IdRange, Options, UserNamespace};
 use crate::volumes::{ResolvedMount, ResolvedSource};
 
 use super::{Error, Inputs};
@@ -22,8 +22,8 @@ pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
     let hidden = |mount: &Mount| wanted.iter().any(|(target, _)| mount.destination().starts_with(target));
     mounts.extend(kernel(inputs.options).into_iter().filter(|mount| !hidden(mount)));
     let replaced = |mount: &Mount| wanted.iter().any(|(target, _)| mount.destination() == target);
-    let mut last: Vec<Mount> = etc(inputs.dir).into_iter().filter(|mount| !replaced(mount)).collect();
-    last.extend(wanted.into_iter().map(|(target, mount)| user(target, mount)));
+    let mut last: Vec<Mount> = etc(inputs.live_dir).into_iter().filter(|mount| !replaced(mount)).collect();
+    last.extend(wanted.into_iter().map(|(target, mount)| user(target, mount, inputs.options)));
     last.sort_by(|a, b| a.destination().cmp(b.destination()));
     mounts.extend(last);
     Ok(mounts)
@@ -48,26 +48,28 @@ pub(super) fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<String> {
 
 /// The image's layers with the container's own on top, mounted over `root.path`.
 fn layers(inputs: &Inputs) -> Mount {
-    let mut options: Vec<String> =
-        inputs.lower_dirs.iter().map(|layer| format!("lowerdir+={}", layer.display())).collect();
+    let lower = inputs.lower_dirs.iter().map(PathBuf::as_path).chain([inputs.base]);
+    let mut options: Vec<String> = lower.map(|layer| format!("lowerdir+={}", layer.display())).collect();
     options.push(format!("upperdir={}", inputs.dir.join("upper").display()));
     options.push(format!("workdir={}", inputs.dir.join("work").display()));
     if inputs.volatile {
         options.push(String::from("volatile"));
     }
     // Not read-only here: mount points may have to be made in it first; `root.readonly` closes it afterwards.
-    let mut mount = mount("/", "overlay", "overlay", options);
-    if let Some((first, count)) = inputs.options.userns {
-        let mapping = vec![id_mapping(first, count)];
-        mount.set_uid_mappings(Some(mapping.clone())).set_gid_mappings(Some(mapping));
-    }
-    mount
+    options.extend(mapped(inputs.options, true));
+    mount("/", "overlay", "overlay", options)
+}
+
+/// In a user namespace, the mount option that shows the ids of a filesystem as the container's: layers and volumes hold the
+/// container's ids, whatever ids of the host these are.
+fn mapped(options: &Options, holds_container_ids: bool) -> Option<String> {
+    (holds_container_ids && options.userns != UserNamespace::Host).then(|| String::from("idmap"))
 }
 
 /// `/proc`, `/dev` and `/sys` with what is below them.
 fn kernel(options: &Options) -> Vec<Mount> {
     let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
-    if options.userns.is_none_or(|(_, count)| count > TTY_GROUP) {
+    if options.userns.range().is_none_or(|range| range.count > TTY_GROUP) {
         pts.push("gid=5");
     }
     let closed = ["nosuid", "noexec", "nodev"];
@@ -108,13 +110,14 @@ fn etc(dir: &Path) -> Vec<Mount> {
 }
 
 /// One `-v`, `--mount`, `--tmpfs` or image volume.
-fn user(target: PathBuf, asked: &ResolvedMount) -> Mount {
+fn user(target: PathBuf, asked: &ResolvedMount, options: &Options) -> Mount {
     match &asked.source {
-        ResolvedSource::Path { path, propagation } => {
+        ResolvedSource::Path { path, propagation, idmap } => {
             // 'rro' covers what is mounted below the source too, which 'ro' leaves writable.
             let access = if asked.read_only { "rro" } else { "rw" };
             let propagation = propagation.as_deref().unwrap_or("rprivate");
-            mount(target, "bind", path, ["rbind", access, propagation])
+            let all = ["rbind", access, propagation].map(String::from).into_iter().chain(mapped(options, *idmap));
+            mount(target, "bind", path, all)
         }
         ResolvedSource::Tmpfs { options } => {
             let mut all: Vec<String> = Vec::new();
@@ -172,11 +175,11 @@ pub fn clean_target(target: &str) -> Result<PathBuf, Error> {
     if clean == Path::new("/") { Err(refused()) } else { Ok(clean) }
 }
 
-pub(super) fn id_mapping(first: u32, count: u32) -> LinuxIdMapping {
+pub(super) fn id_mapping(range: IdRange) -> LinuxIdMapping {
     LinuxIdMappingBuilder::default()
         .container_id(0u32)
-        .host_id(first)
-        .size(count)
+        .host_id(range.first)
+        .size(range.count)
         .build()
         .expect("the builder requires nothing")
 }

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Capability, LinuxDeviceType, Mount, PosixRlimitType};
 use serde_json::json;
 
 use super::*;
-use crate::options::{Limits, Ulimit};
+use crate::options::{IdRange, Limits, Ulimit};
 use crate::volumes::ResolvedSource;
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -37,7 +37,9 @@ impl Case {
             options: &self.options,
             image: &serde_json::from_value(image).unwrap(),
             lower_dirs: &[PathBuf::from("/data/layers/top/fs"), PathBuf::from("/data/layers/base/fs")],
+            base: Path::new("/data/base"),
             dir: Path::new("/data/containers/x"),
+            live_dir: Path::new("/state/containers/x"),
             mounts: &self.mounts,
             host: &self.host,
             volatile: self.volatile,
@@ -87,11 +89,12 @@ fn first_mount_is_the_layers_topmost_first() {
         [
             "lowerdir+=/data/layers/top/fs",
             "lowerdir+=/data/layers/base/fs",
+            "lowerdir+=/data/base",
             "upperdir=/data/containers/x/upper",
             "workdir=/data/containers/x/work"
         ]
     );
-    assert_eq!(spec.root().as_ref().unwrap().path(), Path::new("rootfs"));
+    assert_eq!(spec.root().as_ref().unwrap().path(), Path::new("/data/base"));
     assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(false));
 }
 
@@ -101,7 +104,7 @@ fn read_only_and_volatile_reach_the_root() {
     case.volatile = true;
     let spec = case.build().unwrap();
     let first = &spec.mounts().as_ref().unwrap()[0];
-    assert_eq!(mount_options(first)[4..], ["volatile"]);
+    assert_eq!(mount_options(first)[5..], ["volatile"]);
     assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
 }
 
@@ -129,7 +132,7 @@ fn the_kernels_file_systems_come_in_order() {
     for target in ["/sys", "/sys/fs/cgroup"] {
         assert!(mount_options(&mount_at(&spec, target)).contains(&"ro"));
     }
-    assert_eq!(mount_at(&spec, "/etc/hosts").source().as_deref(), Some(Path::new("/data/containers/x/hosts")));
+    assert_eq!(mount_at(&spec, "/etc/hosts").source().as_deref(), Some(Path::new("/state/containers/x/hosts")));
 }
 
 #[test]
@@ -147,7 +150,7 @@ fn shm_size_and_ipc_host() {
 fn the_persons_mounts_come_last_parents_first() {
     let bind = |target: &str, read_only, propagation: Option<&str>| ResolvedMount {
         target: target.into(),
-        source: ResolvedSource::Path { path: "/src".into(), propagation: propagation.map(str::to_owned) },
+        source: ResolvedSource::Path { path: "/src".into(), propagation: propagation.map(str::to_owned), idmap: false },
         read_only,
     };
     let mut case = Case::new(none());
@@ -177,7 +180,7 @@ fn the_persons_mounts_come_last_parents_first() {
 #[test]
 fn a_persons_mount_takes_the_place_of_berths_own() {
     let mut case = Case::new(none());
-    let path = ResolvedSource::Path { path: "/src".into(), propagation: None };
+    let path = ResolvedSource::Path { path: "/src".into(), propagation: None, idmap: false };
     case.mounts = vec![ResolvedMount { target: "/dev/shm/".into(), source: path.clone(), read_only: false }];
     assert_eq!(mount_at(&case.build().unwrap(), "/dev/shm").source().as_deref(), Some(Path::new("/src")));
     case.mounts.push(ResolvedMount { target: "/dev/./shm".into(), source: path.clone(), read_only: false });
@@ -192,7 +195,7 @@ fn a_persons_mount_takes_the_place_of_berths_own() {
 fn a_persons_directory_is_not_covered_by_berths_own_mounts() {
     let at = |target: &str| ResolvedMount {
         target: target.into(),
-        source: ResolvedSource::Path { path: "/src".into(), propagation: None },
+        source: ResolvedSource::Path { path: "/src".into(), propagation: None, idmap: false },
         read_only: false,
     };
     let mut case = Case::new(none());
@@ -299,19 +302,25 @@ fn namespaces_are_the_containers_own_unless_shared() {
     assert_eq!(kinds(Options { uts_host: true, ..none() }), without(Uts));
     assert_eq!(kinds(Options { ipc_host: true, ..none() }), without(Ipc));
     assert_eq!(kinds(Options { cgroup_host: true, ..none() }), without(Cgroup));
-    assert_eq!(kinds(Options { userns: Some((1, 1)), ..none() }).last(), Some(&User));
+    assert_eq!(kinds(Options { userns: UserNamespace::Auto, ..none() }).last(), Some(&User));
 }
 
 #[test]
 fn user_namespace_maps_ids_and_layers() {
-    let spec = spec(Options { userns: Some((100_000, 3)), ..none() });
+    let range = IdRange { first: 100_000, count: 3 };
+    let mut case = Case::new(Options { userns: UserNamespace::Range(range), ..none() });
+    let at = |target: &str, idmap| ResolvedMount {
+        target: target.into(),
+        source: ResolvedSource::Path { path: "/src".into(), propagation: None, idmap },
+        read_only: false,
+    };
+    case.mounts = vec![at("/volume", true), at("/bind", false)];
+    let spec = case.build().unwrap();
+    for (target, mapped) in [("/", true), ("/etc/hosts", false), ("/volume", true), ("/bind", false), ("/dev", false)] {
+        assert_eq!(mount_options(&mount_at(&spec, target)).contains(&"idmap"), mapped, "{target}");
+    }
     let linux = spec.linux().as_ref().unwrap();
-    for mappings in [
-        linux.uid_mappings(),
-        linux.gid_mappings(),
-        mount_at(&spec, "/").uid_mappings(),
-        mount_at(&spec, "/").gid_mappings(),
-    ] {
+    for mappings in [linux.uid_mappings(), linux.gid_mappings()] {
         let [mapping] = mappings.as_deref().unwrap() else { panic!("{mappings:?}") };
         assert_eq!((mapping.container_id(), mapping.host_id(), mapping.size()), (0, 100_000, 3));
     }

@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Error;
-use crate::overlay;
+use berth_images::overlay;
 
 /// Bounds the depth of directories: each open level costs two descriptors.
 const MAX_DEPTH: usize = 256;

@@ -14,13 +14,14 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use crate::paths::PRIVATE;
 pub use error::Error;
 pub use resolve::{Resolved, ResolvedMount, ResolvedSource};
 
@@ -214,7 +215,9 @@ impl Store {
     /// Makes a volume under a hidden name and renames it; one that is there already is left as it is.
     fn make(&self, name: &str, labels: BTreeMap<String, String>, container: Option<&str>) -> Result<(), Error> {
         check_name(name)?;
-        fs::create_dir_all(&self.root).map_err(Error::io("make", &self.root))?;
+        // A volume may hold programs that are setuid to the host's root: they are for containers alone.
+        let made = fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&self.root);
+        made.map_err(Error::io("make", &self.root))?;
         let _working = self.lock(FlockOperation::LockShared)?;
         if self.path(name).exists() {
             return Ok(());

@@ -35,6 +35,9 @@ pub enum ResolvedSource {
         path: PathBuf,
         /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`
         propagation: Option<String>,
+        /// Whether it holds the container's ids, in a user namespace too: volumes do, so that containers with different ids
+        /// can share one.
+        idmap: bool,
     },
     /// Memory.
     Tmpfs {
@@ -66,7 +69,10 @@ impl Store {
         image: &ImageConfiguration,
         lower_dirs: &[PathBuf],
     ) -> Result<Resolved, Error> {
-        add_image_volumes(options, image)?;
+        // A guest's volumes would be disks of its own; what an image declares stays on its root filesystem.
+        if !options.has_own_kernel() {
+            add_image_volumes(options, image)?;
+        }
         let anonymous = name_volumes(&mut options.mounts)?;
         // By name: two commands that want the same volumes lock them in the same order.
         let mut volumes: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
@@ -122,9 +128,10 @@ impl Store {
             MountSource::Volume { name, .. } => ResolvedSource::Path {
                 path: self.path(name.as_deref().unwrap_or_default()).join(DATA),
                 propagation: None,
+                idmap: true,
             },
             MountSource::Tmpfs { options } => ResolvedSource::Tmpfs { options: options.clone() },
-            MountSource::Bind { path, create, propagation } => {
+            MountSource::Bind { path, create, propagation, idmap } => {
                 match fs::metadata(path) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound && *create => {
@@ -135,7 +142,7 @@ impl Store {
                     }
                     Err(error) => return Err(Error::io("look up", path)(error)),
                 }
-                ResolvedSource::Path { path: path.clone(), propagation: propagation.clone() }
+                ResolvedSource::Path { path: path.clone(), propagation: propagation.clone(), idmap: *idmap }
             }
         };
         Ok(ResolvedMount { target: mount.target.clone(), source, read_only: mount.read_only })

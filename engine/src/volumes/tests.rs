@@ -131,7 +131,7 @@ fn a_new_volume_is_filled_from_the_layers() {
     let layers = fixture.layers();
     let (_, resolved) = fixture.resolve(vec![volume(Some("vol"), "/data")], &plain(), &layers);
     let data = fixture.data("vol");
-    assert_eq!(resolved.mounts[0].source, ResolvedSource::Path { path: data.clone(), propagation: None });
+    assert_eq!(resolved.mounts[0].source, ResolvedSource::Path { path: data.clone(), propagation: None, idmap: true });
     assert!(resolved.anonymous.is_empty());
     assert_eq!(names(&data), ["file", "hard", "link", "sub"]);
     assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "new");
@@ -297,7 +297,12 @@ fn bind_sources_are_made_or_refused() {
     let path = fixture.dir.path().join("a/b");
     let bind = |create| Mount {
         target: String::from("/data"),
-        source: MountSource::Bind { path: path.clone(), create, propagation: Some(String::from("rslave")) },
+        source: MountSource::Bind {
+            path: path.clone(),
+            create,
+            propagation: Some(String::from("rslave")),
+            idmap: false,
+        },
         read_only: true,
     };
     let mut options = Options { mounts: vec![bind(false)], ..Options::default() };
@@ -305,7 +310,7 @@ fn bind_sources_are_made_or_refused() {
     assert!(matches!(error, Error::BindMissing { .. }), "{error}");
     let (_, resolved) = fixture.resolve(vec![bind(true)], &plain(), &[]);
     assert!(path.is_dir());
-    let source = ResolvedSource::Path { path, propagation: Some(String::from("rslave")) };
+    let source = ResolvedSource::Path { path, propagation: Some(String::from("rslave")), idmap: false };
     assert_eq!(resolved.mounts, [ResolvedMount { target: "/data".into(), source, read_only: true }]);
 }
 

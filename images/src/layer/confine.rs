@@ -1,17 +1,17 @@
-//! The walls round the unpacking process, so that one taken over by a hostile layer can write that layer and
-//! nothing else:
+//! The walls round the worker process, so that one taken over by a hostile layer can write that layer (or the disk
+//! made from it) and nothing else:
 //!
-//! - its root is a detached clone of the layer's own mount, so no path and no `..` leads further;
-//! - the layers below are read-only clones;
+//! - its root is a detached mount of the directory it works on, so no path and no `..` leads further;
+//! - the layers below, and a tree that is only read, are read-only mounts;
 //! - Landlock allows that directory, and reading the layers below;
-//! - it has only the capabilities that unpacking takes, and `no_new_privs`;
-//! - seccomp leaves the system calls unpacking takes: no sockets, no programs, no tracing.
+//! - it has only the capabilities that its task takes, and `no_new_privs`;
+//! - seccomp leaves the system calls its task takes: no sockets, no programs, no tracing.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus,
 };
 use rustix::fs::Mode;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -21,6 +21,37 @@ use seccompiler::{
 };
 
 use super::LayerError;
+
+/// What the worker is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Fills its root directory.
+    Unpack,
+    /// Reads its root directory and writes to a file that is open.
+    Pack,
+}
+
+impl Task {
+    fn capabilities(self) -> CapabilitySet {
+        match self {
+            Self::Unpack => CAPABILITIES,
+            // Files that only their owners may read.
+            Self::Pack => CapabilitySet::DAC_READ_SEARCH,
+        }
+    }
+
+    fn access(self) -> BitFlags<AccessFs> {
+        match self {
+            Self::Unpack => AccessFs::from_all(LANDLOCK),
+            Self::Pack => AccessFs::from_read(LANDLOCK),
+        }
+    }
+
+    fn system_calls(self) -> impl Iterator<Item = i64> {
+        let writing = if self == Self::Unpack { WRITING } else { &[] };
+        READING.iter().chain(writing).copied()
+    }
+}
 
 /// What unpacking takes: owners, foreign directories, modes and times of foreign files, set-id bits, devices, file
 /// capabilities.
@@ -70,8 +101,9 @@ fn last_error() -> rustix::io::Errno {
     std::io::Error::last_os_error().raw_os_error().map_or(rustix::io::Errno::IO, rustix::io::Errno::from_raw_os_error)
 }
 
-/// Raises the walls round this thread and the threads it starts. Says which the kernel could not raise.
-pub fn confine(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<String>, LayerError> {
+/// Raises the walls round this thread and the threads it starts, with `directory` as their root. Says which the kernel could
+/// not raise.
+pub fn confine(task: Task, directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<String>, LayerError> {
     let failed = |wall: &str, reason: &dyn std::fmt::Display| LayerError::Worker(format!("cannot {wall}: {reason}"));
     let mut missing = Vec::new();
     rustix::process::umask(Mode::empty());
@@ -84,43 +116,47 @@ pub fn confine(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Str
         Err(error) => return Err(failed("change the root directory", &error)),
     }
     set_no_new_privs(true).map_err(|error| failed("set no_new_privs", &error))?;
-    let status = landlock(directory, lowers).map_err(|error| failed("set Landlock rules", &error))?;
+    let status = landlock(task, directory, lowers).map_err(|error| failed("set Landlock rules", &error))?;
     if status == RulesetStatus::NotEnforced {
         missing.push("the kernel has no Landlock".to_owned());
     }
-    drop_capabilities().map_err(|error| failed("drop capabilities", &error))?;
-    let filter = filter().map_err(|error| failed("build the seccomp filter", &error))?;
+    drop_capabilities(task.capabilities()).map_err(|error| failed("drop capabilities", &error))?;
+    let filter = filter(task).map_err(|error| failed("build the seccomp filter", &error))?;
     seccompiler::apply_filter(&filter).map_err(|error| failed("set the seccomp filter", &error))?;
     Ok(missing)
 }
 
-fn landlock(directory: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<RulesetStatus, landlock::RulesetError> {
+fn landlock(
+    task: Task,
+    directory: &OwnedFd,
+    lowers: &[BorrowedFd<'_>],
+) -> Result<RulesetStatus, landlock::RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .create()?
-        .add_rule(PathBeneath::new(directory.as_fd(), AccessFs::from_all(LANDLOCK)))?;
+        .add_rule(PathBeneath::new(directory.as_fd(), task.access()))?;
     for lower in lowers {
         rules = rules.add_rule(PathBeneath::new(lower.as_fd(), AccessFs::from_read(LANDLOCK)))?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }
 
-fn drop_capabilities() -> rustix::io::Result<()> {
+fn drop_capabilities(wanted: CapabilitySet) -> rustix::io::Result<()> {
     let held = rustix::thread::capabilities(None)?;
-    let kept = held.permitted & CAPABILITIES;
+    let kept = held.permitted & wanted;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets)
 }
 
-fn filter() -> Result<BpfProgram, Box<dyn std::error::Error>> {
+fn filter(task: Task) -> Result<BpfProgram, Box<dyn std::error::Error>> {
     let only = |argument, value| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
             .and_then(|condition| SeccompRule::new(vec![condition]))
     };
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
+        task.system_calls().map(|number| (number, Vec::new())).collect();
     // A thread's own file mode mask, not a namespace.
     rules.insert(libc::SYS_unshare, vec![only(0, libc::CLONE_FS as u64)?]);
     let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
@@ -128,7 +164,7 @@ fn filter() -> Result<BpfProgram, Box<dyn std::error::Error>> {
     Ok(filter.try_into()?)
 }
 
-const ALLOWED: &[i64] = &[
+const READING: &[i64] = &[
     // Files.
     libc::SYS_openat,
     libc::SYS_openat2,
@@ -150,19 +186,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fstatfs,
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
-    libc::SYS_mkdirat,
-    libc::SYS_mknodat,
-    libc::SYS_linkat,
-    libc::SYS_symlinkat,
-    libc::SYS_renameat2,
-    libc::SYS_unlinkat,
-    libc::SYS_fchmod,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
     libc::SYS_fgetxattr,
     libc::SYS_flistxattr,
-    libc::SYS_fsetxattr,
     libc::SYS_umask,
     // Memory.
     libc::SYS_brk,
@@ -193,6 +218,20 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
+const WRITING: &[i64] = &[
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_fsetxattr,
+];
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -205,6 +244,27 @@ mod tests {
 
     fn open(path: &Path) -> OwnedFd {
         openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn packing_changes_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("file"), "content").unwrap();
+        // Writable as a mount, so that it is the walls that keep it as it is.
+        let tree = detach(open(temp.path()), false).unwrap();
+        std::thread::spawn(move || {
+            super::super::own_umask().unwrap();
+            assert_eq!(confine(Task::Pack, &tree, &[]).unwrap(), Vec::<String>::new());
+            let open = |path: &str, flags: OFlags| openat(&tree, path, flags | OFlags::CLOEXEC, Mode::RUSR);
+            assert!(open("file", OFlags::RDONLY).is_ok());
+            assert_eq!(open("file", OFlags::WRONLY).unwrap_err(), Errno::ACCESS);
+            assert_eq!(open("new", OFlags::WRONLY | OFlags::CREATE).unwrap_err(), Errno::ACCESS);
+            assert_eq!(rustix::fs::mkdirat(&tree, "new", Mode::RWXU).unwrap_err(), Errno::PERM);
+            assert_eq!(rustix::fs::unlinkat(&tree, "file", rustix::fs::AtFlags::empty()).unwrap_err(), Errno::PERM);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(fs::read_to_string(temp.path().join("file")).unwrap(), "content");
     }
 
     /// The walls stand round one thread here, so the rest of the test program stays as it is.
@@ -223,7 +283,7 @@ mod tests {
         let (leave, go_on) = std::sync::mpsc::channel::<()>();
         let confined = std::thread::spawn(move || {
             super::super::own_umask().unwrap();
-            assert_eq!(confine(&own, &[lower.as_fd()]).unwrap(), Vec::<String>::new());
+            assert_eq!(confine(Task::Unpack, &own, &[lower.as_fd()]).unwrap(), Vec::<String>::new());
             let read = |fd: &OwnedFd, path: &str| openat(fd, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let write = |fd: &OwnedFd, path: &str| {
                 openat(fd, path, OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR)

@@ -1,10 +1,12 @@
-//! One layer: from a blob to a directory.
+//! Layers: one from a blob to a directory, all of an image to a guest's disk.
 //!
 //! [`unpack`] joins decompression (`decode`, one thread) and file system work (`extract`, another). The store runs it in a
-//! process of its own (`worker`) behind walls (`confine`), because what it reads comes from strangers.
+//! process of its own (`worker`) behind walls (`confine`), because what it reads comes from strangers. The same process makes
+//! the disk (`disk`).
 
 mod confine;
 mod decode;
+mod disk;
 mod error;
 mod extract;
 mod limits;
@@ -32,8 +34,8 @@ pub use error::LayerError;
 pub use limits::Limits;
 pub(crate) use lowers::{CONTENT, INSIDE, read_opaque};
 pub(crate) use remove::remove_all;
-pub(crate) use worker::run;
 pub use worker::{UNPACK_COMMAND, Unpacker, unpack_worker_main};
+pub(crate) use worker::{run, run_pack};
 
 /// What is to be unpacked, and where.
 pub(crate) struct Job<'a> {

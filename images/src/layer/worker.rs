@@ -1,6 +1,6 @@
-//! The process that unpacks one layer: how the store starts it, and its main function.
+//! The process that unpacks one layer, or packs layers into a disk: how the store starts it, and its main function.
 //!
-//! It gets the job as JSON in its one argument, the blob as standard input, the other files as inherited
+//! It gets the job as JSON in its one argument, the blob or the tree as standard input, the other files as inherited
 //! descriptors whose numbers are in the job, and answers with one JSON document on standard output.
 
 use std::ffi::OsStr;
@@ -13,7 +13,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Job, LayerError, Limits, Unpacked, confine, unpack};
+use super::confine::{Task, confine, detach};
+use super::{Job, LayerError, Limits, Unpacked, disk, unpack};
 use crate::digest::Digest;
 
 /// The hidden command of the program that links this crate; [`unpack_worker_main`] takes the argument after it.
@@ -39,20 +40,38 @@ impl Default for Unpacker {
 
 /// The job as the worker gets it; numbers are descriptors.
 #[derive(Serialize, Deserialize)]
-struct Order {
-    digest: Digest,
-    diff_id: Option<Digest>,
-    directory: RawFd,
-    lowers: Vec<RawFd>,
-    gate: Option<RawFd>,
-    limits: Limits,
+enum Order {
+    /// The blob on standard input becomes a directory.
+    Unpack {
+        digest: Digest,
+        diff_id: Option<Digest>,
+        directory: RawFd,
+        lowers: Vec<RawFd>,
+        gate: Option<RawFd>,
+        limits: Limits,
+    },
+    /// The directory on standard input becomes a disk.
+    Pack { disk: RawFd, limits: Limits },
 }
 
 #[derive(Serialize, Deserialize)]
 struct Answer {
-    result: Result<Unpacked, LayerError>,
+    result: Result<Done, LayerError>,
     /// Walls the kernel could not raise.
     missing: Vec<String>,
+}
+
+/// What came of an order.
+#[derive(Serialize, Deserialize)]
+enum Done {
+    Unpacked(Unpacked),
+    /// Bytes of the disk.
+    Packed(u64),
+}
+
+/// An answer to another order than was given.
+fn confused() -> LayerError {
+    LayerError::Worker("it answers something else than it was asked".to_owned())
 }
 
 /// Unpacks a layer where `unpacker` says. `lock` stays held until the worker is gone, whatever becomes of this process.
@@ -63,27 +82,69 @@ pub fn run(unpacker: &Unpacker, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked
     }
 }
 
+/// Packs `tree`, the root of a mount that is attached nowhere, into the empty file `disk`, where `unpacker` says. `lock` as in
+/// [`run`]. Returns the size of the disk, bytes.
+pub fn run_pack(
+    unpacker: &Unpacker,
+    tree: OwnedFd,
+    disk: File,
+    limits: &Limits,
+    lock: &OwnedFd,
+) -> Result<u64, LayerError> {
+    match unpacker {
+        Unpacker::InProcess => disk::build(&tree, disk, limits),
+        Unpacker::Process(program) => {
+            let number = disk.as_raw_fd();
+            let order = Order::Pack { disk: number, limits: limits.clone() };
+            match run_order(program, &order, tree.into(), &[number, lock.as_raw_fd()], || drop(disk))? {
+                Done::Packed(size) => Ok(size),
+                Done::Unpacked(_) => Err(confused()),
+            }
+        }
+    }
+}
+
 fn run_process(program: &Path, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked, LayerError> {
-    let failed = |error: &dyn std::fmt::Display| LayerError::Worker(error.to_string());
-    let directory = confine::detach(job.directory, false).map_err(|error| failed(&error))?;
-    let order = Order {
+    let directory = detach(job.directory, false).map_err(|error| failed(&error))?;
+    let lowers: Vec<RawFd> = job.lowers.iter().map(AsRawFd::as_raw_fd).collect();
+    let gate = job.gate.as_ref().map(AsRawFd::as_raw_fd);
+    let mut inherited = lowers.clone();
+    inherited.extend([directory.as_raw_fd(), lock.as_raw_fd()]);
+    inherited.extend(gate);
+    let order = Order::Unpack {
         digest: job.digest,
         diff_id: job.diff_id,
         directory: directory.as_raw_fd(),
-        lowers: job.lowers.iter().map(AsRawFd::as_raw_fd).collect(),
-        gate: job.gate.as_ref().map(AsRawFd::as_raw_fd),
+        lowers,
+        gate,
         limits: job.limits,
     };
-    let mut inherited = order.lowers.clone();
-    inherited.extend([order.directory, lock.as_raw_fd()]);
-    inherited.extend(order.gate);
+    match run_order(program, &order, job.blob.into(), &inherited, || drop((directory, job.gate)))? {
+        Done::Unpacked(unpacked) => Ok(unpacked),
+        Done::Packed(_) => Err(confused()),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> LayerError {
+    LayerError::Worker(error.to_string())
+}
+
+/// Runs a worker that inherits the descriptors `inherited`; `started` is called when it has them.
+fn run_order(
+    program: &Path,
+    order: &Order,
+    stdin: Stdio,
+    inherited: &[RawFd],
+    started: impl FnOnce(),
+) -> Result<Done, LayerError> {
+    let inherited = inherited.to_vec();
     let mut command = Command::new(program);
     command
         .arg(UNPACK_COMMAND)
-        .arg(serde_json::to_string(&order).map_err(|error| failed(&error))?)
+        .arg(serde_json::to_string(order).map_err(|error| failed(&error))?)
         .env_clear()
         .current_dir("/")
-        .stdin(job.blob)
+        .stdin(stdin)
         .stdout(Stdio::piped());
     let parent = rustix::process::getpid();
     // SAFETY: between fork and exec only system calls are made; nothing is allocated.
@@ -104,7 +165,7 @@ fn run_process(program: &Path, job: Job<'_>, lock: &OwnedFd) -> Result<Unpacked,
     }
     let mut child =
         command.spawn().map_err(|error| LayerError::Worker(format!("cannot start {}: {error}", program.display())))?;
-    drop((directory, job.gate));
+    started();
     let mut text = Vec::new();
     let read = child.stdout.take().map(|stdout| stdout.take(MAX_ANSWER).read_to_end(&mut text));
     let status = child.wait().map_err(|error| failed(&error))?;
@@ -129,18 +190,27 @@ pub fn unpack_worker_main(order: &OsStr) -> ExitCode {
     if written.is_ok() { code } else { ExitCode::FAILURE }
 }
 
-fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Unpacked, LayerError> {
+fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Done, LayerError> {
     let order: Order = order
         .to_str()
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| LayerError::Worker("this command is for berth itself".to_owned()))?;
-    let directory = inherit(order.directory)?;
-    let lowers = order.lowers.into_iter().map(inherit).collect::<Result<Vec<_>, _>>()?;
-    let gate = order.gate.map(inherit).transpose()?.map(File::from);
-    let blob = File::from(inherit(0)?);
-    let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
-    *missing = confine::confine(&directory, &lowers)?;
-    unpack(Job { blob, digest: order.digest, diff_id: order.diff_id, directory, lowers, gate, limits: order.limits })
+    match order {
+        Order::Unpack { digest, diff_id, directory, lowers, gate, limits } => {
+            let directory = inherit(directory)?;
+            let lowers = lowers.into_iter().map(inherit).collect::<Result<Vec<_>, _>>()?;
+            let gate = gate.map(inherit).transpose()?.map(File::from);
+            let blob = File::from(inherit(0)?);
+            let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
+            *missing = confine(Task::Unpack, &directory, &lowers)?;
+            unpack(Job { blob, digest, diff_id, directory, lowers, gate, limits }).map(Done::Unpacked)
+        }
+        Order::Pack { disk, limits } => {
+            let (tree, disk) = (inherit(0)?, File::from(inherit(disk)?));
+            *missing = confine(Task::Pack, &tree, &[])?;
+            disk::build(&tree, disk, &limits).map(Done::Packed)
+        }
+    }
 }
 
 /// Takes over a descriptor that the parent passed on.

@@ -4,6 +4,7 @@
 //! under the exclusive content lock, so nobody is between finding an image and recording its use.
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -21,7 +22,7 @@ pub struct Use {
     pub user: String,
     /// Digest of the image's manifest, `sha256:…`.
     pub manifest: String,
-    /// Its layer directories.
+    /// Its layer directories, topmost first.
     pub layers: Vec<PathBuf>,
 }
 
@@ -134,6 +135,13 @@ impl Store {
             reclaimed += std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
+        for (name, path) in children(&self.disks_dir())? {
+            if Digest::from_hex(&name).is_some_and(|digest| needed.disks.contains(&digest)) {
+                continue;
+            }
+            reclaimed += std::fs::metadata(&path).map_or(0, |metadata| metadata.blocks() * 512);
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
         for (name, path) in children(&self.layers_dir())? {
             let digest = Digest::from_hex(&name);
             if digest.is_some_and(|digest| needed.chain_ids.contains(&digest)) || needed.paths.contains(&path) {
@@ -166,6 +174,8 @@ impl Store {
             needed.blobs.extend(lease.blobs);
             needed.chain_ids.extend(lease.chain_ids);
         }
+        let top = |user: &Use| Digest::from_hex(user.layers.first()?.parent()?.file_name()?.to_str()?);
+        needed.disks.extend(uses.iter().filter_map(top));
         // A layer directory is `<chain id>/fs`.
         needed
             .paths
@@ -180,6 +190,8 @@ struct Needed {
     blobs: HashSet<Digest>,
     chain_ids: HashSet<Digest>,
     paths: HashSet<PathBuf>,
+    /// Chain ids of images' topmost layers.
+    disks: HashSet<Digest>,
 }
 
 impl Needed {
@@ -187,12 +199,17 @@ impl Needed {
         self.blobs.extend([image.manifest_digest, image.id]);
         self.blobs.extend(image.layers.iter().map(|layer| layer.digest));
         self.chain_ids.extend(image.layers.iter().map(|layer| layer.chain_id));
+        self.disks.extend(image.layers.last().map(|layer| layer.chain_id));
     }
 }
 
+/// What is in a directory; nothing if it is not there.
 fn children(directory: &std::path::Path) -> Result<Vec<(String, PathBuf)>> {
-    std::fs::read_dir(directory)
-        .map_err(Error::io("read", directory))?
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("read", directory))?,
+    };
+    entries
         .map(|entry| {
             let entry = entry.map_err(Error::io("read", directory))?;
             Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))

@@ -3,6 +3,7 @@
 //! ```text
 //! oci-layout  index.json  blobs/sha256/<hex>   the layout; other tools can read it
 //! layers/<chain id hex>/fs                     one unpacked layer
+//! disks/<chain id hex>                         the layers up to that one as a disk for a guest kernel (erofs)
 //! ingest/                                      work under way, each entry locked by its process
 //! partial/                                     unfinished downloads, kept for a day to be resumed
 //! index.lock                                   held while index.json is replaced
@@ -14,6 +15,7 @@
 mod blobs;
 mod collect;
 mod describe;
+mod disks;
 mod image;
 mod index;
 mod ingest;
@@ -101,6 +103,10 @@ impl Store {
 
     pub(crate) fn layers_dir(&self) -> PathBuf {
         self.root.join("layers")
+    }
+
+    pub(crate) fn disks_dir(&self) -> PathBuf {
+        self.root.join("disks")
     }
 
     pub(crate) fn unpacker(&self) -> &Unpacker {

@@ -1,6 +1,7 @@
 //! Tests of the image store from outside: what goes in as archives comes out as directories, and nothing else.
 
 mod archives;
+mod disks;
 mod faults;
 mod hostile;
 mod interop;

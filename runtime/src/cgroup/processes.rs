@@ -27,6 +27,11 @@ impl CgroupManager {
         match self.freezer() {
             Freezer::V2(dir) => {
                 write(&dir.join("cgroup.freeze"), "1")?;
+                // A group with a thread of the kernel in it, such as KVM makes for a VM before Linux 6.14, never counts as
+                // frozen, though its processes stop all the same.
+                if pids(&dir).into_iter().any(is_kernel_thread) {
+                    return Ok(());
+                }
                 wait_for(&dir, "frozen 1", "frozen")
             }
             Freezer::V1(dir) => freeze_v1(&dir).inspect_err(|_| {
@@ -160,6 +165,14 @@ fn wait_for(dir: &Path, event: &str, state: &'static str) -> Result<()> {
     }
 }
 
+/// Whether it is a thread of the kernel: `PF_KTHREAD` among the flags in `proc_pid_stat(5)`.
+fn is_kernel_thread(pid: i32) -> bool {
+    let stat = file::try_read(&PathBuf::from(format!("/proc/{pid}/stat"))).unwrap_or_default();
+    // The name, in parentheses, may contain anything.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & 0x0020_0000 != 0)
+}
+
 /// The processes in the group `dir` and below it. In a threaded group the kernel shows them further up.
 pub(super) fn pids(dir: &Path) -> Vec<i32> {
     let procs = file::try_read(&dir.join("cgroup.procs")).unwrap_or_default();
@@ -168,4 +181,19 @@ pub(super) fn pids(dir: &Path) -> Vec<i32> {
         all.extend(pids(&child));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_threads_are_told_from_processes() {
+        assert!(!is_kernel_thread(std::process::id() as i32));
+        assert!(!is_kernel_thread(i32::MAX));
+        // The kernel's own parent of all its threads, where this process can see it (`pid_namespaces(7)`).
+        if std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+            assert!(is_kernel_thread(2));
+        }
+    }
 }

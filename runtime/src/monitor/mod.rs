@@ -6,12 +6,13 @@
 mod config;
 mod journal;
 mod log;
+mod memory;
 mod streams;
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -58,7 +59,7 @@ pub fn run(start: &Start<'_>) -> Result<i32> {
     let _lock = start.lock_fd.map(take_descriptor).transpose()?;
     let mut ready = start.ready_fd.map(take_descriptor).transpose()?.map(File::from);
     let result = read_json::<Config>(start.config).and_then(|config| {
-        let mut monitor = Monitor::new(config, start.foreground)?;
+        let mut monitor = Monitor::new(config, start)?;
         let result = monitor.run(&mut ready);
         if let Err(error) = &result {
             monitor.give_up(error);
@@ -85,6 +86,8 @@ fn take_descriptor(fd: RawFd) -> Result<OwnedFd> {
 
 struct Monitor {
     config: Config,
+    /// Where the configuration came from: it may change between two starts.
+    file: PathBuf,
     foreground: bool,
     signals: SignalFd,
     status: Status,
@@ -92,8 +95,8 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn new(config: Config, foreground: bool) -> Result<Self> {
-        if !foreground {
+    fn new(config: Config, start: &Start<'_>) -> Result<Self> {
+        if !start.foreground {
             detach()?;
         }
         // What a process outside a pid namespace leaves behind comes to the monitor to be reaped.
@@ -101,27 +104,25 @@ impl Monitor {
         let signals = relay::signals()?;
         let status = read_json(&config.bundle.join("status.json")).unwrap_or_default();
         let journal = Journal::new(&config);
-        Ok(Self { config, foreground, signals, status, journal })
+        Ok(Self { config, file: start.config.to_owned(), foreground: start.foreground, signals, status, journal })
     }
 
     /// Start after start, until the restart policy has had enough.
     fn run(&mut self, ready: &mut Option<File>) -> Result<i32> {
-        let bundle = Bundle::load(&self.config.bundle)?;
+        let mut bundle = Bundle::load(&self.config.bundle)?;
         let mut streams = Streams::open(&self.config, self.foreground)?;
         let mut delay = FIRST_DELAY;
         self.status.restart_count = 0;
         loop {
             let started = Instant::now();
-            let code = self.run_once(&bundle, &mut streams, ready)?;
-            if !self.restarts(code) {
+            let code = self.run_once(&mut bundle, &mut streams, ready)?;
+            if self.status.phase != Phase::Restarting {
                 streams.send_exit(code);
                 return Ok(code);
             }
             if started.elapsed() > RAN_WELL {
                 delay = FIRST_DELAY;
             }
-            self.status.phase = Phase::Restarting;
-            self.write_status()?;
             if !self.pause(delay) {
                 self.status.phase = Phase::Exited;
                 self.write_status()?;
@@ -130,11 +131,14 @@ impl Monitor {
             }
             delay = (delay * 2).min(LONGEST_DELAY);
             self.status.restart_count += 1;
-            self.config = read_json(&self.config.bundle.join("monitor.json")).unwrap_or_else(|_| self.config.clone());
+            self.config = read_json(&self.file).unwrap_or_else(|_| self.config.clone());
         }
     }
 
-    fn run_once(&mut self, bundle: &Bundle, streams: &mut Streams, ready: &mut Option<File>) -> Result<i32> {
+    fn run_once(&mut self, bundle: &mut Bundle, streams: &mut Streams, ready: &mut Option<File>) -> Result<i32> {
+        if let (true, Some(process)) = (self.foreground, bundle.spec.process_mut()) {
+            sandbox::copy_size(io::stdin(), process);
+        }
         let stdio = streams.stdio()?;
         let made = sandbox::create(
             bundle,
@@ -160,6 +164,9 @@ impl Monitor {
         }
         let deaf = made.sandbox.state().own_pid_namespace;
         streams.take_console(made.console)?;
+        if !self.foreground {
+            memory::give_back();
+        }
         let code = streams.relay(&self.signals, &made.sandbox, made.pid, deaf)?;
         self.after_exit(&made.sandbox, code)?;
         streams.drain();
@@ -169,7 +176,8 @@ impl Monitor {
     fn after_exit(&mut self, sandbox: &Sandbox, code: i32) -> Result<()> {
         self.status.oom_killed = sandbox.oom_kills() > 0;
         sandbox.delete(true)?;
-        self.status.phase = Phase::Exited;
+        // At once what it is: whoever read `exited` between two runs would take it for over.
+        self.status.phase = if self.restarts(code) { Phase::Restarting } else { Phase::Exited };
         self.status.pid = None;
         self.status.finished_at = Some(Timestamp::now());
         self.status.exit_code = Some(code);
@@ -177,7 +185,8 @@ impl Monitor {
             self.journal.write("oom", &json!({}));
         }
         self.journal.write("die", &json!({ "exitCode": code.to_string() }));
-        self.write_status()
+        // With `--rm` the status is about to go with everything else.
+        if self.config.remove.is_empty() { self.write_status() } else { Ok(()) }
     }
 
     fn restarts(&self, code: i32) -> bool {

@@ -19,7 +19,10 @@ const MAX_MESSAGE: usize = 16 << 10;
 /// What the two sides say to each other.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// To the inside: everything outside is ready (control group, id maps, state file, hooks).
+    /// From the process in between ([`super::namespace::Plan::in_between`]): a descriptor of the first process comes along.
+    Born,
+    /// To the inside: everything outside is ready (control group, id maps, state file, hooks). A root filesystem that was
+    /// mounted outside comes along.
     Go,
     /// From the inside: the pty's master comes along.
     Console,

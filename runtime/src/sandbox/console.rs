@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::fs::{Mode, OFlags};
 
 use super::rootfs;
@@ -18,15 +19,16 @@ nix::ioctl_read_bad!(tiocgwinsz, libc::TIOCGWINSZ, Winsize);
 nix::ioctl_none_bad!(tiocsctty, libc::TIOCSCTTY);
 
 /// A pty seen from inside.
-pub(super) struct Pty {
-    /// Goes to the maker.
+#[derive(Debug)]
+pub struct Pty {
+    /// Drives the terminal; goes to the maker.
     pub master: OwnedFd,
     slave: OwnedFd,
     path: PathBuf,
 }
 
 /// Opens a pty in the sandbox's `/dev/pts`, from inside the new root.
-pub(super) fn open_pty() -> Result<Pty> {
+pub fn open_pty() -> Result<Pty> {
     let attempt = || "open a terminal in the sandbox (is /dev/pts mounted?)";
     let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_CLOEXEC;
     let master = posix_openpt(flags).attempt(attempt)?;
@@ -41,7 +43,7 @@ pub(super) fn open_pty() -> Result<Pty> {
 
 impl Pty {
     /// Makes the slave the process's terminal and standard streams; `console`: also `/dev/console`.
-    pub(super) fn adopt(self, size: Option<(u16, u16)>, console: bool) -> Result<()> {
+    pub fn adopt(self, size: Option<(u16, u16)>, console: bool) -> Result<()> {
         if let Some((rows, columns)) = size {
             resize(&self.slave, rows, columns).attempt(|| "set the terminal's size")?;
         }
@@ -69,6 +71,15 @@ pub fn size(terminal: impl AsFd) -> nix::Result<(u16, u16)> {
     // SAFETY: `size` is the structure this request fills.
     unsafe { tiocgwinsz(terminal.as_fd().as_raw_fd(), &raw mut size) }?;
     Ok((size.ws_row, size.ws_col))
+}
+
+/// Gives the process's terminal, when it is made, the size of this one: set from outside it would come after the
+/// process's first look. Where this is no terminal nothing changes.
+pub fn copy_size(terminal: impl AsFd, process: &mut Process) {
+    if let Ok((rows, columns)) = size(terminal) {
+        let size = BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build();
+        process.set_console_size(size.ok());
+    }
 }
 
 /// Hands a pty's master to whoever listens on `--console-socket`.

@@ -5,8 +5,8 @@
 //!   write state.json (no pid)
 //!   make the control group
 //!   clone3 ─────────────────────────▶ enter namespaces, mount
-//!   write state.json (pid)
-//!   write id maps                     (born in the v2 group, enters the v1 groups first)
+//!   write state.json (pid)            (born in the v2 group, enters the v1 groups first;
+//!   write id maps, map ids of mounts   in a user namespace it waits for Go before it mounts)
 //!   hooks prestart, createRuntime
 //!   Go ─────────────────────────────▶ cgroup namespace, devices, pivot_root, …
 //!      ◀──────────────────── Console  (with a terminal)
@@ -16,7 +16,7 @@
 //! ```
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -28,12 +28,15 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{Hook, LinuxNamespaceType};
 
 use super::channel::{Channel, Message};
-use super::namespace::{Cloned, Plan, clone3, write_id_maps};
+use super::id_map::{self, IdMaps};
+use super::namespace::{Cloned, Plan, clone3};
+use super::rootfs::Outside;
 use super::state::{State, StateDir, process_start};
-use super::{Sandbox, console, hooks, init};
+use super::{Sandbox, console, hooks, init, process};
 use crate::bundle::Bundle;
 use crate::cgroup::CgroupManager;
 use crate::error::{Attempt as _, Error, Result};
+use crate::executor::{Executor, Ready};
 use crate::seccomp;
 
 /// How a sandbox is made.
@@ -74,7 +77,11 @@ pub struct Made {
 
 /// Makes a sandbox from a bundle. On error nothing of it is left.
 pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
+    let annotations = bundle.spec.annotations().clone().unwrap_or_default();
     let directory = StateDir::new(&options.root, &options.id)?;
+    let prepared = Executor::of(bundle)?.map(|executor| executor.prepare(bundle)).transpose()?;
+    let (executor, around) = prepared.unzip();
+    let bundle = around.as_ref().unwrap_or(bundle);
     let terminal = check_terminal(bundle, &options)?;
     let plan = Plan::new(bundle)?;
     let filter = match bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
@@ -92,7 +99,7 @@ pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
         bundle: bundle.dir.clone(),
         cgroups_path,
         created: Timestamp::now(),
-        annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+        annotations,
         own_pid_namespace: bundle.has_new(LinuxNamespaceType::Pid),
         poststop: spec_hooks.poststop().clone().unwrap_or_default(),
     };
@@ -100,7 +107,7 @@ pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
     let lock = directory.lock()?;
     let stdio = options.stdio.take();
     let mut maker = Maker { bundle, options: &options, directory: &directory, cgroup, state, lock, process: None };
-    match maker.make(&plan, filter, stdio, terminal) {
+    match maker.make(&plan, filter, executor, stdio, terminal) {
         Ok((pidfd, console)) => {
             let pid = maker.process.unwrap_or(Pid::from_raw(0));
             let sandbox = Sandbox::from_parts(directory.clone(), maker.state);
@@ -141,6 +148,7 @@ impl Maker<'_> {
         &mut self,
         plan: &Plan,
         filter: Option<seccomp::Filter>,
+        executor: Option<Ready>,
         stdio: Option<[OwnedFd; 3]>,
         terminal: bool,
     ) -> Result<(OwnedFd, Option<OwnedFd>)> {
@@ -152,17 +160,25 @@ impl Maker<'_> {
         let start_socket = self.start_socket()?;
         let (outside, inside) = Channel::pair()?;
         let entry = self.cgroup.entry()?;
+        let mounts = Outside::open(self.bundle)?;
         let own_pid_namespace = enter_pid_namespace(plan)?;
-        let cloned = clone3(plan.clone, &entry);
-        let (pid, pidfd) = match cloned? {
+        let cloned = clone3(plan.first_clone(), Some(&entry));
+        let (mut pid, mut pidfd) = match cloned? {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
             Cloned::Child => {
                 drop(outside);
+                if plan.in_between
+                    && let Err(error) = plan.go_between(&inside)
+                {
+                    init::fail(&inside, &error)
+                }
                 let setup = init::Setup {
                     bundle: self.bundle,
                     plan,
                     filter,
+                    executor,
                     entry: &entry,
+                    outside: &mounts,
                     stdio,
                     terminal,
                     start_socket,
@@ -175,24 +191,29 @@ impl Maker<'_> {
             }
         };
         self.process = Some(pid);
-        drop((inside, stdio, start_socket));
+        drop((inside, start_socket));
         if let Some(own) = own_pid_namespace {
             nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWPID)
                 .attempt(|| "return to the own pid namespace")?;
         }
+        if plan.in_between {
+            (pid, pidfd) = self.first_process(&outside)?;
+            let _ = waitpid(self.process, None);
+            self.process = Some(pid);
+        }
         self.state.pid = Some(pid.as_raw());
         self.state.pid_start = process_start(pid.as_raw()).unwrap_or_default();
         self.directory.write(&self.state)?;
-        if let Some(linux) = self.bundle.spec.linux()
-            && self.bundle.has_new(LinuxNamespaceType::User)
-        {
-            let maps = |maps: &Option<Vec<_>>| maps.clone().unwrap_or_default();
-            write_id_maps(pid, &maps(linux.uid_mappings()), &maps(linux.gid_mappings()))?;
-        }
+        let overlay = match self.bundle.namespace(LinuxNamespaceType::User) {
+            Some(_) => self.give_from_outside(pid, &mounts, stdio.as_ref())?,
+            None => None,
+        };
+        drop((mounts, stdio));
         self.run_hooks("prestart", |hooks| hooks.prestart().as_deref())?;
         self.run_hooks("createRuntime", |hooks| hooks.create_runtime().as_deref())?;
         // If it has ended already, it has said why.
-        let sent = outside.send(&Message::Go);
+        let sent = outside.send_with(&Message::Go, overlay.as_ref().map(AsRawFd::as_raw_fd));
+        drop(overlay);
         let console = self.until_ready(&outside, sent)?;
         self.write_pid_file(pid)?;
         let console = self.hand_over(console)?;
@@ -203,6 +224,36 @@ impl Maker<'_> {
         Ok((pidfd, console))
     }
 
+    /// The first process, made by the one in between.
+    fn first_process(&self, outside: &Channel) -> Result<(Pid, OwnedFd)> {
+        match outside.receive()? {
+            Some((Message::Born, Some(pidfd))) => Ok((super::pid_of(&pidfd)?, pidfd)),
+            Some((Message::Failed { message, code }, _)) => Err(Error::Process { message, code }),
+            _ => Err(self.ended_early()),
+        }
+    }
+
+    /// Does for a process in a user namespace what it has no right to do; comes back with its root filesystem where that is
+    /// an overlay.
+    fn give_from_outside(&self, pid: Pid, mounts: &Outside, stdio: Option<&[OwnedFd; 3]>) -> Result<Option<OwnedFd>> {
+        if let Some(linux) = self.bundle.spec.linux()
+            && self.bundle.has_new(LinuxNamespaceType::User)
+        {
+            let maps = |maps: &Option<Vec<_>>| maps.clone().unwrap_or_default();
+            id_map::write(pid, &maps(linux.uid_mappings()), &maps(linux.gid_mappings()))?;
+        }
+        let maps = IdMaps::of(pid)?;
+        match stdio {
+            Some(streams) => maps.give_stdio(streams.each_ref().map(|stream| stream.as_fd()))?,
+            None => maps.give_own_stdio()?,
+        }
+        if let Some(process) = self.bundle.spec.process() {
+            process::set_oom_score(process, Some(pid))?;
+            process::raise_limits(process, Some(pid))?;
+        }
+        mounts.finish(self.bundle, pid, &maps)
+    }
+
     /// Listens to the inside until it is set up; the pty's master comes on the way.
     fn until_ready(&self, outside: &Channel, sent: Result<()>) -> Result<Option<OwnedFd>> {
         let mut console = None;
@@ -211,19 +262,23 @@ impl Maker<'_> {
                 Some((Message::Ready, _)) => return Ok(console),
                 Some((Message::Console, fd)) => console = fd,
                 Some((Message::Failed { message, code }, _)) => return Err(Error::Process { message, code }),
-                Some((Message::Go, _)) => {}
+                Some((Message::Go | Message::Born, _)) => {}
                 None => {
                     sent?;
-                    let id = &self.options.id;
-                    let why = if self.cgroup.oom_kills() > 0 {
-                        "for want of memory; raise the memory limit"
-                    } else {
-                        "while it was set up"
-                    };
-                    return Err(Error::Invalid(format!("the first process of container `{id}` was ended {why}")));
+                    return Err(self.ended_early());
                 }
             }
         }
+    }
+
+    fn ended_early(&self) -> Error {
+        let id = &self.options.id;
+        let why = if self.cgroup.oom_kills() > 0 {
+            "for want of memory; raise the memory limit"
+        } else {
+            "while it was set up"
+        };
+        Error::Invalid(format!("the first process of container `{id}` was ended {why}"))
     }
 
     fn hand_over(&self, console: Option<OwnedFd>) -> Result<Option<OwnedFd>> {

@@ -9,10 +9,12 @@ use nix::unistd::Pid;
 use oci_spec::runtime::Process;
 
 use super::channel::{Channel, Message};
+use super::id_map::IdMaps;
 use super::namespace::{Cloned, clone3};
 use super::{Sandbox, create, init, open_pidfd, process};
 use crate::bundle::{Bundle, check_process};
 use crate::error::{Attempt as _, Error, Result};
+use crate::executor::{Executor, Ready, Root};
 use crate::seccomp;
 
 /// How a further process is made.
@@ -39,15 +41,23 @@ pub struct Executed {
     pub console: Option<OwnedFd>,
 }
 
-/// Runs another process in the sandbox; comes back when the command runs.
-pub fn exec(sandbox: &Sandbox, mut options: ExecOptions) -> Result<Executed> {
+/// Runs another process in the sandbox made of `bundle`; comes back when the command runs.
+pub fn exec(sandbox: &Sandbox, bundle: &Bundle, mut options: ExecOptions) -> Result<Executed> {
     let id = &sandbox.state.id;
     check_process(&options.process)?;
     let Some(first) = sandbox.pid() else {
         return Err(Error::Invalid(format!("cannot exec in container `{id}`: it is not running")));
     };
-    let bundle = Bundle::load(&sandbox.state.bundle)?;
-    let filter = match bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+    let mut executor = None;
+    let mut confined_by_profile = true;
+    if let Some(other) = Executor::of(bundle)? {
+        confined_by_profile = other.root == Root::Image;
+        let (ready, process) = other.prepare_exec(&options.process, options.user.take())?;
+        options.process = process;
+        executor = Some(ready);
+    }
+    let profile = bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = match profile.filter(|_| confined_by_profile) {
         Some(profile) => Some(seccomp::compile(profile)?),
         None => None,
     };
@@ -67,7 +77,7 @@ pub fn exec(sandbox: &Sandbox, mut options: ExecOptions) -> Result<Executed> {
         setns(&pidfd, pid_namespace).attempt(attempt)?;
     }
     let stdio = options.stdio.take();
-    let (pid, _pidfd) = match clone3(CloneFlags::empty(), &entry)? {
+    let (pid, _pidfd) = match clone3(CloneFlags::empty(), Some(&entry))? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             drop(outside);
@@ -75,7 +85,10 @@ pub fn exec(sandbox: &Sandbox, mut options: ExecOptions) -> Result<Executed> {
                 .enter()
                 .attempt(|| "enter the control group")
                 .and_then(|()| init::connect_stdio(stdio))
-                .and_then(|()| become_process(&pidfd, namespaces & !pid_namespace, &options, filter, &inside));
+                .and_then(|()| give_from_outside(first, namespaces, &options.process))
+                .and_then(|()| {
+                    become_process(&pidfd, namespaces & !pid_namespace, &options, filter, executor, &inside)
+                });
             match result {
                 Err(error) => init::fail(&inside, &error),
                 Ok(never) => match never {},
@@ -94,7 +107,7 @@ pub fn exec(sandbox: &Sandbox, mut options: ExecOptions) -> Result<Executed> {
                 let _ = nix::sys::wait::waitpid(pid, None);
                 return Err(Error::Process { message, code });
             }
-            Message::Go | Message::Ready => {}
+            Message::Go | Message::Born | Message::Ready => {}
         }
     }
     if let Some(path) = &options.pid_file {
@@ -103,11 +116,22 @@ pub fn exec(sandbox: &Sandbox, mut options: ExecOptions) -> Result<Executed> {
     Ok(Executed { pid, console })
 }
 
+/// Does what the process has no right to do any more once it is in a user namespace. `first`: the sandbox's first process.
+fn give_from_outside(first: i32, namespaces: CloneFlags, process: &Process) -> Result<()> {
+    process::set_oom_score(process, None)?;
+    if !namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        return Ok(());
+    }
+    process::raise_limits(process, None)?;
+    IdMaps::of(Pid::from_raw(first))?.give_own_stdio()
+}
+
 fn become_process(
     pidfd: &OwnedFd,
     namespaces: CloneFlags,
     options: &ExecOptions,
     filter: Option<seccomp::Filter>,
+    executor: Option<Ready>,
     channel: &Channel,
 ) -> Result<std::convert::Infallible> {
     // Processes of the sandbox must not reach into this one while it still holds the host's rights.
@@ -121,6 +145,6 @@ fn become_process(
     if options.process.terminal().unwrap_or(false) {
         init::open_terminal(&options.process, channel, false)?;
     }
-    let prepared = process::prepare(&options.process, options.user.as_deref(), None, filter)?;
+    let prepared = process::prepare(&options.process, options.user.as_deref(), None, false, filter, executor)?;
     init::launch(&options.process, &prepared, channel, options.preserve_fds, false, false)
 }

@@ -13,11 +13,13 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use super::channel::{Channel, Message};
 use super::namespace::Plan;
 use super::process::{self, Prepared};
+use super::rootfs::Outside;
 use super::{console, hooks, init_process, rootfs};
 use crate::annotations;
 use crate::bundle::Bundle;
 use crate::cgroup::Entry;
 use crate::error::{Attempt as _, Error, Result};
+use crate::executor::Ready;
 use crate::seccomp;
 
 /// What the first process needs.
@@ -25,7 +27,10 @@ pub(super) struct Setup<'a> {
     pub bundle: &'a Bundle,
     pub plan: &'a Plan,
     pub filter: Option<seccomp::Filter>,
+    /// What is executed in place of the command.
+    pub executor: Option<Ready>,
     pub entry: &'a Entry,
+    pub outside: &'a Outside,
     pub stdio: Option<[OwnedFd; 3]>,
     pub terminal: bool,
     /// Present when the process waits for its start.
@@ -63,16 +68,24 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
     die_with_parent(true)?;
     setsid().attempt(|| "start a session")?;
     connect_stdio(setup.stdio.take())?;
-    let own_users = bundle.has_new(LinuxNamespaceType::User);
+    let own_users = bundle.namespace(LinuxNamespaceType::User).is_some();
+    let mut overlay = None;
     if own_users {
-        wait_for_go(channel)?;
+        overlay = wait_for_go(channel)?;
         become_root()?;
+        // The change of user has cleared the setting.
+        die_with_parent(true)?;
+    } else {
+        process::set_oom_score(process, None)?;
     }
-    setup.plan.enter()?;
+    if !setup.plan.in_between {
+        setup.plan.enter()?;
+    }
     if setup.new_keyring {
         join_session_keyring();
     }
-    let root = rootfs::mount_all(bundle)?;
+    let root = rootfs::mount_all(bundle, setup.outside, overlay.as_ref())?;
+    drop(overlay);
     if bundle.has_new(LinuxNamespaceType::Network) {
         bring_up_loopback()?;
     }
@@ -83,7 +96,7 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
     if setup.plan.new_cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP).attempt(|| "make a cgroup namespace")?;
     }
-    rootfs::finish(bundle, &root)?;
+    rootfs::finish(bundle, &root, setup.outside)?;
     if let Some(create_container) = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_ref()) {
         hooks::run("createContainer", create_container, &setup.state)?;
     }
@@ -98,7 +111,9 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
         process,
         bundle.annotation(annotations::USER),
         bundle.annotation(annotations::GROUPS),
+        true,
         setup.filter.take(),
+        setup.executor.take(),
     )?;
     if setup.start_socket.is_some() {
         // The maker may end as soon as it knows that everything is ready.
@@ -126,6 +141,7 @@ pub(super) fn launch(
     init: bool,
 ) -> Result<std::convert::Infallible> {
     close_descriptors(preserve_fds)?;
+    process::pass_on(prepared)?;
     process::confine(process, prepared)?;
     // A change of user has cleared the setting.
     die_with_parent(die_with_maker)?;
@@ -159,10 +175,11 @@ fn die_with_parent(yes: bool) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(signal).attempt(|| "tie the process to its maker")
 }
 
-/// Waits until everything outside is ready. If the maker has gone, so does this process.
-fn wait_for_go(channel: &Channel) -> Result<()> {
+/// Waits until everything outside is ready. If the maker has gone, so does this process. Comes back with the root filesystem
+/// where it was mounted outside.
+fn wait_for_go(channel: &Channel) -> Result<Option<OwnedFd>> {
     match channel.receive()? {
-        Some((Message::Go, _)) => Ok(()),
+        Some((Message::Go, overlay)) => Ok(overlay),
         _ => Err(Error::Invalid("the maker of the sandbox has gone away".into())),
     }
 }

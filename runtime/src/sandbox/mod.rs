@@ -14,10 +14,12 @@ mod console;
 mod create;
 mod exec;
 mod hooks;
+mod id_map;
 mod init;
 mod init_process;
+mod inside;
 mod namespace;
-mod process;
+pub mod process;
 mod rootfs;
 mod signals;
 mod state;
@@ -30,13 +32,14 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::Flock;
+use nix::unistd::Pid;
 use oci_spec::runtime::{ContainerState, LinuxResources};
 use serde_json::json;
 
 use crate::cgroup::{CgroupManager, Stats};
 use crate::error::{Attempt as _, Error, Result};
 use channel::Channel;
-pub use console::{resize, send_master, size};
+pub use console::{Pty, copy_size, open_pty, resize, send_master, size};
 pub use create::{Made, Options, create};
 pub use exec::{ExecOptions, Executed, exec};
 pub use signals::is_deaf_to;
@@ -255,6 +258,17 @@ fn open_pidfd(pid: i32) -> nix::Result<OwnedFd> {
         let raw = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
         Ok(OwnedFd::from_raw_fd(raw as i32))
     }
+}
+
+/// The process that a pidfd means, as this process counts (`pidfd_open(2)`, the `Pid` of its `fdinfo`).
+fn pid_of(pidfd: &OwnedFd) -> Result<Pid> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        .filter(|pid| *pid > 0)
+        .map(Pid::from_raw)
+        .ok_or_else(|| Error::Invalid(String::from("the first process of the sandbox ended as it was made")))
 }
 
 /// Runs `action` with a path to `socket` that fits into a socket address (108 bytes, `unix(7)`), however deep the directory.

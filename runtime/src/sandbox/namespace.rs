@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType};
+use oci_spec::runtime::LinuxNamespaceType;
 
+use super::channel::{Channel, Message};
 use crate::bundle::Bundle;
 use crate::cgroup::Entry;
 use crate::error::{Attempt as _, Result};
@@ -35,16 +36,20 @@ pub(super) struct Plan {
     pub clone: CloneFlags,
     /// Whether a cgroup namespace is made later.
     pub new_cgroup: bool,
-    /// Entered by the first process, the user namespace first.
+    /// Entered by the first process, the user namespace last.
     pub join: Vec<(LinuxNamespaceType, File)>,
     /// Entered by the maker before `clone3`, since it counts for children only.
     pub join_pid: Option<File>,
+    /// Whether a process in between enters the namespaces to enter and makes those to make: there is a user namespace,
+    /// in which one has no right to enter the host's, and which has to be there before those that shall belong to it.
+    pub in_between: bool,
 }
 
 impl Plan {
     /// Reads the plan off the bundle and opens the namespaces to enter.
     pub(super) fn new(bundle: &Bundle) -> Result<Self> {
-        let mut plan = Self { clone: CloneFlags::empty(), new_cgroup: false, join: Vec::new(), join_pid: None };
+        let mut plan =
+            Self { clone: CloneFlags::empty(), new_cgroup: false, join: Vec::new(), join_pid: None, in_between: false };
         for namespace in bundle.namespaces() {
             let kind = namespace.typ();
             match namespace.path() {
@@ -60,8 +65,14 @@ impl Plan {
                 }
             }
         }
-        plan.join.sort_by_key(|(kind, _)| *kind != LinuxNamespaceType::User);
+        plan.join.sort_by_key(|(kind, _)| *kind == LinuxNamespaceType::User);
+        plan.in_between = bundle.namespace(LinuxNamespaceType::User).is_some() && !plan.join.is_empty();
         Ok(plan)
+    }
+
+    /// The namespaces that the maker's child is born in.
+    pub(super) fn first_clone(&self) -> CloneFlags {
+        if self.in_between { CloneFlags::empty() } else { self.clone }
     }
 
     /// Enters the namespaces named by path.
@@ -70,6 +81,20 @@ impl Plan {
             setns(file, flag(*kind)).attempt(|| format!("enter the {kind} namespace"))?;
         }
         Ok(())
+    }
+
+    /// In the process in between: enters the namespaces named by path, makes a child of the maker in the new ones, tells the
+    /// maker of it and ends. Comes back in that child.
+    pub(super) fn go_between(&self, channel: &Channel) -> Result<()> {
+        self.enter()?;
+        match clone3(self.clone | CloneFlags::CLONE_PARENT, None)? {
+            Cloned::Child => Ok(()),
+            Cloned::Parent { pidfd, .. } => {
+                channel.send_with(&Message::Born, Some(pidfd.as_raw_fd()))?;
+                // SAFETY: `_exit` ends this process without running what belongs to the maker it was copied from.
+                unsafe { libc::_exit(0) }
+            }
+        }
     }
 }
 
@@ -84,14 +109,17 @@ pub(super) enum Cloned {
 /// Makes a process in new namespaces (`clone3(2)`), without sharing memory, as `fork` does.
 ///
 /// The process is born in the version 2 group of `entry`; the version 1 groups it enters itself.
-pub(super) fn clone3(flags: CloneFlags, entry: &Entry) -> Result<Cloned> {
+pub(super) fn clone3(flags: CloneFlags, entry: Option<&Entry>) -> Result<Cloned> {
     let mut pidfd: i32 = -1;
     // SAFETY: `clone_args` is plain integers, for which all-zero is the documented "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags.bits() as u64 | libc::CLONE_PIDFD as u64;
     arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = entry.clone_into() {
+    // A child of the caller's parent ends with the caller's own signal.
+    if !flags.contains(CloneFlags::CLONE_PARENT) {
+        arguments.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(cgroup) = entry.and_then(Entry::clone_into) {
         arguments.flags |= Entry::CLONE_INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
@@ -101,19 +129,6 @@ pub(super) fn clone3(flags: CloneFlags, entry: &Entry) -> Result<Cloned> {
         Ok(0) => Ok(Cloned::Child),
         // SAFETY: on success the kernel has stored a new descriptor in `pidfd`.
         Ok(pid) => Ok(Cloned::Parent { pid: Pid::from_raw(pid as i32), pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
-        Err(errno) => Err(errno).attempt(|| "make the sandbox's first process (clone3)"),
+        Err(errno) => Err(errno).attempt(|| "make a process of the sandbox (clone3)"),
     }
-}
-
-/// Writes the id maps of a new user namespace (`user_namespaces(7)`).
-pub(super) fn write_id_maps(pid: Pid, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<()> {
-    let text = |maps: &[LinuxIdMapping]| -> String {
-        let line = |map: &LinuxIdMapping| format!("{} {} {}", map.container_id(), map.host_id(), map.size());
-        maps.iter().map(line).collect::<Vec<_>>().join("\n")
-    };
-    for (file, maps) in [("gid_map", gids), ("uid_map", uids)] {
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, text(maps)).attempt(|| format!("write {path}"))?;
-    }
-    Ok(())
 }

@@ -9,33 +9,45 @@ use std::path::{Path, PathBuf};
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
 
 use super::user::{self, Identity};
 use crate::error::{Attempt as _, Error, Result};
+use crate::executor::Ready;
 use crate::seccomp;
 
 /// `PATH` of a process whose environment has none (`confstr(_CS_PATH)` with the administrator's directories, as docker's).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Everything about the process that was worked out before it gives up its rights.
-pub(super) struct Prepared {
+#[derive(Debug)]
+pub struct Prepared {
     identity: Identity,
     environment: Vec<CString>,
     arguments: Vec<CString>,
-    program: CString,
+    program: Program,
     filter: Option<seccomp::Filter>,
+}
+
+/// What is executed.
+#[derive(Debug)]
+enum Program {
+    Path(CString),
+    Executor(Ready),
 }
 
 /// Looks up the user, prepares working directory and environment and finds the command, inside the new root and still as root.
 ///
-/// `user` and `groups`: what to look up instead of and besides `process.user` (the annotations).
-pub(super) fn prepare(
+/// `user` and `groups`: what to look up instead of and besides `process.user` (the annotations). `make_directory`: a
+/// working directory that is missing is made. `executor`: is executed in place of the command.
+pub fn prepare(
     process: &Process,
     user: Option<&str>,
     groups: Option<&str>,
+    make_directory: bool,
     filter: Option<seccomp::Filter>,
+    executor: Option<Ready>,
 ) -> Result<Prepared> {
     let mut identity = if let Some(user) = user {
         user::look_up(user)?
@@ -53,25 +65,26 @@ pub(super) fn prepare(
     if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
         environment.push(format!("HOME={}", identity.home.as_deref().unwrap_or("/")));
     }
-    enter_working_directory(process.cwd())?;
+    enter_working_directory(process.cwd(), make_directory)?;
     let arguments = process.args().clone().unwrap_or_default();
-    let program = find_program(&arguments[0], &environment, &identity)?;
+    let program = if let Some(executor) = executor {
+        Program::Executor(executor)
+    } else {
+        let path = find_program(&arguments[0], &environment, &identity)?;
+        Program::Path(CString::new(path.as_os_str().as_bytes()).map_err(|_| zero_byte(&arguments[0]))?)
+    };
     Ok(Prepared {
         identity,
         environment: environment.iter().map(|entry| c_string(entry)).collect::<Result<_>>()?,
         arguments: arguments.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?,
-        program: CString::new(program.as_os_str().as_bytes()).map_err(|_| zero_byte(&arguments[0]))?,
+        program,
         filter,
     })
 }
 
 /// Sets what a process passes on and gives up rights: afterwards it is as privileged as the image's process.
-pub(super) fn confine(process: &Process, prepared: &Prepared) -> Result<()> {
+pub fn confine(process: &Process, prepared: &Prepared) -> Result<()> {
     let identity = &prepared.identity;
-    if let Some(score) = process.oom_score_adj() {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .attempt(|| format!("set the OOM score adjustment to {score}"))?;
-    }
     for limit in process.rlimits().iter().flatten() {
         set_limit(limit)?;
     }
@@ -93,10 +106,51 @@ pub(super) fn confine(process: &Process, prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-/// Executes the command; comes back only with the error.
-pub(super) fn execute(prepared: &Prepared) -> Error {
-    let Err(errno) = nix::unistd::execve(&prepared.program, &prepared.arguments, &prepared.environment);
-    exec_error(&prepared.program.to_string_lossy(), errno)
+/// Sets how readily the kernel ends a process, or this one, when memory is short. In a user namespace nobody has the right to.
+pub(super) fn set_oom_score(process: &Process, pid: Option<Pid>) -> Result<()> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    let path = pid.map_or_else(|| "/proc/self/oom_score_adj".to_owned(), |pid| format!("/proc/{pid}/oom_score_adj"));
+    std::fs::write(path, score.to_string()).attempt(|| format!("set the OOM score adjustment to {score}"))
+}
+
+/// Raises the hard limits of a process, or of this one, to those it is going to set for itself in a user namespace, where it
+/// has no right to raise any.
+pub(super) fn raise_limits(process: &Process, pid: Option<Pid>) -> Result<()> {
+    for limit in process.rlimits().iter().flatten() {
+        let resource = resource(limit.typ()) as libc::__rlimit_resource_t;
+        let pid = pid.map_or(0, Pid::as_raw);
+        let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel writes one `rlimit`, which `own` is; no new limit is given.
+        let read = unsafe { libc::prlimit(pid, resource, std::ptr::null(), &raw mut own) };
+        Errno::result(read).attempt(|| format!("read the limit {:?}", limit.typ()))?;
+        if limit.hard() > own.rlim_max {
+            own.rlim_max = limit.hard();
+            // SAFETY: the kernel reads one `rlimit`, which `own` is; the old limit is not asked for.
+            let set = unsafe { libc::prlimit(pid, resource, &raw const own, std::ptr::null_mut()) };
+            Errno::result(set).attempt(|| cannot_limit(limit))?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the program have the descriptors that an executor is promised.
+pub(super) fn pass_on(prepared: &Prepared) -> Result<()> {
+    match &prepared.program {
+        Program::Path(_) => Ok(()),
+        Program::Executor(executor) => executor.pass_on(),
+    }
+}
+
+/// Executes the command, or the executor in its place; comes back only with the error.
+pub fn execute(prepared: &Prepared) -> Error {
+    let (arguments, environment) = (&prepared.arguments, &prepared.environment);
+    match &prepared.program {
+        Program::Path(path) => {
+            let Err(errno) = nix::unistd::execve(path, arguments, environment);
+            exec_error(&path.to_string_lossy(), errno)
+        }
+        Program::Executor(executor) => executor.execute(arguments, environment),
+    }
 }
 
 /// The error of a command that cannot be executed, with the code a shell gives it.
@@ -113,13 +167,13 @@ fn exec_error(program: &str, errno: Errno) -> Error {
     Error::Process { message: format!("exec `{program}`: {why}"), code }
 }
 
-/// Enters the working directory, making it where it is missing. What cannot be entered as root may be entered as the
+/// Enters the working directory, making it where it is missing if `make` says so. What cannot be entered as root may be entered as the
 /// user (a network filesystem), so that failure is left to the command.
-fn enter_working_directory(cwd: &Path) -> Result<()> {
+fn enter_working_directory(cwd: &Path, make: bool) -> Result<()> {
     let attempt = || format!("enter the working directory {}", cwd.display());
     match nix::unistd::chdir(cwd) {
         Ok(()) => {}
-        Err(Errno::ENOENT) => {
+        Err(Errno::ENOENT) if make => {
             std::fs::create_dir_all(cwd).attempt(|| format!("create the working directory {}", cwd.display()))?;
             nix::unistd::chdir(cwd).attempt(attempt)?;
         }
@@ -198,14 +252,22 @@ fn give_stdio_to(uid: u32) {
         // SAFETY: descriptors 0 to 2 are open: the maker put them there.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let Ok(stat) = nix::sys::stat::fstat(fd) else { continue };
-        let is_pipe_or_tty = stat.st_rdev != nix::sys::stat::makedev(1, 3)
-            && stat.st_mode & libc::S_IFMT != libc::S_IFREG
-            && stat.st_mode & libc::S_IFMT != libc::S_IFDIR;
-        if stat.st_uid != uid && is_pipe_or_tty {
+        if stat.st_uid != uid && is_pipe_or_tty(&stat) {
             // A stream of the caller's that cannot change hands still works.
             let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None);
         }
     }
+}
+
+/// Whether a standard stream may be given to another user: files and `/dev/null` stay whose they are.
+pub(super) fn can_change_hands(stream: BorrowedFd<'_>) -> bool {
+    nix::sys::stat::fstat(stream).is_ok_and(|stat| is_pipe_or_tty(&stat))
+}
+
+fn is_pipe_or_tty(stat: &libc::stat) -> bool {
+    stat.st_rdev != nix::sys::stat::makedev(1, 3)
+        && stat.st_mode & libc::S_IFMT != libc::S_IFREG
+        && stat.st_mode & libc::S_IFMT != libc::S_IFDIR
 }
 
 fn capability_set(names: Option<&std::collections::HashSet<Capability>>) -> CapsHashSet {
@@ -226,12 +288,15 @@ fn drop_bounding(capabilities: &LinuxCapabilities) -> Result<()> {
 }
 
 /// Sets the capability sets. As `execve` would for a user that is not root, such a user's permitted and effective sets
-/// hold only what is ambient.
+/// hold only what is ambient. Only what is permitted and inheritable can be ambient (capabilities(7)); the rest of the ambient
+/// set is left out: `runc spec` writes one without any inheritable capability.
 fn set_capabilities(capabilities: &LinuxCapabilities, uid: u32) -> Result<()> {
-    let ambient = capability_set(capabilities.ambient().as_ref());
     let inheritable = capability_set(capabilities.inheritable().as_ref());
+    let permitted = capability_set(capabilities.permitted().as_ref());
+    let mut ambient = capability_set(capabilities.ambient().as_ref());
+    ambient.retain(|capability| inheritable.contains(capability) && permitted.contains(capability));
     let (permitted, effective) = if uid == 0 {
-        (capability_set(capabilities.permitted().as_ref()), capability_set(capabilities.effective().as_ref()))
+        (permitted, capability_set(capabilities.effective().as_ref()))
     } else {
         (ambient.clone(), ambient.clone())
     };
@@ -256,7 +321,20 @@ fn capability_error(attempt: &str, error: &caps::errors::CapsError) -> Error {
 }
 
 fn set_limit(limit: &PosixRlimit) -> Result<()> {
-    let resource = match limit.typ() {
+    setrlimit(resource(limit.typ()), limit.soft(), limit.hard()).attempt(|| cannot_limit(limit))
+}
+
+fn cannot_limit(limit: &PosixRlimit) -> String {
+    format!(
+        "set the limit {:?} to {}:{} (a hard limit above this process's own needs CAP_SYS_RESOURCE)",
+        limit.typ(),
+        limit.soft(),
+        limit.hard()
+    )
+}
+
+fn resource(kind: PosixRlimitType) -> Resource {
+    match kind {
         PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
         PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
         PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
@@ -273,15 +351,7 @@ fn set_limit(limit: &PosixRlimit) -> Result<()> {
         PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
         PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
-    };
-    setrlimit(resource, limit.soft(), limit.hard()).attempt(|| {
-        format!(
-            "set the limit {:?} to {}:{} (a hard limit above this process's own needs CAP_SYS_RESOURCE)",
-            limit.typ(),
-            limit.soft(),
-            limit.hard()
-        )
-    })
+    }
 }
 
 fn c_string(text: &str) -> Result<CString> {

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use berth_runtime::bundle::{Bundle, read_json};
-use berth_runtime::error::{Attempt as _, Error, Result};
+use berth_runtime::error::{Attempt as _, Error, Result, one_line};
 use berth_runtime::sandbox::{self, ExecOptions, Sandbox};
 use berth_runtime::{monitor, relay};
 use clap::{Args, Parser, Subcommand};
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use oci_spec::runtime::{LinuxResources, Process, User};
 use serde_json::json;
 
-use crate::{foreground, spec};
+use crate::{foreground, spec, stats};
 
 /// Run OCI bundles in sandboxes
 #[derive(Debug, Parser)]
@@ -238,8 +238,8 @@ pub fn run(cli: Cli) -> Result<i32> {
         Command::Resume { id } => load(&id)?.resume()?,
         Command::Update(update) => load(&update.id)?.update(&resources(&update.resources)?)?,
         Command::Events(events) => {
-            let stats = load(&events.id)?.stats()?;
-            print(&json!({ "type": "stats", "id": events.id, "data": stats }).to_string());
+            let data = stats::document(&load(&events.id)?.stats()?);
+            print(&json!({ "type": "stats", "id": events.id, "data": data }).to_string());
         }
         Command::Spec(options) => spec::write(&options.bundle)?,
         Command::Monitor(options) => {
@@ -256,7 +256,7 @@ pub fn run(cli: Cli) -> Result<i32> {
 
 /// One line on standard error, and one in the log file, as conmon and containerd read it.
 pub fn report(log: Option<&Path>, as_json: bool, error: &Error) {
-    eprintln!("berth-oci: {error}");
+    eprintln!("berth-oci: {}", one_line(&error.to_string()));
     let Some(path) = log else { return };
     let message = error.to_string();
     let line = if as_json {
@@ -269,10 +269,13 @@ pub fn report(log: Option<&Path>, as_json: bool, error: &Error) {
 }
 
 fn make(root: &Path, create: &Create, wait_for_start: bool, take_console: bool) -> Result<sandbox::Made> {
-    let bundle = Bundle::load(&create.bundle)?;
+    let mut bundle = Bundle::load(&create.bundle)?;
     let terminal = bundle.spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
     if terminal && create.console_socket.is_none() && !take_console {
         return Err(Error::Invalid("`process.terminal` is set: name a --console-socket for the terminal".into()));
+    }
+    if let (true, Some(process)) = (take_console, bundle.spec.process_mut()) {
+        sandbox::copy_size(std::io::stdin(), process);
     }
     sandbox::create(
         &bundle,
@@ -325,10 +328,14 @@ fn run_exec(sandbox: &Sandbox, exec: &Exec) -> Result<i32> {
         // Nobody would hold the terminal's other end.
         process.set_terminal(Some(false));
     }
+    if terminal && !exec.detach {
+        sandbox::copy_size(std::io::stdin(), &mut process);
+    }
     let signals = if exec.detach { None } else { Some(relay::signals()?) };
     let stdio = if terminal { None } else { exec_streams(exec)? };
     let executed = sandbox::exec(
         sandbox,
+        &bundle,
         ExecOptions { process, user, pid_file: exec.pid_file.clone(), stdio, preserve_fds: exec.preserve_fds },
     )?;
     let console = match (&exec.console_socket, executed.console) {
@@ -403,7 +410,7 @@ fn print_list(root: &Path, list: &List) -> Result<()> {
         match Sandbox::load(root, &id).and_then(|sandbox| sandbox.oci_state()) {
             Ok(state) => rows.push(state),
             Err(Error::NotFound { .. }) => {}
-            Err(error) => eprintln!("berth-oci: {id}: {error}"),
+            Err(error) => eprintln!("berth-oci: {id}: {}", one_line(&error.to_string())),
         }
     }
     if list.quiet {
@@ -416,7 +423,13 @@ fn print_list(root: &Path, list: &List) -> Result<()> {
         print(&format!("{:<24} {:>8} {:<10} BUNDLE", "ID", "PID", "STATUS"));
         for row in rows {
             let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-            print(&format!("{:<24} {:>8} {:<10} {}", text("id"), row["pid"], text("status"), text("bundle")));
+            print(&format!(
+                "{:<24} {:>8} {:<10} {}",
+                text("id"),
+                row["pid"].to_string(),
+                text("status"),
+                text("bundle")
+            ));
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ mod commands;
 mod foreground;
 mod protect;
 mod spec;
+mod stats;
 
 use std::process::ExitCode;
 

@@ -14,7 +14,8 @@ pub fn own_binary() -> Result<()> {
     let path = "/proc/self/exe";
     let mount = statvfs(path).attempt(|| format!("examine {path}"))?;
     if mount.flags().contains(FsFlags::ST_RDONLY) {
-        return Ok(());
+        // A program that was started by its descriptor is called by the descriptor's number.
+        return nix::sys::prctl::set_name(c"berth-oci").attempt(|| "take the name berth-oci");
     }
     // A caller without the right to clone mounts cannot make containers that could write to a file of root's either.
     let Ok(file) = read_only_file(path.as_ref()) else { return Ok(()) };

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use nix::sys::stat::{Mode, SFlag, makedev};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
-use rustix::fs::{AtFlags, OFlags, openat, symlinkat};
+use nix::sys::stat::{SFlag, makedev};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, symlinkat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::mount::{Kind, Root, attach};
+use super::mount::{Root, attach};
 use crate::error::{Attempt as _, Error, Result};
+use crate::sandbox::id_map::IdMaps;
 
 /// Name, major and minor number of the nodes every container has.
 const DEFAULTS: [(&str, u64, u64); 6] =
@@ -24,18 +25,20 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-/// Makes the default nodes and links. In a user namespace nodes cannot be made, so the host's are bound.
-pub(super) fn make_defaults(root: &Root, own_users: bool) -> Result<()> {
-    let dev = root.open(Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).attempt(|| "open /dev")?;
-    for (name, major, minor) in DEFAULTS {
-        if own_users {
-            bind_node(root, &Path::new("/dev").join(name))?;
-        } else {
-            node(&dev, name, SFlag::S_IFCHR, 0o666, (major, minor))?;
-        }
-    }
+/// Whether an entry of `mounts` is a `/dev` for the default nodes.
+pub(super) fn is_own_dev(entry: &Mount) -> bool {
+    entry.destination() == Path::new("/dev") && entry.typ().as_deref() == Some("tmpfs")
+}
+
+/// Makes the default nodes at the root of a `/dev`.
+pub(super) fn make_default_nodes(dev: &Root) -> Result<()> {
+    DEFAULTS.iter().try_for_each(|&(name, major, minor)| node(&dev.0, name, SFlag::S_IFCHR, 0o666, (major, minor)))
+}
+
+/// Makes the default links in the open `/dev`.
+pub(super) fn make_links(dev: &Root) -> Result<()> {
     for (target, name) in LINKS {
-        match symlinkat(target, &dev, name) {
+        match symlinkat(target, &dev.0, name) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(errno).attempt(|| format!("link /dev/{name}")),
         }
@@ -43,14 +46,10 @@ pub(super) fn make_defaults(root: &Root, own_users: bool) -> Result<()> {
     Ok(())
 }
 
-/// Makes one node of `linux.devices`.
-pub(super) fn make(root: &Root, device: &LinuxDevice, own_users: bool) -> Result<()> {
-    let path = device.path();
-    if own_users {
-        return bind_node(root, path);
-    }
+/// Makes one node of `linux.devices`, at `path` of `root`.
+pub(super) fn make(root: &Root, device: &LinuxDevice, path: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::Invalid(format!("`{}` cannot be a device", path.display())));
+        return Err(Error::Invalid(format!("`{}` cannot be a device", device.path().display())));
     };
     let parent = root.make_directories(parent)?;
     let name = name.to_string_lossy();
@@ -58,7 +57,9 @@ pub(super) fn make(root: &Root, device: &LinuxDevice, own_users: bool) -> Result
         LinuxDeviceType::B => SFlag::S_IFBLK,
         LinuxDeviceType::C | LinuxDeviceType::U => SFlag::S_IFCHR,
         LinuxDeviceType::P => SFlag::S_IFIFO,
-        LinuxDeviceType::A => return Err(Error::Invalid(format!("`{}` has no device type", path.display()))),
+        LinuxDeviceType::A => {
+            return Err(Error::Invalid(format!("`{}` has no device type", device.path().display())));
+        }
     };
     let number = (device.major() as u64, device.minor() as u64);
     node(&parent, &name, kind, device.file_mode().unwrap_or(0o666), number)?;
@@ -70,11 +71,11 @@ pub(super) fn make(root: &Root, device: &LinuxDevice, own_users: bool) -> Result
         Some(rustix::fs::Gid::from_raw(owner(device.gid()))),
         AtFlags::SYMLINK_NOFOLLOW,
     )
-    .attempt(|| format!("set the owner of {}", path.display()))
+    .attempt(|| format!("set the owner of {}", device.path().display()))
 }
 
 fn node(directory: &OwnedFd, name: &str, kind: SFlag, mode: u32, (major, minor): (u64, u64)) -> Result<()> {
-    let mode = Mode::from_bits_truncate(mode);
+    let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
     let attempt = || format!("make the device node {name}");
     match nix::sys::stat::mknodat(directory.as_fd(), name, kind, mode, makedev(major, minor)) {
         // A node that the bundle names as well as the defaults.
@@ -86,18 +87,41 @@ fn node(directory: &OwnedFd, name: &str, kind: SFlag, mode: u32, (major, minor):
         .attempt(attempt)
 }
 
-fn bind_node(root: &Root, path: &Path) -> Result<()> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let host = open_tree(rustix::fs::CWD, path, flags).attempt(|| format!("bind the device {}", path.display()))?;
-    let point = root.mount_point(path, Kind::File)?;
-    attach(&host, &point).attempt(|| format!("bind the device {}", path.display()))
+/// Gives a `/dev` with everything in it to the users of a namespace: as yet it has the ids of the host. What these cannot
+/// name belongs to their root.
+pub(super) fn give_to(dev: &OwnedFd, maps: &IdMaps) -> Result<()> {
+    let give = |directory: &OwnedFd, name: &std::ffi::CStr| -> Result<FileType> {
+        let attempt = || format!("set the owner of /dev/{}", name.to_string_lossy());
+        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).attempt(attempt)?;
+        let uid = maps.uid(stat.st_uid).or_else(|_| maps.uid(0))?;
+        let gid = maps.gid(stat.st_gid).or_else(|_| maps.gid(0))?;
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::unistd::fchownat(directory, name, Some(uid), Some(gid), flags).attempt(attempt)?;
+        Ok(FileType::from_raw_mode(stat.st_mode))
+    };
+    let open = |directory: &OwnedFd, name: &std::ffi::CStr| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(directory, name, flags, Mode::empty()).attempt(|| "open /dev")
+    };
+    let mut left = vec![open(dev, c".")?];
+    give(dev, c".")?;
+    while let Some(directory) = left.pop() {
+        for entry in Dir::read_from(&directory).attempt(|| "list /dev")? {
+            let entry = entry.attempt(|| "list /dev")?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." && give(&directory, name)?.is_dir() {
+                left.push(open(&directory, name)?);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Binds the pty's slave over `/dev/console`, from inside the new root.
 pub(in crate::sandbox) fn bind_console(slave: &Path) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOCTTY;
     let attempt = || format!("bind {} to /dev/console", slave.display());
-    let point = openat(rustix::fs::CWD, "/dev/console", flags, rustix::fs::Mode::from(0o600)).attempt(attempt)?;
+    let point = openat(rustix::fs::CWD, "/dev/console", flags, Mode::from(0o600)).attempt(attempt)?;
     let tree = open_tree(rustix::fs::CWD, slave, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .attempt(attempt)?;
     attach(&tree, &point).attempt(attempt)

@@ -27,17 +27,17 @@ pub(super) fn mask(paths: &[String]) -> Result<()> {
     for path in paths {
         let Some(point) = existing(path)? else { continue };
         let stat = statat(&point, "", AtFlags::EMPTY_PATH).attempt(|| format!("examine {path}"))?;
-        let cover = if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let empty = match &empty {
-                Some(empty) => empty,
-                None => empty.insert(filesystem_of("tmpfs", "tmpfs", &["size=0k", "nr_inodes=2"], attr::RDONLY)?),
-            };
-            clone_of(empty)?
-        } else {
+        let attempt = || format!("mask {path}");
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
             let null = open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).attempt(|| "open /dev/null")?;
-            clone_of(&null)?
-        };
-        attach(&cover, &point).attempt(|| format!("mask {path}"))?;
+            attach(&clone_of(&null)?, &point).attempt(attempt)?;
+        } else if let Some(empty) = &empty {
+            attach(&clone_of(empty)?, &point).attempt(attempt)?;
+        } else {
+            // Before Linux 6.15 only what is attached can be cloned, so the first one is attached itself.
+            let first = empty.insert(filesystem_of("tmpfs", "tmpfs", &["size=0k", "nr_inodes=2"], attr::RDONLY)?);
+            attach(&*first, &point).attempt(attempt)?;
+        }
     }
     Ok(())
 }

@@ -90,22 +90,28 @@ impl Root {
     }
 }
 
-/// Mounts one entry of `mounts` at its destination.
-pub(super) fn mount(root: &Root, entry: &Mount) -> Result<()> {
+/// Mounts one entry of `mounts` at its destination. `made`: what the maker has mounted for it already.
+pub(super) fn mount(root: &Root, entry: &Mount, made: Option<&OwnedFd>) -> Result<()> {
     let options = Options::parse(entry.options().as_deref().unwrap_or_default());
-    let kind = entry.typ().as_deref().unwrap_or("none");
     let destination = entry.destination();
-    let mounted = if options.bind || kind == "bind" {
-        bind(source(entry)?, &options)?
-    } else {
-        filesystem(kind, entry.source().as_deref(), &options)?
+    let own;
+    let mounted = match made {
+        Some(made) => made,
+        None if is_bind(entry, &options) => {
+            own = bind(source(entry)?, &options)?;
+            &own
+        }
+        None => {
+            own = filesystem(entry.typ().as_deref().unwrap_or("none"), entry.source().as_deref(), &options)?;
+            &own
+        }
     };
-    let point_kind = if is_directory(&mounted)? { Kind::Directory } else { Kind::File };
+    let point_kind = if is_directory(mounted)? { Kind::Directory } else { Kind::File };
     let point = root.mount_point(destination, point_kind)?;
     if options.copy_up {
-        copy_up(root, destination, &mounted)?;
+        copy_up(root, destination, mounted)?;
     }
-    attach(&mounted, &point).attempt(|| format!("mount {} at {}", describe(entry), destination.display()))?;
+    attach(mounted, &point).attempt(|| format!("mount {} at {}", describe(entry), destination.display()))?;
     if let Some(flags) = options.propagation {
         let point = root.open(destination, OFlags::PATH).attempt(|| format!("open {}", destination.display()))?;
         change_propagation(&point, flags).attempt(|| format!("set the propagation of {}", destination.display()))?;
@@ -113,12 +119,17 @@ pub(super) fn mount(root: &Root, entry: &Mount) -> Result<()> {
     Ok(())
 }
 
-fn describe(entry: &Mount) -> String {
+/// Whether it shows something of the host.
+pub(super) fn is_bind(entry: &Mount, options: &Options) -> bool {
+    options.bind || entry.typ().as_deref() == Some("bind")
+}
+
+pub(super) fn describe(entry: &Mount) -> String {
     let kind = entry.typ().as_deref().unwrap_or("bind");
     entry.source().as_ref().map_or_else(|| kind.to_owned(), |source| format!("{kind} {}", source.display()))
 }
 
-fn source(entry: &Mount) -> Result<&Path> {
+pub(super) fn source(entry: &Mount) -> Result<&Path> {
     entry
         .source()
         .as_deref()
@@ -157,7 +168,7 @@ pub(super) fn filesystem_of(kind: &str, source: &str, parameters: &[&str], attri
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).attempt(attempt)
 }
 
-fn filesystem(kind: &str, source: Option<&Path>, options: &Options) -> Result<OwnedFd> {
+pub(super) fn filesystem(kind: &str, source: Option<&Path>, options: &Options) -> Result<OwnedFd> {
     let source = source.map_or_else(|| kind.into(), Path::to_string_lossy);
     let parameters: Vec<&str> = options.filesystem.iter().map(String::as_str).collect();
     filesystem_of(kind, &source, &parameters, options.set | options.set_recursive)
@@ -180,9 +191,26 @@ pub(in crate::sandbox) fn read_only_copy(of: impl AsFd) -> Result<OwnedFd> {
     Ok(copy)
 }
 
-/// `mount_setattr(2)` on an open mount.
+/// Sets and clears attributes of an open mount.
 pub(in crate::sandbox) fn set_attributes(mount: impl AsFd, set: u64, clear: u64, recursive: bool) -> nix::Result<()> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    change(mount, &attributes, recursive)
+}
+
+/// Maps the ids of a detached mount to those of a user namespace.
+pub(super) fn map_ids(mount: impl AsFd, users: impl AsFd, recursive: bool) -> nix::Result<()> {
+    let userns_fd = users.as_fd().as_raw_fd() as u64;
+    let attributes = libc::mount_attr { attr_set: attr::IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    change(mount, &attributes, recursive)
+}
+
+/// Sets the propagation (`MS_…`) of a detached mount and all below.
+pub(super) fn set_propagation(mount: impl AsFd, propagation: libc::c_ulong) -> nix::Result<()> {
+    change(mount, &libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 }, true)
+}
+
+/// `mount_setattr(2)` on an open mount.
+fn change(mount: impl AsFd, attributes: &libc::mount_attr, recursive: bool) -> nix::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and the structure and its size belong together.
     let result = unsafe {
@@ -191,7 +219,7 @@ pub(in crate::sandbox) fn set_attributes(mount: impl AsFd, set: u64, clear: u64,
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -208,20 +236,28 @@ pub(super) fn descriptor_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// An overlay as the root filesystem, on `point`.
+/// Opens a layer of the root filesystem.
+pub(super) fn open_layer(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .attempt(|| format!("open the layer {} of the root filesystem", path.display()))
+}
+
+/// An overlay as the root filesystem, on `point`, of layers as `open_layer` opens them.
 ///
 /// Layers go to the kernel as descriptors' paths: they stay short whatever the store's path is (the option string has one page
 /// for all), and the host's paths are not shown in the container's `/proc/self/mountinfo`.
-pub(super) fn overlay(point: &OwnedFd, entry: &Mount) -> Result<()> {
+pub(super) fn overlay(
+    point: &OwnedFd,
+    entry: &Mount,
+    mut open_layer: impl FnMut(&Path) -> Result<OwnedFd>,
+) -> Result<()> {
     let options = Options::parse(entry.options().as_deref().unwrap_or_default());
     let mut open = Vec::new();
     let mut lower = Vec::new();
     let mut data = Vec::new();
     for option in &options.filesystem {
         let mut layer = |path: &str| -> Result<String> {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(path, flags, Mode::empty())
-                .attempt(|| format!("open the layer {path} of the root filesystem"))?;
+            let fd = open_layer(Path::new(path))?;
             let shown = descriptor_path(&fd);
             open.push(fd);
             Ok(shown)
@@ -287,7 +323,7 @@ fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Opens a namespace-independent description of a directory of the host.
+/// Opens a directory of the host.
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
-    File::open(path).map(OwnedFd::from).attempt(|| format!("open the root filesystem {}", path.display()))
+    File::open(path).map(OwnedFd::from).attempt(|| format!("open the directory {}", path.display()))
 }

@@ -14,6 +14,7 @@ pub(super) mod attr {
     pub const NOATIME: u64 = 0x10;
     pub const STRICTATIME: u64 = 0x20;
     pub const NODIRATIME: u64 = 0x80;
+    pub const IDMAP: u64 = 0x0010_0000;
     pub const NOSYMFOLLOW: u64 = 0x0020_0000;
 }
 
@@ -34,6 +35,8 @@ pub(super) struct Options {
     pub clear_recursive: u64,
     /// `private`, `rslave`, …; none: as the kernel makes it.
     pub propagation: Option<MsFlags>,
+    /// `ridmap`: the ids of what is mounted below are mapped too.
+    pub maps_all_ids: bool,
     /// `tmpcopyup`: fill the tmpfs with what it covers.
     pub copy_up: bool,
     /// Everything else goes to the filesystem: `key` or `key=value`.
@@ -54,7 +57,9 @@ impl Options {
         match option {
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
-            "defaults" | "async" | "remount" | "nomand" | "norelatime" | "iversion" => {}
+            // The last: whether ids are mapped is not said by options alone, so `outside` looks at the whole entry.
+            "defaults" | "async" | "remount" | "nomand" | "norelatime" | "iversion" | "idmap" => {}
+            "ridmap" => self.maps_all_ids = true,
             "tmpcopyup" => self.copy_up = true,
             _ => {
                 if let Some(flags) = propagation(option) {

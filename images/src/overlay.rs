@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 /// The layers, topmost first, to be read.
-pub(crate) fn read_only<'a>(layers: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<OwnedFd> {
+pub fn read_only<'a>(layers: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<OwnedFd> {
     let layers: Vec<&PathBuf> = layers.into_iter().collect();
     match layers.as_slice() {
         [] => Err(io::Error::new(io::ErrorKind::InvalidInput, "there are no layers")),
@@ -23,7 +23,7 @@ pub(crate) fn read_only<'a>(layers: impl IntoIterator<Item = &'a PathBuf>) -> io
 }
 
 /// The layers, topmost first, with a directory that takes what is written.
-pub(crate) fn writable(layers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+pub fn writable(layers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
     mount(&layers.iter().collect::<Vec<_>>(), Some((upper, work)))
 }
 

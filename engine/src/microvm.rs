@@ -1,0 +1,192 @@
+//! `--isolation microvm`: what is found and made on the host before a VM can run an image. The VMM itself,
+//! `berth-vmm`, is a program of its own (`berth_runtime::executor`); it is asked for kernel and initramfs, which it knows how to make.
+//!
+//! A Linux guest has a kernel and files of its own. A process guest has none: the image's programs run in a VM, and the VMM, which
+//! sits in a sandbox just like a container's, serves their system calls.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use berth_images::{Image, Store};
+use berth_runtime::executor::{Executor, HostFile, Root};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::container::Container;
+use crate::error::{Attempt as _, Error, Result};
+use crate::guests;
+use crate::launch;
+use crate::options::{Guest, Isolation, MountSource, Network, Options, Seccomp, UserNamespace};
+use crate::paths::Roots;
+use crate::spec;
+
+/// The VMM's binary.
+pub(crate) const BINARY: &str = "berth-vmm";
+/// Names the VMM where it is not found.
+pub(crate) const BINARY_VARIABLE: &str = "BERTH_VMM";
+/// What the VMM calls the file with the first root filesystem.
+pub(crate) const INITRAMFS: &str = "initramfs";
+/// Bytes of guest memory unless told otherwise.
+const MEMORY: u64 = 256 << 20;
+/// Most bytes of a process guest's memory unless told otherwise: it takes what it uses.
+const PROCESS_MEMORY: u64 = 8 << 30;
+/// The kernel's VMM.
+const KVM: &str = "/dev/kvm";
+/// Bytes the VMM may use beside the guest's memory, with what the kernel accounts to it: page tables, sockets, threads.
+const MEMORY_OVERHEAD: i64 = 32 << 20;
+/// Threads of the VMM beside its vCPUs', and processes of `exec`.
+const PIDS_OVERHEAD: i64 = 64;
+
+/// What a microVM cannot be given, before anything is pulled or made; again when its guest has been chosen.
+pub(crate) fn check(options: &Options) -> Result<()> {
+    if options.kernel.is_some() && !options.has_own_kernel() {
+        let text = "--kernel is for microVMs with a Linux guest: add --isolation microvm --guest linux";
+        return Err(Error::Invalid(text.to_owned()));
+    }
+    if !options.has_own_kernel() || options.guest == Guest::Auto {
+        return Ok(());
+    }
+    let shares_files = |source: &MountSource| !matches!(source, MountSource::Tmpfs { .. });
+    let own = "the guest has a kernel of its own, which sees nothing of the host's; leave out one of them";
+    let refused = [
+        (options.mounts.iter().any(|mount| shares_files(&mount.source)), "a bind mount or volume"),
+        (!options.devices.is_empty(), "--device"),
+        (options.network == Network::Host, "--network host"),
+        (options.pid_host, "--pid host"),
+        (options.ipc_host, "--ipc host"),
+        (options.uts_host, "--uts host"),
+        (options.cgroup_host, "--cgroupns host"),
+        (options.userns != UserNamespace::Host, "--userns"),
+        (options.privileged, "--privileged"),
+        (!options.sysctls.is_empty(), "--sysctl"),
+        (options.seccomp != Seccomp::Default, "--security-opt seccomp"),
+    ];
+    match refused.into_iter().find(|(is_asked, _)| *is_asked) {
+        Some((_, other)) => Err(spec::Error::Conflict { one: "--isolation microvm", other, reason: own }.into()),
+        None => Ok(()),
+    }
+}
+
+/// What a VM runs.
+#[derive(Debug)]
+pub(crate) enum Chosen {
+    Linux(Kernel),
+    Process,
+}
+
+/// The kernel for a guest on this host, with its initramfs.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Kernel {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    /// Whether the initramfs had to be made.
+    is_new: bool,
+}
+
+/// Chooses the guest, completes the options by what it has where nothing was asked for, and finds what it needs, before
+/// anything of the container is made. Also says what a person should know about the choice.
+pub(crate) fn choose(roots: &Roots, options: &mut Options) -> Result<(Option<Chosen>, Option<String>)> {
+    if options.isolation != Isolation::Microvm {
+        return Ok((None, None));
+    }
+    if options.guest == Guest::Process {
+        return Ok((Some(Chosen::Process), None));
+    }
+    let (kernel, notice) = match kernel(roots, options) {
+        Ok(kernel) => (kernel, None),
+        // Whoever names a kernel means a guest that has one.
+        Err(error) if options.guest == Guest::Auto && options.kernel.is_none() && Path::new(KVM).exists() => {
+            options.guest = Guest::Process;
+            return Ok((Some(Chosen::Process), Some(format!("using --guest process: {error}"))));
+        }
+        Err(error) => return Err(error),
+    };
+    options.guest = Guest::Linux;
+    options.limits.memory.get_or_insert(MEMORY);
+    Ok((Some(Chosen::Linux(kernel)), notice))
+}
+
+fn kernel(roots: &Roots, options: &Options) -> Result<Kernel> {
+    let program = launch::find(BINARY, BINARY_VARIABLE)?;
+    let mut command = Command::new(&program);
+    command.arg("initramfs").arg(roots.guests());
+    if let Some(kernel) = &options.kernel {
+        command.arg("--kernel").arg(kernel);
+    }
+    let output = command.output().attempt(|| format!("execute {}", program.display()))?;
+    if !output.status.success() {
+        return Err(Error::Invalid(message(&output.stderr)));
+    }
+    let kernel: Kernel = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Error::Invalid(format!("{BINARY} answers something else than a kernel: {error}")))?;
+    if kernel.is_new {
+        // What cannot be removed now may be the next time; it keeps nobody from running.
+        let _ = guests::prune(roots);
+    }
+    Ok(kernel)
+}
+
+/// What the VMM says is wrong.
+pub(crate) fn message(stderr: &[u8]) -> String {
+    String::from_utf8_lossy(stderr).trim_start_matches("berth-vmm: ").trim().to_owned()
+}
+
+/// The executor that runs the image in the VM.
+pub(crate) fn executor(
+    store: &Store,
+    image: &Image,
+    chosen: Chosen,
+    options: &Options,
+    live_dir: &Path,
+) -> Result<Executor> {
+    match chosen {
+        Chosen::Linux(kernel) => linux(store, image, kernel, options, live_dir),
+        Chosen::Process => process(options),
+    }
+}
+
+/// The image's programs see the sandbox's files, through the VMM, which is made just like a container's process.
+fn process(options: &Options) -> Result<Executor> {
+    Ok(Executor {
+        program: launch::find(BINARY, BINARY_VARIABLE)?,
+        prefix: "process-".to_owned(),
+        root: Root::Image,
+        files: BTreeMap::from([("kvm".to_owned(), HostFile { path: KVM.into(), write: true, shared: true })]),
+        settings: json!({ "memory": options.limits.memory.unwrap_or(PROCESS_MEMORY) }),
+        memory_overhead: MEMORY_OVERHEAD,
+        pids_overhead: PIDS_OVERHEAD,
+    })
+}
+
+fn linux(store: &Store, image: &Image, kernel: Kernel, options: &Options, live_dir: &Path) -> Result<Executor> {
+    let file = |path: PathBuf, write| HostFile { path, write, shared: false };
+    let mut files = BTreeMap::from([
+        ("kvm".to_owned(), file(KVM.into(), true)),
+        ("kernel".to_owned(), file(kernel.kernel, false)),
+        (INITRAMFS.to_owned(), file(kernel.initramfs, false)),
+        ("root".to_owned(), file(store.disk(image)?, false)),
+    ]);
+    files.extend(
+        ["hosts", "hostname", "resolv.conf"].map(|name| (format!("/etc/{name}"), file(live_dir.join(name), false))),
+    );
+    let vcpus = options.limits.cpus.map_or(1, |cpus| cpus.ceil().clamp(1.0, 255.0) as u8);
+    Ok(Executor {
+        program: launch::find(BINARY, BINARY_VARIABLE)?,
+        prefix: String::new(),
+        root: Root::Empty,
+        files,
+        settings: json!({ "memory": options.limits.memory.unwrap_or(MEMORY), "vcpus": vcpus, "console": false }),
+        memory_overhead: MEMORY_OVERHEAD,
+        pids_overhead: PIDS_OVERHEAD + i64::from(vcpus),
+    })
+}
+
+/// Refuses what would need to see into the guest's file systems or change its size.
+pub(crate) fn refuse(container: &Container, what: &str, advice: &str) -> Result<()> {
+    if !container.record.options.has_own_kernel() {
+        return Ok(());
+    }
+    let name = container.name();
+    Err(Error::Invalid(format!("cannot {what} {name}: it is a microVM, whose files and memory are its own; {advice}")))
+}

@@ -1,0 +1,200 @@
+//! `--isolation microvm`: an image in a virtual machine with a Linux kernel of its own.
+//!
+//! Most of it needs a KVM that runs Linux guests. Where this host's does not, the tests say so and run in the emulated machine
+//! (`nested`), whose processor has AMD's virtualization with nested paging.
+
+use std::time::Duration;
+
+use berth_tests::binaries;
+use berth_tests::command::{Cmd, Output};
+use berth_tests::fixtures;
+use berth_tests::home::Home;
+use berth_tests::terminal::Terminal;
+use berth_tests::wait;
+
+/// An emulated machine is slow.
+pub const TIMEOUT: Duration = Duration::from_secs(150);
+
+/// What keeps this host from running Linux guests.
+fn obstacle() -> Option<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Cmd::new(binaries::dir().join("berth-vmm"), "initramfs").arg(dir.path()).run();
+    (output.exit_code() != 0).then(|| output.stderr_text())
+}
+
+/// Whether Linux guests run here. If not, that is said past the capture of a test's output.
+pub fn is_possible(test: &str) -> bool {
+    use std::io::Write as _;
+    let obstacle = obstacle();
+    if let Some(obstacle) = &obstacle {
+        let _ = writeln!(std::io::stderr(), "NOT TESTED on this host's own KVM: {test}: {}", obstacle.trim());
+    }
+    obstacle.is_none()
+}
+
+/// `berth run --isolation microvm --guest linux FLAGS busybox sh -c SCRIPT`
+pub fn microvm(home: &Home, flags: &str, script: &str) -> Cmd {
+    let words = format!("run --isolation microvm --guest linux {flags} busybox sh -c");
+    home.berth(&words).arg(script).timeout(TIMEOUT)
+}
+
+#[test]
+fn a_host_that_cannot_run_linux_says_so_before_anything_is_made() {
+    let Some(obstacle) = obstacle() else {
+        return;
+    };
+    let home = Home::new();
+    let output = microvm(&home, "--name never", "true").run().code(125);
+    assert!(obstacle.contains(output.stderr_text().trim_start_matches("berth: ").trim()), "{output:?}");
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn what_a_guest_cannot_have_is_refused_by_name() {
+    let home = Home::new();
+    let cases = [
+        ("-v /tmp:/mnt", "bind mount"),
+        ("-v data:/mnt", "volume"),
+        ("--device /dev/null", "--device"),
+        ("--network host", "--network host"),
+        ("--pid host", "--pid host"),
+        ("--userns auto", "--userns"),
+        ("--privileged", "--privileged"),
+        ("--sysctl net.ipv4.ip_forward=1", "--sysctl"),
+        ("--security-opt seccomp=unconfined", "seccomp"),
+    ];
+    for (flags, named) in cases {
+        microvm(&home, flags, "true").run().code(125).fails_with(named);
+    }
+    home.berth("run --kernel /boot/vmlinuz busybox true").run().code(125).fails_with("--isolation microvm");
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn a_guest_is_as_a_container() {
+    if !is_possible("a guest beside a container") {
+        return;
+    }
+    let home = Home::new();
+    let script = "echo one two | tr a-z A-Z | wc -w; cat; echo $((6*7)); id -u; id -g; pwd; hostname; echo $V; \
+        cat /etc/hosts | grep -c boat; touch /tmp/new && ls /tmp/new; echo error >&2; exit 42";
+    let run = |isolation: &str| -> Output {
+        let words = format!("run --rm -i --isolation {isolation} --hostname boat -e V=x -w /home -u 7:8 busybox sh -c");
+        home.berth(&words).arg(script).stdin("from outside\n").timeout(TIMEOUT).run()
+    };
+    let (container, guest) = (run("container"), run("microvm"));
+    assert_eq!(guest.text(), container.text(), "{guest:?}");
+    assert_eq!(guest.stderr_text(), container.stderr_text());
+    assert_eq!(guest.exit_code(), container.exit_code());
+    assert!(guest.text().starts_with("2\nfrom outside\n42\n7\n8\n/home\nboat\nx\n"), "{guest:?}");
+    for (script, code) in [("exit 3", 3), ("kill -9 $$", 137), ("exec /etc", 126)] {
+        let _ = microvm(&home, "--rm", script).run().code(code);
+    }
+    let missing = home
+        .berth("run --rm --isolation microvm --guest linux busybox no-such-command")
+        .timeout(TIMEOUT)
+        .run()
+        .code(127);
+    missing.fails_with("no-such-command");
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn a_guest_has_its_size_and_a_kernel_of_its_own() {
+    if !is_possible("memory, vCPUs and kernel of a guest") {
+        return;
+    }
+    let home = Home::new();
+    let script = "nproc; free -m | sed -n 's/^Mem: *\\([0-9]*\\).*/\\1/p'; cut -d ' ' -f 1 /proc/uptime; ls /proc | grep -c '^[0-9]'";
+    let text = microvm(&home, "--rm --memory 128m --cpus 2", script).ok().text();
+    let numbers: Vec<f64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let [vcpus, megabytes, uptime, _processes] = numbers[..] else { panic!("{text}") };
+    assert!((vcpus - 2.0).abs() < 0.1 && megabytes < 128.0 && megabytes > 60.0 && uptime < 120.0, "{text}");
+    // What fits into no guest of that size is ended by the guest's kernel, not by the host's.
+    let eat = "x=a; while :; do x=$x$x$x$x; done";
+    let _ = microvm(&home, "--rm --memory 96m", &format!("sh -c '{eat}'; echo $?")).ok();
+}
+
+#[test]
+fn a_detached_guest_lives_as_a_container_does() {
+    if !is_possible("the life of a detached guest") {
+        return;
+    }
+    let home = Home::new();
+    let script = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done";
+    let id = microvm(&home, "-d --name guest", script).ok().trimmed();
+    assert!(wait::within(TIMEOUT, || home.berth("logs guest").run().text().contains("up")));
+    assert_eq!(home.status("guest"), "running");
+    assert_eq!(
+        home.berth("exec guest sh -c").arg("echo $0 in; exit 9").timeout(TIMEOUT).run().code(9).text(),
+        "sh in\n"
+    );
+    let echoed =
+        home.berth("exec -i -u 7 -w /tmp guest sh -c").arg("id -u; pwd; cat").stdin("through").timeout(TIMEOUT);
+    assert_eq!(echoed.ok().text(), "7\n/tmp\nthrough");
+    home.berth("exec guest no-such-command").timeout(TIMEOUT).run().code(127).fails_with("no-such-command");
+    let _ = home.berth("pause guest").ok();
+    assert_eq!(home.status("guest"), "paused");
+    let _ = home.berth("unpause guest").ok();
+    let stats = home.berth("stats --no-stream --format json guest").timeout(TIMEOUT).ok();
+    assert!(stats.text().contains("guest"), "{stats:?}");
+    for refused in ["cp guest:/etc/hosts -", "diff guest", "update --memory 1g guest"] {
+        home.berth(refused).run().code(125).fails_with("microVM");
+    }
+    let _ = home.berth("stop -t 60 guest").timeout(TIMEOUT).ok();
+    assert_eq!(home.inspect("guest")["State"]["ExitCode"], 5, "the command's trap ran");
+    assert!(home.berth("logs guest").ok().text().ends_with("bye\n"));
+    let _ = home.berth("start guest").timeout(TIMEOUT).ok();
+    assert!(wait::within(TIMEOUT, || home.berth("logs guest").run().text().matches("up").count() == 2));
+    let _ = home.berth("kill guest").ok();
+    assert!(wait::within(TIMEOUT, || home.status("guest") == "exited"));
+    assert_eq!(home.berth("rm guest").ok().trimmed(), "guest");
+    assert!(!home.containers().contains(&id));
+}
+
+#[test]
+fn a_guest_has_a_terminal() {
+    if !is_possible("a terminal in a guest") {
+        return;
+    }
+    let home = Home::new();
+    let script = "trap 'echo now $(stty size)' WINCH; stty size; while :; do sleep 0.1; done";
+    let mut terminal = Terminal::start(microvm(&home, "--rm -it", script), 91, 33);
+    assert!(wait::within(TIMEOUT, || terminal.screen().contains("33 91")), "{}", terminal.screen());
+    terminal.resize(123, 45);
+    terminal.expect("now 45 123");
+    terminal.type_in("\x03");
+    assert_eq!(terminal.wait(), 130);
+}
+
+#[test]
+fn kernels_that_are_none_are_refused() {
+    if !is_possible("kernels that are none") {
+        return;
+    }
+    let home = Home::new();
+    let dir = home.scratch();
+    let file = dir.join("vmlinuz-junk");
+    std::fs::write(&file, "no kernel").unwrap();
+    for path in [file.to_str().unwrap(), "/no/such/kernel", "/etc"] {
+        microvm(&home, &format!("--rm --kernel {path}"), "true").run().code(125).fails_with(path);
+    }
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn python_says_the_same_in_a_guest() {
+    if !is_possible("a Debian image in a guest") {
+        return;
+    }
+    let home = Home::empty();
+    let _ = home.berth("load -i").arg(fixtures::debian_layout()).timeout(TIMEOUT * 2).ok();
+    let image = home.berth("images -q").ok().trimmed();
+    let program = "import sys, json, hashlib; print(sys.version_info[:2], json.dumps({'a': [1, 2]}), \
+        hashlib.sha256(open('/usr/bin/python3', 'rb').read()).hexdigest()); sys.exit(7)";
+    let run = |isolation: &str| {
+        let words = format!("run --rm --isolation {isolation} {image} python3 -c");
+        home.berth(&words).arg(program).timeout(TIMEOUT * 2).run().code(7).text()
+    };
+    assert_eq!(run("microvm"), run("container"));
+}

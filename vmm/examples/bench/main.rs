@@ -1,0 +1,19 @@
+//! What `scripts/bench-vm` measures with.
+//!
+//! `bench first-instruction` compares, on this host's KVM, a machine of berth with the bare calls to KVM it consists of,
+//! from opening `/dev/kvm` to the guest's first instruction. `bench boot MARK COMMAND…` runs a VMM and prints how long it
+//! took until its output contained MARK, and how much memory it then had outside its guest's.
+
+mod boot;
+mod first_instruction;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["first-instruction"] => first_instruction::run(),
+        ["boot", mark, program, rest @ ..] => boot::run(mark, program, rest),
+        _ => bail!("usage: bench first-instruction | bench boot MARK COMMAND…"),
+    }
+}

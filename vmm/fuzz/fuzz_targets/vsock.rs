@@ -1,0 +1,4 @@
+//! The vsock device against an ill-behaved driver.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| berth_vmm::devices::vsock::tests::fuzz(data));

@@ -1,0 +1,136 @@
+//! Who and where a program is: ids, limits, names, random bytes, scheduling.
+
+use nix::errno::Errno;
+
+use super::Arguments;
+use super::host::{self, Arg};
+use crate::process::Result;
+use crate::process::files::MOST_DESCRIPTORS;
+use crate::process::task::Task;
+use crate::process::task::table::Process;
+use crate::process::vm::lock;
+
+/// Most random bytes of one call.
+const MOST_RANDOM: u64 = 1 << 20;
+const UTSNAME_FIELD: usize = 65;
+
+/// Serves the calls of this category.
+pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
+    let task = &*task;
+    let write = |address: u64, bytes: &[u8]| lock(&task.memory).write(address, bytes).map(|()| 0);
+    let identity = || lock(&task.kernel.table).process(task.pid).map(|process| process.identity);
+    Some(match number {
+        libc::SYS_getuid | libc::SYS_geteuid => identity().map(|own| u64::from(own.user)),
+        libc::SYS_getgid | libc::SYS_getegid => identity().map(|own| u64::from(own.group)),
+        libc::SYS_getresuid | libc::SYS_getresgid => identity().and_then(|own| {
+            let id = if number == libc::SYS_getresuid { own.user } else { own.group };
+            a[..3].iter().try_fold(0, |_, &at| write(at, &id.to_le_bytes()))
+        }),
+        // To what it is already: allowed. To others: there are no others.
+        libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => {
+            identity().and_then(|own| unchanged(&a[..if number == libc::SYS_setuid { 1 } else { 2 }], own.user))
+        }
+        libc::SYS_setgid | libc::SYS_setregid | libc::SYS_setresgid => {
+            identity().and_then(|own| unchanged(&a[..if number == libc::SYS_setgid { 1 } else { 2 }], own.group))
+        }
+        libc::SYS_uname => write(a[0], &uname(&lock(&task.kernel.host_name))),
+        libc::SYS_setgroups | libc::SYS_sethostname => Err(Errno::EPERM),
+        libc::SYS_getrandom => {
+            let mut bytes = vec![0; a[1].min(MOST_RANDOM) as usize];
+            let length = bytes.len() as u64;
+            host::call(number, [Arg::Out(&mut bytes), length.into(), a[2].into()])
+                .and_then(|read| write(a[0], &bytes[..read as usize]).map(|_| read))
+        }
+        libc::SYS_getrlimit => write(a[1], &limit(a[0])),
+        libc::SYS_prlimit64 => {
+            if a[3] == 0 {
+                Ok(0)
+            } else {
+                write(a[3], &limit(a[1]))
+            }
+        }
+        libc::SYS_getrusage => write(a[1], &[0; size_of::<libc::rusage>()]),
+        libc::SYS_sysinfo => {
+            let mut bytes = [0; 112];
+            host::call(number, [Arg::from(&mut bytes)]).and_then(|_| write(a[0], &bytes))
+        }
+        libc::SYS_sched_yield => host::call(number, []),
+        libc::SYS_sched_getaffinity => {
+            let mut set = vec![0; a[1].min(128) as usize];
+            let length = set.len() as u64;
+            host::call(number, [0.into(), length.into(), Arg::Out(&mut set)])
+                .and_then(|read| write(a[2], &set[..read as usize]).map(|_| read))
+        }
+        libc::SYS_sched_setaffinity
+        | libc::SYS_sched_setscheduler
+        | libc::SYS_sched_setparam
+        | libc::SYS_membarrier
+        | libc::SYS_sched_getscheduler
+        | libc::SYS_getgroups
+        | libc::SYS_setrlimit => Ok(0),
+        libc::SYS_sched_getparam => write(a[1], &[0; 4]),
+        // Niceness is kept, and has no effect: the sandbox's share of the processor is its control group's.
+        libc::SYS_getpriority => with_target(task, a, |process| (20 - i64::from(process.nice)).cast_unsigned()),
+        libc::SYS_setpriority => with_target(task, a, |process| {
+            process.nice = (a[2] as i32).clamp(-20, 19);
+            0
+        }),
+        libc::SYS_getcpu => {
+            let mut numbers = [0; 8];
+            let (cpu, node) = numbers.split_at_mut(4);
+            host::call(number, [Arg::Out(cpu), Arg::Out(node)]).and_then(|_| {
+                let cpu = if a[0] == 0 { Ok(0) } else { write(a[0], &numbers[..4]) };
+                let node = if a[1] == 0 { Ok(0) } else { write(a[1], &numbers[4..]) };
+                cpu.and(node)
+            })
+        }
+        libc::SYS_capget => {
+            if a[1] == 0 {
+                Ok(0)
+            } else {
+                write(a[1], &[0; 24])
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// The process that getpriority and setpriority mean; groups and users have one niceness as well.
+fn with_target(task: &Task, a: Arguments, change: impl FnOnce(&mut Process) -> u64) -> Result {
+    if a[0] > u64::from(libc::PRIO_USER) {
+        return Err(Errno::EINVAL);
+    }
+    let pid = if a[0] != u64::from(libc::PRIO_PROCESS) || a[1] == 0 { task.pid } else { a[1] as i32 };
+    lock(&task.kernel.table).process(pid).map(change)
+}
+
+fn unchanged(wanted: &[u64], own: u32) -> Result {
+    let same = wanted.iter().all(|&id| id as u32 == own || id as u32 == u32::MAX);
+    if same { Ok(0) } else { Err(Errno::EPERM) }
+}
+
+/// `struct utsname`.
+fn uname(host_name: &[u8]) -> Vec<u8> {
+    let fields: [&[u8]; 6] = [b"Linux", host_name, b"6.1.0", b"#1 SMP berth", b"x86_64", b"(none)"];
+    let mut bytes = vec![0; fields.len() * UTSNAME_FIELD];
+    for (to, from) in bytes.chunks_exact_mut(UTSNAME_FIELD).zip(fields) {
+        let length = from.len().min(UTSNAME_FIELD - 1);
+        to[..length].copy_from_slice(&from[..length]);
+    }
+    bytes
+}
+
+/// `struct rlimit64` of a resource: soft and hard limit.
+fn limit(resource: u64) -> [u8; 16] {
+    let (soft, hard) = match resource as u32 {
+        libc::RLIMIT_STACK => (8 << 20, u64::MAX),
+        libc::RLIMIT_NOFILE => (MOST_DESCRIPTORS, MOST_DESCRIPTORS),
+        libc::RLIMIT_NPROC => (4096, 4096),
+        libc::RLIMIT_CORE => (0, 0),
+        _ => (u64::MAX, u64::MAX),
+    };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&soft.to_le_bytes());
+    bytes[8..].copy_from_slice(&hard.to_le_bytes());
+    bytes
+}

@@ -1,0 +1,157 @@
+//! `sendmsg` and `recvmsg`: messages with control data, which may carry descriptors to another process.
+
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::host::{self, Arg};
+use super::{Arguments, files, sockets, unix};
+use crate::process::Result;
+use crate::process::files::OpenFile;
+use crate::process::plain::{half, word, words};
+use crate::process::task::Task;
+use crate::process::vm::lock;
+
+/// Bytes of `struct msghdr` and `struct cmsghdr`.
+const MESSAGE: usize = 56;
+const CONTROL: usize = 16;
+/// Most bytes of control data.
+const MOST_CONTROL: u64 = 16 << 10;
+/// Most bytes of a message.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Serves the calls of this category.
+pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
+    Some(match number {
+        libc::SYS_sendmsg => send(task, a[0], a[1], a[2]),
+        libc::SYS_recvmsg => receive(task, a[0], a[1], a[2]),
+        libc::SYS_sendmmsg => many(task, a, send),
+        libc::SYS_recvmmsg => many(task, [a[0], a[1], a[2], a[3] & !u64::from(WAIT_FOR_ONE), 0, 0], receive),
+        _ => return None,
+    })
+}
+
+const WAIT_FOR_ONE: u32 = libc::MSG_WAITFORONE as u32;
+
+/// Messages one after the other, up to the first that fails; the host's timeout is for none of them.
+fn many(task: &Task, a: Arguments, one: fn(&Task, u64, u64, u64) -> Result) -> Result {
+    for at in 0..a[2].min(1024) {
+        let header = a[1] + at * (MESSAGE as u64 + 8);
+        match one(task, a[0], header, a[3]) {
+            Ok(length) => lock(&task.memory).write(header + MESSAGE as u64, &(length as u32).to_le_bytes())?,
+            Err(error) if at == 0 => return Err(error),
+            Err(_) => return Ok(at),
+        }
+    }
+    Ok(a[2].min(1024))
+}
+
+/// A message of the guest: name and its length, parts and their count, control data and its length.
+struct Header([u64; 6]);
+
+impl Header {
+    fn read(task: &Task, at: u64) -> Result<Self> {
+        let bytes: [u8; MESSAGE] = lock(&task.memory).array(at)?;
+        let word = |at: usize| word(&bytes, at * 8);
+        Ok(Self([word(0), word(1) & 0xffff_ffff, word(2), word(3), word(4), word(5)]))
+    }
+}
+
+/// A message of the host, over buffers of the VMM that have to outlive the call.
+fn message(name: (*const u8, usize), part: &[u64; 2], control: (*const u8, usize)) -> Vec<u8> {
+    let (name, length) = (name.0 as u64, name.1 as u64);
+    words(&[name, length, part.as_ptr() as u64, 1, control.0 as u64, control.1 as u64, 0])
+}
+
+/// Calls `change` with each descriptor in control data.
+fn each_descriptor(control: &mut [u8], mut change: impl FnMut(i32) -> Result<i32>) -> Result<()> {
+    let mut at = 0;
+    while at + CONTROL <= control.len() {
+        let length = usize::try_from(word(control, at)).map_err(|_| Errno::EINVAL)?;
+        let end =
+            at.checked_add(length).filter(|&end| length >= CONTROL && end <= control.len()).ok_or(Errno::EINVAL)?;
+        let (level, kind) = (half(control, at + 8).cast_signed(), half(control, at + 12).cast_signed());
+        match (level, kind) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for place in control[at + CONTROL..end].chunks_exact_mut(4) {
+                    let new = change(half(place, 0).cast_signed())?;
+                    place.copy_from_slice(&new.to_le_bytes());
+                }
+            }
+            // The ids would be the host's.
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => return Err(Errno::EPERM),
+            _ => {}
+        }
+        at = end.next_multiple_of(8);
+    }
+    Ok(())
+}
+
+fn send(task: &Task, descriptor: u64, at: u64, flags: u64) -> Result {
+    let Header([name, name_length, parts, count, control, control_length]) = Header::read(task, at)?;
+    let file = task.file(descriptor)?;
+    let bytes = files::gather(task, &files::parts(task, parts, count)?)?;
+    let (to, _held) = match name {
+        0 => (Vec::new(), None),
+        name => unix::reach(task, sockets::address(task, name, name_length)?)?,
+    };
+    let mut control = match control {
+        0 => Vec::new(),
+        control => lock(&task.memory).bytes(control, control_length.min(MOST_CONTROL))?,
+    };
+    // The files stay open until the host has taken them.
+    let mut sent: Vec<Arc<OpenFile>> = Vec::new();
+    each_descriptor(&mut control, |number| {
+        let file = task.file(number as u64)?;
+        let fd = file.as_raw_fd();
+        sent.push(file);
+        Ok(fd)
+    })?;
+    let part = [bytes.as_ptr() as u64, bytes.len() as u64];
+    let own = message((to.as_ptr(), to.len()), &part, (control.as_ptr(), control.len()));
+    // The signal is the guest's, not the VMM's.
+    let quiet = flags | libc::MSG_NOSIGNAL as u64;
+    let done = host::blocking(task.flag(), libc::SYS_sendmsg, [file.as_raw_fd().into(), Arg::In(&own), quiet.into()]);
+    if done == Err(Errno::EPIPE) && flags & libc::MSG_NOSIGNAL as u64 == 0 {
+        super::signals::send_self(task, libc::SIGPIPE);
+    }
+    done
+}
+
+fn receive(task: &Task, descriptor: u64, at: u64, flags: u64) -> Result {
+    let Header([name, name_length, parts, count, control, control_length]) = Header::read(task, at)?;
+    let file = task.file(descriptor)?;
+    let parts = files::parts(task, parts, count)?;
+    let room = parts.iter().map(|part| part.1).fold(0, u64::saturating_add).min(MOST_BYTES);
+    let mut bytes = vec![0u8; room as usize];
+    let mut from = vec![0u8; if name == 0 { 0 } else { name_length.min(128) as usize }];
+    let mut received = vec![0u8; if control == 0 { 0 } else { control_length.min(MOST_CONTROL) as usize }];
+    let part = [bytes.as_mut_ptr() as u64, room];
+    let mut own = message((from.as_mut_ptr(), from.len()), &part, (received.as_mut_ptr(), received.len()));
+    let close = flags & libc::MSG_CMSG_CLOEXEC as u64 != 0;
+    let own_flags = flags | libc::MSG_CMSG_CLOEXEC as u64;
+    let arguments = [file.as_raw_fd().into(), Arg::Out(&mut own), own_flags.into()];
+    let read = host::blocking(task.flag(), libc::SYS_recvmsg, arguments)?;
+    let (used_name, used_control) = (half(&own, 8), word(&own, 40));
+    let told =
+        half(&own, 48) & !(libc::MSG_CMSG_CLOEXEC as u32) | if close { libc::MSG_CMSG_CLOEXEC as u32 } else { 0 };
+    received.truncate(used_control as usize);
+    each_descriptor(&mut received, |fd| {
+        // SAFETY: the host has just given this descriptor to nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        lock(&task.descriptors).add(OpenFile::new(fd, "socket:"), close, 0).map(|number| number as i32)
+    })?;
+    files::scatter(task, &parts, &bytes[..bytes.len().min(read as usize)])?;
+    let mut memory = lock(&task.memory);
+    if name != 0 {
+        memory.write(name, &from[..from.len().min(used_name as usize)])?;
+    }
+    memory.write(at + 8, &used_name.to_le_bytes())?;
+    if control != 0 {
+        memory.write(control, &received)?;
+    }
+    memory.write(at + 40, &(received.len() as u64).to_le_bytes())?;
+    memory.write(at + 48, &told.to_le_bytes())?;
+    Ok(read)
+}

@@ -1,0 +1,489 @@
+//! How tasks begin and end: the first process, clone, execve, exit, wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::kvm_regs;
+use nix::errno::Errno;
+
+use super::gate::{self, Event};
+use super::signal::{AlternateStack, Info, Set};
+use super::table::{Handle, Process, Status, Thread};
+use super::{Kernel, Place, Task};
+use crate::process::Result;
+use crate::process::files::Descriptors;
+use crate::process::loader::{self, Identity, Loaded, Program};
+use crate::process::vm::lock;
+use crate::process::vm::vcpu::Vcpu;
+
+/// Stack of a host thread. Nothing recurses; what is long stands on the heap.
+const HOST_STACK: usize = 256 << 10;
+
+/// What clone is to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CloneRequest {
+    /// `CLONE_` flags.
+    pub flags: u64,
+    /// The signal to the parent when the child ends.
+    pub exit_signal: u8,
+    /// The stack pointer to begin with; 0 for the parent's.
+    pub stack: u64,
+    /// The base of FS, with `CLONE_SETTLS`.
+    pub tls: u64,
+    /// Where the parent's memory gets the id, with `CLONE_PARENT_SETTID`.
+    pub parent_tid: u64,
+    /// Where the child's memory gets the id, or has it cleared at the end.
+    pub child_tid: u64,
+}
+
+/// A child that wait found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited {
+    /// Its id.
+    pub pid: i32,
+    /// Its status, encoded as wait(2) does.
+    pub status: u32,
+}
+
+/// Everything a new host thread needs to begin.
+struct Start {
+    task: Box<dyn FnOnce(Arc<Handle>, Vcpu) -> Task + Send>,
+    registers: kvm_regs,
+    tls: (u64, u64),
+    root: u64,
+    extended: Option<Box<kvm_bindings::kvm_xsave>>,
+}
+
+impl Kernel {
+    /// Starts the first process and waits for its end.
+    pub fn run_first(
+        self: Arc<Self>,
+        loaded: Loaded,
+        arguments: Vec<Vec<u8>>,
+        descriptors: Descriptors,
+        place: Place,
+        identity: Identity,
+    ) -> Result<Status> {
+        gate::install();
+        let mut table = lock(&self.table);
+        let pid = table.free_id()?;
+        table.foreground = pid;
+        let process = Process {
+            parent: 0,
+            group: pid,
+            session: pid,
+            threads: BTreeMap::from([(pid, Thread::new(Set::default()))]),
+            pending: VecDeque::new(),
+            actions: Box::new([super::signal::Action::default(); 65]),
+            ending: None,
+            sole: None,
+            zombie: None,
+            exit_signal: 0,
+            stopped: None,
+            news: None,
+            identity,
+            nice: 0,
+            executable: loaded.path,
+            arguments,
+        };
+        table.processes.insert(pid, process);
+        drop(table);
+        let registers = kvm_regs { rip: loaded.entry, rsp: loaded.stack, rflags: 0x202, ..Default::default() };
+        let root = loaded.memory.root();
+        let memory = Arc::new(Mutex::new(loaded.memory));
+        let kernel = self.clone();
+        let task = Box::new(move |handle, vcpu| Task {
+            kernel,
+            pid,
+            tid: pid,
+            vcpu,
+            handle,
+            memory,
+            descriptors: Arc::new(Mutex::new(descriptors)),
+            place: Arc::new(Mutex::new(place)),
+            alternate_stack: AlternateStack::default(),
+            clear_child_tid: 0,
+            robust_list: 0,
+            interrupted: None,
+            vfork: None,
+            last_fault: None,
+        });
+        self.spawn((pid, pid), Start { task, registers, tls: (0, 0), root, extended: None })?;
+        let never = super::Flag::default();
+        loop {
+            let seen = self.changed.now();
+            if let Some(status) = lock(&self.table).process(pid)?.zombie {
+                return Ok(status);
+            }
+            self.changed.wait(&never, seen, None)?;
+        }
+    }
+
+    /// Starts the host thread of a task whose record is in the table.
+    fn spawn(self: &Arc<Self>, (pid, tid): (i32, i32), start: Start) -> Result<()> {
+        let mut vcpu = self.vm.vcpu().map_err(|_| Errno::EAGAIN)?;
+        *vcpu.registers() = start.registers;
+        vcpu.set_fs_base(start.tls.0);
+        vcpu.set_gs_base(start.tls.1);
+        vcpu.set_root(start.root);
+        match &start.extended {
+            Some(extended) => vcpu.set_extended(extended),
+            None => vcpu.reset_extended(),
+        }
+        .map_err(|_| Errno::EAGAIN)?;
+        let kernel = self.clone();
+        let kick = vcpu.kick();
+        kick.set(false);
+        let run = move || {
+            // SAFETY: a plain system call without arguments.
+            let host_thread = unsafe { libc::gettid() };
+            let handle = Arc::new(Handle { flag: super::Flag::default(), kick, host_thread });
+            // A working directory of its own: some calls of the host take a path only.
+            let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS);
+            // Signals may have come before there was a handle.
+            handle.flag.set();
+            let mut table = lock(&kernel.table);
+            if let Some(thread) = table.process(pid).ok().and_then(|process| process.threads.get_mut(&tid)) {
+                thread.handle = Some(handle.clone());
+            }
+            drop(table);
+            drop(kernel);
+            (start.task)(handle, vcpu).run();
+        };
+        std::thread::Builder::new().stack_size(HOST_STACK).spawn(run).map(|_| ()).map_err(|_| Errno::EAGAIN)
+    }
+}
+
+impl Thread {
+    /// A thread that blocks these signals.
+    pub fn new(blocked: Set) -> Self {
+        Self { handle: None, pending: VecDeque::new(), blocked, awaited: Set::default(), restore: None }
+    }
+}
+
+impl Task {
+    /// Makes a thread or a process.
+    pub fn clone_task(&mut self, request: &CloneRequest) -> Result {
+        let has = |flag: i32| request.flags & u64::from(flag.cast_unsigned()) != 0;
+        let namespaces = libc::CLONE_NEWNS
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWUSER
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWCGROUP;
+        if has(namespaces) {
+            return Err(Errno::EPERM);
+        }
+        let thread = has(libc::CLONE_THREAD);
+        if thread && !(has(libc::CLONE_VM) && has(libc::CLONE_SIGHAND)) {
+            return Err(Errno::EINVAL);
+        }
+        let memory = if has(libc::CLONE_VM) {
+            self.memory.clone()
+        } else {
+            let copy = lock(&self.memory).fork()?;
+            Arc::new(Mutex::new(copy))
+        };
+        let descriptors = if has(libc::CLONE_FILES) {
+            self.descriptors.clone()
+        } else {
+            let copy = lock(&self.descriptors).clone();
+            Arc::new(Mutex::new(copy))
+        };
+        let place = if has(libc::CLONE_FS) {
+            self.place.clone()
+        } else {
+            let copy = lock(&self.place).clone();
+            Arc::new(Mutex::new(copy))
+        };
+        let extended = Some(self.vcpu.extended().map_err(|_| Errno::EAGAIN)?);
+        let mut registers = *self.vcpu.registers();
+        registers.rax = 0;
+        if request.stack != 0 {
+            registers.rsp = request.stack;
+        }
+        let fs = if has(libc::CLONE_SETTLS) { request.tls } else { self.vcpu.fs_base() };
+        let tls = (fs, self.vcpu.gs_base());
+        let root = lock(&memory).root();
+
+        let kernel = self.kernel.clone();
+        let mut table = lock(&kernel.table);
+        let tid = table.free_id()?;
+        let parent = table.process(self.pid)?;
+        let blocked = parent.threads.get(&self.tid).map_or_else(Set::default, |thread| thread.blocked);
+        let pid = if thread {
+            parent.threads.insert(tid, Thread::new(blocked));
+            self.pid
+        } else {
+            let child = Process {
+                parent: if has(libc::CLONE_PARENT) { parent.parent } else { self.pid },
+                group: parent.group,
+                session: parent.session,
+                threads: BTreeMap::from([(tid, Thread::new(blocked))]),
+                pending: VecDeque::new(),
+                actions: parent.actions.clone(),
+                ending: None,
+                sole: None,
+                zombie: None,
+                exit_signal: request.exit_signal,
+                stopped: None,
+                news: None,
+                identity: parent.identity,
+                nice: parent.nice,
+                executable: parent.executable.clone(),
+                arguments: parent.arguments.clone(),
+            };
+            table.processes.insert(tid, child);
+            tid
+        };
+        drop(table);
+
+        if has(libc::CLONE_PARENT_SETTID) {
+            let _ = lock(&self.memory).write(request.parent_tid, &tid.to_le_bytes());
+        }
+        if has(libc::CLONE_CHILD_SETTID) {
+            let _ = lock(&memory).write(request.child_tid, &tid.to_le_bytes());
+        }
+        let vfork = has(libc::CLONE_VFORK).then(|| Arc::new(Event::default()));
+        let shared_memory = has(libc::CLONE_VM) && !has(libc::CLONE_VFORK);
+        let alternate_stack = if shared_memory { AlternateStack::default() } else { self.alternate_stack };
+        let clear_child_tid = if has(libc::CLONE_CHILD_CLEARTID) { request.child_tid } else { 0 };
+        let (its_kernel, its_vfork) = (kernel.clone(), vfork.clone());
+        let task = Box::new(move |handle, vcpu| Task {
+            kernel: its_kernel,
+            pid,
+            tid,
+            vcpu,
+            handle,
+            memory,
+            descriptors,
+            place,
+            alternate_stack,
+            clear_child_tid,
+            robust_list: 0,
+            interrupted: None,
+            vfork: its_vfork,
+            last_fault: None,
+        });
+        if let Err(error) = kernel.spawn((pid, tid), Start { task, registers, tls, root, extended }) {
+            let mut table = lock(&kernel.table);
+            if thread {
+                table.process(pid)?.threads.remove(&tid);
+            } else {
+                table.processes.remove(&pid);
+            }
+            return Err(error);
+        }
+        if let Some(vfork) = vfork {
+            let never = super::Flag::default();
+            while vfork.now() == 0 {
+                let _ = vfork.wait(&never, 0, None);
+            }
+        }
+        Ok(tid as u64)
+    }
+
+    /// Executes a program in place of this one.
+    pub fn execute(&mut self, program: Program) -> Result<()> {
+        let kernel = self.kernel.clone();
+        let identity = lock(&kernel.table).process(self.pid)?.identity;
+        let arguments = program.arguments.clone();
+        let loaded = loader::load(&kernel.vm, &kernel.mapped, &kernel.root, program, identity)?;
+        self.become_sole()?;
+
+        let mut table = lock(&kernel.table);
+        let process = table.process(self.pid)?;
+        process.sole = None;
+        process.executable = loaded.path;
+        process.arguments = arguments;
+        for action in process.actions.iter_mut().filter(|action| action.handler > 1) {
+            *action = super::signal::Action::default();
+        }
+        if self.tid != self.pid
+            && let Some(thread) = process.threads.remove(&self.tid)
+        {
+            process.threads.insert(self.pid, thread);
+            self.tid = self.pid;
+        }
+        drop(table);
+
+        let registers = kvm_regs { rip: loaded.entry, rsp: loaded.stack, rflags: 0x202, ..Default::default() };
+        *self.vcpu.registers() = registers;
+        self.vcpu.set_fs_base(0);
+        self.vcpu.set_gs_base(0);
+        self.vcpu.set_root(loaded.memory.root());
+        self.vcpu.reset_extended().map_err(|_| Errno::ENOMEM)?;
+        self.memory = Arc::new(Mutex::new(loaded.memory));
+        let mut own = lock(&self.descriptors).clone();
+        own.execute();
+        self.descriptors = Arc::new(Mutex::new(own));
+        self.alternate_stack = AlternateStack::default();
+        (self.clear_child_tid, self.robust_list) = (0, 0);
+        self.release_vfork();
+        Ok(())
+    }
+
+    /// Ends the other threads of the process.
+    fn become_sole(&mut self) -> Result<()> {
+        let kernel = self.kernel.clone();
+        loop {
+            let seen = kernel.changed.now();
+            let mut table = lock(&kernel.table);
+            let process = table.process(self.pid)?;
+            if process.ending.is_some() || process.sole.is_some_and(|sole| sole != self.tid) {
+                return Err(Errno::EAGAIN);
+            }
+            if process.threads.len() == 1 {
+                return Ok(());
+            }
+            process.sole = Some(self.tid);
+            for (_, thread) in process.threads.iter().filter(|(tid, _)| **tid != self.tid) {
+                if let Some(handle) = &thread.handle {
+                    handle.interrupt();
+                }
+            }
+            drop(table);
+            let never = super::Flag::default();
+            let _ = kernel.changed.wait(&never, seen, None);
+        }
+    }
+
+    /// Makes the whole process end.
+    pub fn end_process(&mut self, status: Status) {
+        let mut table = lock(&self.kernel.table);
+        if let Ok(process) = table.process(self.pid) {
+            process.ending.get_or_insert(status);
+            process.interrupt_all();
+        }
+        self.handle.flag.set();
+    }
+
+    /// Makes this thread end; with the last thread the process ends.
+    pub fn end_this_thread(&mut self, code: u8) {
+        let mut table = lock(&self.kernel.table);
+        if let Ok(process) = table.process(self.pid) {
+            if process.threads.len() == 1 {
+                process.ending.get_or_insert(Status::Exited(code));
+            }
+            // `look` ends a thread that has no record.
+            if process.threads.len() > 1 {
+                process.threads.remove(&self.tid);
+            }
+        }
+        self.handle.flag.set();
+    }
+
+    /// What is left to do when a thread has left its loop.
+    pub(super) fn end_thread(mut self) {
+        self.release_robust_futexes();
+        if self.clear_child_tid != 0 {
+            // A process that shares its memory with nobody has nobody who looks.
+            let cleared = lock(&self.memory).write(self.clear_child_tid, &[0; 4]);
+            if cleared.is_ok() {
+                let _ = self.wake_futex(self.clear_child_tid, 1);
+            }
+        }
+        self.release_vfork();
+        let kernel = self.kernel.clone();
+        let (pid, tid) = (self.pid, self.tid);
+        // The memory and the files go before anyone learns of the end.
+        let Self { memory, descriptors, place, vcpu, .. } = self;
+        drop((memory, descriptors, place));
+        kernel.vm.put_vcpu(vcpu);
+
+        let mut table = lock(&kernel.table);
+        if let Ok(process) = table.process(pid) {
+            process.threads.remove(&tid);
+            if process.threads.is_empty() {
+                let status = process.ending.unwrap_or(Status::Exited(0));
+                table.bury(pid, status);
+            }
+        }
+        drop(table);
+        kernel.changed.notify();
+    }
+
+    fn release_vfork(&mut self) {
+        if let Some(event) = self.vfork.take() {
+            event.notify();
+        }
+    }
+
+    /// Waits for a child: `wanted` as for wait4(2).
+    pub fn wait(&mut self, wanted: i32, options: i32, keep: bool) -> Result<Option<Waited>> {
+        let kernel = self.kernel.clone();
+        loop {
+            let seen = kernel.changed.now();
+            let mut table = lock(&kernel.table);
+            let group = table.process(self.pid)?.group;
+            let matches = |pid: i32, process: &Process| match wanted {
+                -1 => true,
+                0 => process.group == group,
+                wanted if wanted < 0 => process.group == -wanted,
+                wanted => pid == wanted,
+            };
+            let children: Vec<i32> =
+                table.children(self.pid).into_iter().filter(|pid| matches(*pid, &table.processes[pid])).collect();
+            if children.is_empty() {
+                return Err(Errno::ECHILD);
+            }
+            for pid in children {
+                let child = table.process(pid)?;
+                if let Some(status) = child.zombie.filter(|_| options & libc::WEXITED != 0) {
+                    if !keep {
+                        table.processes.remove(&pid);
+                    }
+                    return Ok(Some(Waited { pid, status: status.bits() }));
+                }
+                let asked = |news: u32| {
+                    let bit = if news == 0xffff { libc::WCONTINUED } else { libc::WUNTRACED };
+                    options & bit != 0
+                };
+                if let Some(status) = child.news.filter(|&news| asked(news)) {
+                    if !keep {
+                        child.news = None;
+                    }
+                    return Ok(Some(Waited { pid, status }));
+                }
+            }
+            drop(table);
+            if options & libc::WNOHANG != 0 {
+                return Ok(None);
+            }
+            kernel.changed.wait(&self.handle.flag, seen, None)?;
+        }
+    }
+}
+
+impl super::Table {
+    /// Turns a process without threads into a zombie and tells its parent.
+    fn bury(&mut self, pid: i32, status: Status) {
+        let Ok(process) = self.process(pid) else { return };
+        process.zombie = Some(status);
+        process.pending.clear();
+        let (parent, signal, user) = (process.parent, process.exit_signal, process.identity.user);
+        // Orphans go to the first process.
+        let first = self.processes.keys().next().copied().unwrap_or(1);
+        for child in self.children(pid) {
+            if let Ok(child) = self.process(child) {
+                child.parent = first;
+            }
+        }
+        let Ok(adult) = self.process(parent) else { return };
+        let action = adult.actions[libc::SIGCHLD as usize];
+        let forgotten = action.handler == 1 || action.flags & libc::SA_NOCLDWAIT as u64 != 0;
+        if signal > 0 {
+            let (code, value) = match status {
+                Status::Exited(code) => (libc::CLD_EXITED, code),
+                Status::Killed(signal) => (libc::CLD_KILLED, signal),
+            };
+            let mut info = Info::from_process(signal, code, pid, user);
+            info.fields[1] = u64::from(value);
+            self.send(parent, info);
+        }
+        if forgotten {
+            self.processes.remove(&pid);
+        }
+    }
+}

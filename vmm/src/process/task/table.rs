@@ -1,0 +1,250 @@
+//! The table of processes: who is whose child, what waits to be delivered, who is to end. One lock, held briefly.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::gate::{self, Flag};
+use super::signal::{Action, Disposition, Info, Set};
+use crate::process::Result;
+use crate::process::loader::Identity;
+use crate::process::vm::vcpu::Kick;
+
+/// A thread as others see it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Set when there is something to look at.
+    pub flag: Flag,
+    /// Gets the vCPU out of the guest.
+    pub kick: Kick,
+    /// The host thread.
+    pub host_thread: i32,
+}
+
+impl Handle {
+    /// Makes the thread look at the table before it goes on.
+    pub fn interrupt(&self) {
+        self.flag.set();
+        self.kick.set(true);
+        gate::wake(self.host_thread);
+    }
+}
+
+/// A thread's record.
+#[derive(Debug)]
+pub struct Thread {
+    /// How to reach it; none before its host thread runs.
+    pub handle: Option<Arc<Handle>>,
+    /// Signals for this thread.
+    pub pending: VecDeque<Info>,
+    /// Signals that are kept back.
+    pub blocked: Set,
+    /// Signals that a call waits for, blocked or not.
+    pub awaited: Set,
+    /// What to block again once the handler of a signal that ended a sigsuspend has been set up.
+    pub restore: Option<Set>,
+}
+
+impl Thread {
+    /// Whether a signal is for this thread to act on now.
+    fn takes(&self, signal: u8) -> bool {
+        !self.blocked.has(signal) || self.awaited.has(signal)
+    }
+}
+
+/// How a process ended, as wait reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// By exit, with a code.
+    Exited(u8),
+    /// By a signal.
+    Killed(u8),
+}
+
+impl Status {
+    /// In the encoding of wait(2).
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Exited(code) => u32::from(code) << 8,
+            Self::Killed(signal) => u32::from(signal),
+        }
+    }
+}
+
+/// A process's record.
+#[derive(Debug)]
+pub struct Process {
+    /// Its parent.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+    /// Its session.
+    pub session: i32,
+    /// Its threads; none is left in a zombie.
+    pub threads: BTreeMap<i32, Thread>,
+    /// Signals for any of its threads.
+    pub pending: VecDeque<Info>,
+    /// What signals do.
+    pub actions: Box<[Action; 65]>,
+    /// It is ending, and this is how.
+    pub ending: Option<Status>,
+    /// Threads other than this one are to end: it executes a program.
+    pub sole: Option<i32>,
+    /// How it ended; nobody has waited for it yet.
+    pub zombie: Option<Status>,
+    /// What its parent is sent when it ends; 0 for nothing.
+    pub exit_signal: u8,
+    /// Stopped by a signal.
+    pub stopped: Option<u8>,
+    /// A stop or continuation that no wait has reported yet, as wait's status.
+    pub news: Option<u32>,
+    /// Who it runs as.
+    pub identity: Identity,
+    /// Its niceness.
+    pub nice: i32,
+    /// The path of its program.
+    pub executable: Vec<u8>,
+    /// Its arguments, as `/proc/self/cmdline` shows them.
+    pub arguments: Vec<Vec<u8>>,
+}
+
+/// All processes.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// By process id.
+    pub processes: BTreeMap<i32, Process>,
+    /// The process group in the foreground of the terminal.
+    pub foreground: i32,
+    last: i32,
+}
+
+/// Most threads at once, as a container's pids limit has it.
+const MOST_THREADS: usize = 4096;
+/// The ids that are given out.
+const LAST_ID: i32 = 32768;
+
+impl Table {
+    /// An id that no process, thread, group or session has.
+    pub fn free_id(&mut self) -> Result<i32> {
+        if self.processes.values().map(|process| process.threads.len().max(1)).sum::<usize>() >= MOST_THREADS {
+            return Err(Errno::EAGAIN);
+        }
+        for _ in 0..LAST_ID {
+            self.last = if self.last >= LAST_ID { 2 } else { self.last + 1 };
+            let id = self.last;
+            let taken = self.processes.iter().any(|(&pid, process)| {
+                pid == id || process.group == id || process.session == id || process.threads.contains_key(&id)
+            });
+            if !taken {
+                return Ok(id);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// A process that has not been waited for.
+    pub fn process(&mut self, pid: i32) -> Result<&mut Process> {
+        self.processes.get_mut(&pid).ok_or(Errno::ESRCH)
+    }
+
+    /// The process a thread belongs to.
+    pub fn process_of(&self, thread: i32) -> Option<i32> {
+        self.processes.iter().find(|(_, process)| process.threads.contains_key(&thread)).map(|(&pid, _)| pid)
+    }
+
+    /// Sends a signal to a process.
+    pub fn send(&mut self, pid: i32, info: Info) {
+        let first = self.is_first(pid);
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if (first && !process.handles(info.signal)) || !process.accepts(&info) {
+            return;
+        }
+        if info.signal < 32 && process.pending.iter().any(|other| other.signal == info.signal) {
+            return;
+        }
+        process.pending.push_back(info);
+        let ready = |thread: &&Thread| thread.takes(info.signal);
+        let chosen = process.threads.values().find(ready);
+        if let Some(handle) = chosen.and_then(|thread| thread.handle.as_ref()) {
+            handle.interrupt();
+        } else if info.signal == libc::SIGCONT as u8 || info.signal == libc::SIGKILL as u8 {
+            process.interrupt_all();
+        }
+    }
+
+    /// Sends a signal to one thread.
+    pub fn send_to_thread(&mut self, pid: i32, tid: i32, info: Info) -> Result<()> {
+        let first = self.is_first(pid);
+        let process = self.process(pid)?;
+        if !process.threads.contains_key(&tid) {
+            return Err(Errno::ESRCH);
+        }
+        if (first && !process.handles(info.signal)) || !process.accepts(&info) {
+            return Ok(());
+        }
+        let thread = process.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
+        if info.signal >= 32 || !thread.pending.iter().any(|other| other.signal == info.signal) {
+            thread.pending.push_back(info);
+        }
+        if let Some(handle) = thread.handle.as_ref().filter(|_| thread.takes(info.signal)) {
+            handle.interrupt();
+        }
+        Ok(())
+    }
+
+    /// Whether this is the first process, which signals of others reach only where it handles them, as in a container.
+    fn is_first(&self, pid: i32) -> bool {
+        self.processes.keys().next() == Some(&pid)
+    }
+
+    /// The processes of a group.
+    pub fn group(&self, group: i32) -> Vec<i32> {
+        self.processes.iter().filter(|(_, process)| process.group == group).map(|(&pid, _)| pid).collect()
+    }
+
+    /// The children of a process.
+    pub fn children(&self, parent: i32) -> Vec<i32> {
+        self.processes.iter().filter(|(_, process)| process.parent == parent).map(|(&pid, _)| pid).collect()
+    }
+}
+
+impl Process {
+    /// Makes every thread look at the table.
+    pub fn interrupt_all(&self) {
+        for handle in self.threads.values().filter_map(|thread| thread.handle.as_ref()) {
+            handle.interrupt();
+        }
+    }
+
+    /// Whether there is a handler for a signal, or a thread that waits for it with the signal blocked.
+    fn handles(&self, signal: u8) -> bool {
+        self.actions[usize::from(signal)].handler > 1 || self.threads.values().all(|thread| thread.blocked.has(signal))
+    }
+
+    /// Whether a signal has to be kept; signals that stop or continue take effect on each other right away.
+    fn accepts(&mut self, info: &Info) -> bool {
+        let signal = info.signal;
+        if self.zombie.is_some() {
+            return false;
+        }
+        let stops = |other: &Info| Disposition::of_default(other.signal) == Disposition::Stop;
+        match Disposition::of_default(signal) {
+            Disposition::Continue => {
+                self.pending.retain(|other| !stops(other));
+                self.threads.values_mut().for_each(|thread| thread.pending.retain(|other| !stops(other)));
+                if self.stopped.take().is_some() {
+                    self.news = Some(0xffff);
+                    self.interrupt_all();
+                }
+            }
+            Disposition::Stop => self.pending.retain(|other| other.signal != libc::SIGCONT as u8),
+            _ => {}
+        }
+        if signal == libc::SIGKILL as u8 {
+            self.stopped = None;
+        }
+        let blocked = self.threads.values().all(|thread| thread.blocked.has(signal));
+        blocked || self.actions[usize::from(signal)].disposition(signal) != Disposition::Ignore
+    }
+}

@@ -1,0 +1,222 @@
+//! The VM: guest-physical memory, its frames, vCPUs, and the stub that leaves ring 3.
+
+pub mod arena;
+pub mod cpuid;
+pub mod frames;
+pub mod layout;
+pub mod vcpu;
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::{Kvm, VmFd};
+use thiserror::Error;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use self::arena::Arena;
+use self::frames::FrameAllocator;
+use self::vcpu::Vcpu;
+use crate::paging::tables::{AddressSpace, EditError, Frames, Rights};
+use crate::paging::{Entry, PageSize};
+
+/// Why the VM cannot be set up.
+#[derive(Debug, Error)]
+pub enum VmError {
+    /// A KVM call failed.
+    #[error("cannot {0}: {1}; is /dev/kvm usable here?")]
+    Kvm(&'static str, kvm_ioctls::Error),
+    /// Guest memory cannot be had.
+    #[error("cannot {0} of the guest's memory: {1}")]
+    Memory(&'static str, io::Error),
+    /// Page tables cannot be written.
+    #[error(transparent)]
+    Tables(#[from] EditError),
+}
+
+/// How many retired page tables are kept until all shadow tables are dropped at once, so that they can serve again.
+const RETIRED_TABLES: usize = 1024;
+
+/// One VM, shared by all of its processes.
+#[derive(Debug)]
+pub struct Vm {
+    /// Guest-physical memory.
+    pub arena: Arena,
+    fd: VmFd,
+    cpuid: CpuId,
+    frames: Mutex<FrameAllocator>,
+    retired: Mutex<Vec<u64>>,
+    idle: Mutex<(Vec<Vcpu>, u64)>,
+    stub: u64,
+    task: u64,
+}
+
+/// Takes a lock; what a panicking thread left is as good as what it found, each holder leaves whole states only.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Vm {
+    /// A VM with at most `limit` bytes of memory, through an open `/dev/kvm`.
+    pub fn new(kvm: &Kvm, limit: u64) -> Result<Self, VmError> {
+        let fd = kvm.create_vm().map_err(|error| VmError::Kvm("create a VM", error))?;
+        let arena = Arena::new(limit)?;
+        let mut frames = FrameAllocator::new(limit);
+        arena.grow(&fd, frames.end())?;
+        let mut frame =
+            || frames.allocate(1).ok_or(VmError::Memory("reserve the first pages", io::ErrorKind::OutOfMemory.into()));
+        let (stub, task) = (frame()?, frame()?);
+        let write = |bytes: &[u8], at| {
+            let written = arena.memory().write_slice(bytes, GuestAddress(at));
+            written.map_err(|error| VmError::Memory("write the first pages", io::Error::other(error)))
+        };
+        write(layout::STUB_CODE, stub)?;
+        // The I/O permission bitmap starts at byte 104 of the task segment, as the word at 102 says; zeroes allow.
+        write(&104u16.to_le_bytes(), task + 102)?;
+        let cpuid = cpuid::table();
+        let (frames, retired, idle) = (Mutex::new(frames), Mutex::default(), Mutex::default());
+        Ok(Self { arena, fd, cpuid, frames, retired, idle, stub, task })
+    }
+
+    /// A vCPU that no thread uses.
+    pub fn vcpu(&self) -> Result<Vcpu, VmError> {
+        let mut idle = lock(&self.idle);
+        if let Some(vcpu) = idle.0.pop() {
+            return Ok(vcpu);
+        }
+        let index = idle.1;
+        idle.1 += 1;
+        drop(idle);
+        Vcpu::new(&self.fd, index, &self.cpuid)
+    }
+
+    /// Takes back a vCPU whose thread has ended.
+    pub fn put_vcpu(&self, vcpu: Vcpu) {
+        lock(&self.idle).0.push(vcpu);
+    }
+
+    /// `count` frames in a row, each in use once; `None` where the limit is reached. They read as zeroes.
+    pub fn allocate(&self, count: u64) -> Option<u64> {
+        let mut frames = lock(&self.frames);
+        let before = frames.end();
+        let start = frames.allocate(count)?;
+        if frames.end() != before && self.arena.grow(&self.fd, frames.end()).is_err() {
+            frames.free(start, count);
+            return None;
+        }
+        Some(start)
+    }
+
+    /// `count` frames in a row for a file to be mapped over.
+    pub fn window(&self, count: u64) -> Option<u64> {
+        let start = self.allocate(count)?;
+        lock(&self.frames).make_window(start, count);
+        Some(start)
+    }
+
+    /// Takes back the frames of a window; the arena's own memory is behind them again.
+    pub fn close_window(&self, start: u64, count: u64) {
+        lock(&self.frames).free(start, count);
+    }
+
+    /// Whether a frame stands behind a window.
+    pub fn is_window(&self, frame: u64) -> bool {
+        lock(&self.frames).is_window(frame)
+    }
+
+    /// One more use of a frame.
+    pub fn share(&self, frame: u64) {
+        lock(&self.frames).share(frame);
+    }
+
+    /// Whether a frame is in use once.
+    pub fn is_sole(&self, frame: u64) -> bool {
+        lock(&self.frames).uses(frame) == 1
+    }
+
+    /// One use less of each frame. Those no longer used are given back to the host; what the shadow tables hold of the
+    /// others is dropped. Either way nothing that used them reaches them any more.
+    pub fn release(&self, mut dropped: Vec<u64>) {
+        dropped.sort_unstable();
+        let mut frames = lock(&self.frames);
+        let (unused, shared): (Vec<u64>, Vec<u64>) = dropped.into_iter().partition(|&frame| frames.drop_use(frame));
+        // Frames are free for others only after the host has taken the memory back.
+        drop(frames);
+        let unused: Vec<_> = frames::runs(&unused).collect();
+        for &(start, count) in &unused {
+            self.arena.discard(start, count);
+        }
+        for (start, count) in frames::runs(&shared) {
+            self.arena.zap(start, count);
+        }
+        let mut frames = lock(&self.frames);
+        for (start, count) in unused {
+            frames.free(start, count);
+        }
+    }
+
+    /// Makes what was taken from the pages in these frames take effect.
+    pub fn zap(&self, mut dropped: Vec<u64>) {
+        dropped.sort_unstable();
+        dropped.dedup();
+        for (start, count) in frames::runs(&dropped) {
+            self.arena.zap(start, count);
+        }
+    }
+
+    /// An empty address space, but for the stub and the task segment.
+    pub fn space(&self) -> Result<AddressSpace, EditError> {
+        let mut frames = self;
+        let memory = self.arena.memory();
+        let mut space = AddressSpace::new(memory, &mut frames, false, true)?;
+        let stub = Rights { user: true, write: false, execute: true };
+        let task = Rights { user: false, write: true, execute: false };
+        for (address, frame, rights) in [(layout::STUB, self.stub, stub), (layout::TASK, self.task, task)] {
+            let _ = space.map(memory, &mut frames, (address, frame), PageSize::Small, rights)?;
+        }
+        Ok(space)
+    }
+
+    /// Takes back the page tables of a process that is gone.
+    pub fn retire(&self, space: AddressSpace) {
+        let mut retired = Retired(Vec::new());
+        space.give_up(self.arena.memory(), &mut retired);
+        let mut all = lock(&self.retired);
+        all.extend(retired.0);
+        if all.len() < RETIRED_TABLES {
+            return;
+        }
+        let frames = std::mem::take(&mut *all);
+        drop(all);
+        if self.arena.drop_shadow_tables(&self.fd).is_ok() {
+            self.release(frames);
+        } else {
+            lock(&self.retired).extend(frames);
+        }
+    }
+}
+
+/// Collects the frames of an address space that is given up.
+struct Retired(Vec<u64>);
+
+impl Frames for Retired {
+    fn allocate(&mut self) -> Option<u64> {
+        None
+    }
+
+    fn free(&mut self, frame: u64) {
+        self.0.push(frame);
+    }
+}
+
+impl Frames for &Vm {
+    fn allocate(&mut self) -> Option<u64> {
+        Vm::allocate(self, 1)
+    }
+
+    fn free(&mut self, frame: u64) {
+        lock(&self.retired).push(frame);
+    }
+}
+
+const _: () = assert!(arena::START & !Entry::ADDRESS == 0, "frames start at a page");

@@ -1,0 +1,490 @@
+//! The process guest, with this very test binary as the guest's program: it is static, threaded, and knows what it
+//! expects. A test named `guest_…` runs inside; the test without the prefix starts it there.
+
+use std::arch::asm;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+const PAGE: usize = 4096;
+
+/// Runs a command in a guest whose root holds this binary as `/test`, and busybox where the machine has it.
+fn guest(root: &Path, command: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_berth-vmm"))
+        .arg("process")
+        .arg(root)
+        .args(command)
+        .stdin(Stdio::null())
+        .output()
+        .expect("berth-vmm starts")
+}
+
+fn root() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::copy(std::env::current_exe().unwrap(), root.path().join("test")).unwrap();
+    for directory in ["tmp", "bin"] {
+        std::fs::create_dir(root.path().join(directory)).unwrap();
+    }
+    let _ = std::fs::copy("/bin/busybox", root.path().join("bin/busybox"));
+    root
+}
+
+/// Runs a test of this file in a guest. Without `/dev/kvm` there is nothing to test.
+fn in_guest(test: &str) {
+    if std::fs::File::open("/dev/kvm").is_err() {
+        println!("skipped: /dev/kvm cannot be opened");
+        return;
+    }
+    let root = root();
+    let output = guest(root.path(), &["/test", "--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{}\n{out}{error}", output.status);
+}
+
+/// Whether this runs in a guest: what the tests do there they must never do to a host.
+fn inside() -> bool {
+    let version = nix::sys::utsname::uname().unwrap().version().to_string_lossy().into_owned();
+    let inside = version.ends_with("berth");
+    if !inside {
+        println!("skipped: this part of a test runs in a guest");
+    }
+    inside
+}
+
+/// Runs `action` in a child and gives the status it ends with.
+fn child(action: impl FnOnce()) -> i32 {
+    // SAFETY: the child runs nothing but the action and ends; this process has no other thread that holds a lock it needs.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+        if pid == 0 {
+            for signal in [libc::SIGSEGV, libc::SIGBUS] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            action();
+            libc::_exit(0);
+        }
+        let mut status = -1;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        status
+    }
+}
+
+/// Whether `action` kills a process by `signal`.
+fn dies_of(signal: i32, action: impl FnOnce()) -> bool {
+    let status = child(action);
+    libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == signal
+}
+
+/// Private memory of zeroes.
+fn pages(count: usize) -> *mut u8 {
+    mapping(count, libc::MAP_PRIVATE)
+}
+
+fn mapping(count: usize, sharing: i32) -> *mut u8 {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a fresh mapping touches nothing that exists.
+    let start =
+        unsafe { libc::mmap(std::ptr::null_mut(), count * PAGE, protection, sharing | libc::MAP_ANONYMOUS, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    start.cast()
+}
+
+fn protect(start: *mut u8, count: usize, protection: i32) {
+    // SAFETY: the range is one of `pages`, no reference into it exists.
+    assert_eq!(unsafe { libc::mprotect(start.cast(), count * PAGE, protection) }, 0);
+}
+
+fn read(at: *mut u8) -> u8 {
+    // SAFETY: the address is in a range of `pages`; where it is not mapped the process is meant to die.
+    unsafe { at.read_volatile() }
+}
+
+fn write(at: *mut u8, value: u8) {
+    // SAFETY: as for `read`.
+    unsafe { at.write_volatile(value) }
+}
+
+fn jump(to: *mut u8) {
+    // SAFETY: there is a `ret`, or the process is meant to die.
+    unsafe { std::mem::transmute::<*mut u8, extern "C" fn()>(to)() }
+}
+
+fn page(start: *mut u8, index: usize) -> *mut u8 {
+    start.wrapping_add(index * PAGE)
+}
+
+#[test]
+fn what_is_taken_away_is_gone() {
+    in_guest("guest_what_is_taken_away_is_gone");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_what_is_taken_away_is_gone() {
+    if !inside() {
+        return;
+    }
+    let start = pages(16);
+    (0..16).for_each(|at| write(page(start, at), 7));
+    protect(start, 16, libc::PROT_READ);
+    assert!(dies_of(libc::SIGSEGV, || write(page(start, 15), 1)));
+    assert_eq!(read(start), 7);
+    protect(start, 16, libc::PROT_NONE);
+    assert!(dies_of(libc::SIGSEGV, || assert_ne!(read(start), 255)));
+    protect(start, 16, libc::PROT_READ | libc::PROT_WRITE);
+    assert_eq!(read(page(start, 3)), 7);
+    // `ret`, to be executed only where that is allowed.
+    write(start, 0xc3);
+    assert!(dies_of(libc::SIGSEGV, || jump(start)));
+    protect(start, 1, libc::PROT_READ | libc::PROT_EXEC);
+    jump(start);
+    assert!(dies_of(libc::SIGSEGV, || write(start, 0xc3)));
+    protect(start, 1, libc::PROT_READ);
+    assert!(dies_of(libc::SIGSEGV, || jump(start)));
+    // SAFETY: the pages are ours, and nothing refers to them.
+    unsafe {
+        assert_eq!(libc::munmap(page(start, 1).cast(), PAGE), 0);
+        assert!(dies_of(libc::SIGSEGV, || assert_ne!(read(page(start, 1)), 255)));
+        assert_eq!(libc::madvise(page(start, 2).cast(), PAGE, libc::MADV_DONTNEED), 0);
+        assert_eq!(read(page(start, 2)), 0);
+        let moved = libc::mremap(page(start, 4).cast(), 4 * PAGE, 64 * PAGE, libc::MREMAP_MAYMOVE).cast::<u8>();
+        assert_eq!((read(moved), read(page(moved, 3)), read(page(moved, 4))), (7, 7, 0));
+        assert!(moved == page(start, 4) || dies_of(libc::SIGSEGV, || assert_ne!(read(page(start, 4)), 255)));
+    }
+    // A thread that is writing loses the page too.
+    let spinning = dies_of(libc::SIGSEGV, || {
+        let shared = pages(1) as usize;
+        std::thread::spawn(move || {
+            loop {
+                write(shared as *mut u8, 1);
+            }
+        });
+        while read(shared as *mut u8) == 0 {
+            std::hint::spin_loop();
+        }
+        // SAFETY: the page is ours; the thread that uses it is meant to die.
+        unsafe { libc::munmap(shared as *mut libc::c_void, PAGE) };
+        std::thread::park();
+    });
+    assert!(spinning);
+}
+
+#[test]
+fn fork_separates_memory() {
+    in_guest("guest_fork_separates_memory");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_fork_separates_memory() {
+    if !inside() {
+        return;
+    }
+    let private = pages(8);
+    let shared = mapping(1, libc::MAP_SHARED);
+    let mut ends = [0; 2];
+    // SAFETY: the array has room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    let wait = || {
+        let mut byte = 0u8;
+        // SAFETY: one byte fits.
+        assert_eq!(unsafe { libc::read(ends[0], (&raw mut byte).cast(), 1) }, 1);
+    };
+    for round in 0..10 {
+        write(private, 1);
+        // SAFETY: the child uses nothing but memory, the pipe and `_exit`.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let before = read(private);
+            wait();
+            let unseen = read(private) == 1 && before == 1;
+            write(private, 2);
+            write(page(private, 1), 2);
+            write(shared, round + 1);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!(unseen && read(private) == 2))) };
+        }
+        // The host writes into the page that both have; this process has read it through the old mapping.
+        assert_eq!(read(private), 1);
+        std::fs::write("/tmp/three", [3]).unwrap();
+        let file = std::fs::File::open("/tmp/three").unwrap();
+        // SAFETY: the page is ours.
+        let into = unsafe { std::slice::from_raw_parts_mut(private, 1) };
+        assert_eq!(std::io::Read::read(&mut &file, into).unwrap(), 1);
+        assert_eq!(read(private), 3);
+        // SAFETY: one byte; and the status has room.
+        unsafe {
+            assert_eq!(libc::write(ends[1], [0u8].as_ptr().cast(), 1), 1);
+            let mut status = -1;
+            assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+            assert_eq!(status, 0, "round {round}");
+        }
+        assert_eq!((read(private), read(page(private, 1)), read(shared)), (3, 0, round + 1));
+    }
+}
+
+/// Recurses until the stack ends.
+fn deep(count: u64) -> u64 {
+    std::hint::black_box([count; 64])[0] + if count == 0 { 0 } else { deep(count + 1) }
+}
+
+#[test]
+fn faults_become_signals() {
+    in_guest("guest_faults_become_signals");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_faults_become_signals() {
+    if !inside() {
+        return;
+    }
+    // SAFETY: each of these ends the child that executes it.
+    unsafe {
+        assert!(dies_of(libc::SIGILL, || asm!("ud2")));
+        assert!(dies_of(libc::SIGTRAP, || asm!("int3")));
+        assert!(dies_of(libc::SIGSEGV, || asm!("hlt")));
+        assert!(dies_of(libc::SIGSEGV, || asm!("int 0x80")));
+        assert!(dies_of(libc::SIGSEGV, || asm!("mov cr3, {}", in(reg) 0u64)));
+        assert!(dies_of(libc::SIGSEGV, || asm!("out 0x80, al")));
+        assert!(dies_of(libc::SIGSEGV, || asm!("in al, 0x60", out("al") _)));
+        assert!(dies_of(libc::SIGSEGV, || asm!("wrmsr", in("ecx") 0xc000_0080u32, in("eax") 0, in("edx") 0)));
+        let divide = || asm!("xor edx, edx", "div {0:e}", in(reg) 0, inout("eax") 1 => _, out("edx") _);
+        assert!(dies_of(libc::SIGFPE, divide));
+    }
+    for address in [0usize, 8, 0x7fff_ff00_0000, 0x7fff_ff00_1000, 1 << 47, usize::MAX, 0xffff_8000_0000_0000] {
+        assert!(dies_of(libc::SIGSEGV, || write(address as *mut u8, 1)), "{address:#x}");
+    }
+    assert!(dies_of(libc::SIGSEGV, || assert_ne!(deep(1), 0)));
+    assert_eq!(child(|| ()), 0, "the guest goes on");
+}
+
+#[test]
+fn threads_and_signals_work() {
+    in_guest("guest_threads_and_signals_work");
+}
+
+static CALLS: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn count(_: i32) {
+    // Uses vector registers, which belong to what was interrupted.
+    let numbers = std::hint::black_box([1.5f64; 8]);
+    CALLS.fetch_add((numbers.iter().sum::<f64>() / 12.0) as i32, Ordering::SeqCst);
+}
+
+fn handle(signal: i32, flags: i32) {
+    // SAFETY: the handler does nothing that is not allowed in one.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count as *const () as usize;
+        action.sa_flags = flags;
+        assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
+    }
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_threads_and_signals_work() {
+    if !inside() {
+        return;
+    }
+    let total = Arc::new(Mutex::new(0));
+    let (sender, receiver) = mpsc::channel();
+    let threads: Vec<_> = (0..8)
+        .map(|number| {
+            let (total, sender) = (total.clone(), sender.clone());
+            std::thread::spawn(move || {
+                for _ in 0..1000 {
+                    *total.lock().unwrap() += 1;
+                }
+                sender.send(number).unwrap();
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    drop(sender);
+    assert_eq!((*total.lock().unwrap(), receiver.iter().sum::<i32>()), (8000, 28));
+
+    // A computation in vector registers, interrupted again and again.
+    handle(libc::SIGUSR1, libc::SA_RESTART);
+    // SAFETY: plain system calls.
+    let (pid, main) = unsafe { (libc::getpid(), libc::gettid()) };
+    let sums = Arc::new(AtomicU64::new(0));
+    let interrupter = std::thread::spawn(move || {
+        for _ in 0..50 {
+            // SAFETY: a plain system call.
+            unsafe { libc::syscall(libc::SYS_tgkill, pid, main, libc::SIGUSR1) };
+            std::thread::yield_now();
+        }
+    });
+    while !interrupter.is_finished() {
+        let sum: f64 = std::hint::black_box((0..1000).map(f64::from).collect::<Vec<_>>()).iter().sum();
+        assert_eq!(sum.to_bits(), 499_500f64.to_bits());
+        sums.fetch_add(1, Ordering::Relaxed);
+    }
+    assert!(CALLS.load(Ordering::SeqCst) > 0);
+
+    // A read that a signal interrupts ends, or begins again, as the handler asks.
+    for (flags, again) in [(0, false), (libc::SA_RESTART, true)] {
+        handle(libc::SIGUSR2, flags);
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let other = std::thread::spawn(move || {
+            let before = CALLS.load(Ordering::SeqCst);
+            while CALLS.load(Ordering::SeqCst) == before {
+                // SAFETY: a plain system call.
+                unsafe { libc::syscall(libc::SYS_tgkill, pid, main, libc::SIGUSR2) };
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if again {
+                std::io::Write::write_all(&mut writer, b"x").unwrap();
+            } else {
+                // Kept open: an end of file would end the read too.
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let mut byte = [0];
+        let done = std::io::Read::read(&mut reader, &mut byte);
+        match (again, done) {
+            (true, Ok(1)) => assert_eq!(byte, *b"x"),
+            (false, Err(error)) => assert_eq!(error.kind(), std::io::ErrorKind::Interrupted),
+            (_, done) => panic!("{done:?}"),
+        }
+        other.join().unwrap();
+    }
+}
+
+#[test]
+fn random_calls_only_hurt_the_caller() {
+    in_guest("guest_random_calls_only_hurt_the_caller");
+}
+
+/// A generator of numbers that is good enough here (xorshift).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn argument(&mut self, memory: u64) -> u64 {
+        match self.next() % 6 {
+            0 => self.next() % 8,
+            1 => memory + self.next() % 8192,
+            2 => self.next(),
+            3 => self.next() & 0xffff_ffff,
+            4 => u64::MAX - self.next() % 4096,
+            _ => 1 << (self.next() % 64),
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_random_calls_only_hurt_the_caller() {
+    if !inside() {
+        return;
+    }
+    let memory = pages(2) as u64;
+    for seed in 1..=40 {
+        // A call may block for ever, or stop the child.
+        let status = child(|| {
+            let mut numbers = Numbers(seed * 0x9e37_79b9_7f4a_7c15);
+            // SAFETY: nothing is: whatever happens, it happens to this child.
+            unsafe {
+                libc::alarm(2);
+                for _ in 0..400 {
+                    let number = numbers.next() % 470;
+                    let with: [u64; 6] = std::array::from_fn(|_| numbers.argument(memory));
+                    let blocks = [libc::SYS_pause, libc::SYS_alarm, libc::SYS_rt_sigsuspend, libc::SYS_setitimer];
+                    let ends = [libc::SYS_exit, libc::SYS_exit_group, libc::SYS_vfork, libc::SYS_fork];
+                    let clones = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_kill, libc::SYS_rt_sigaction];
+                    if [blocks, ends, clones].concat().contains(&(number as i64)) {
+                        continue;
+                    }
+                    libc::syscall(number as i64, with[0], with[1], with[2], with[3], with[4], with[5]);
+                }
+            }
+        });
+        assert!(libc::WIFEXITED(status) || libc::WIFSIGNALED(status), "seed {seed}: {status:#x}");
+    }
+    assert_eq!(child(|| ()), 0, "the guest goes on");
+}
+
+#[test]
+fn shell_scripts_run() {
+    let root = root();
+    if !root.path().join("bin/busybox").exists() || std::fs::File::open("/dev/kvm").is_err() {
+        println!("skipped: busybox or /dev/kvm is missing");
+        return;
+    }
+    let run = |script: &str| {
+        let output = guest(root.path(), &["/bin/busybox", "sh", "-c", script]);
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap())
+    };
+    let busybox = "alias b=/bin/busybox; PATH=/bin; for a in cat wc sort head sleep; do /bin/busybox ln -sf busybox /bin/$a; done; ";
+    assert_eq!(run("echo a | cat; exit 3"), ("a\n".into(), 3));
+    let script = format!(
+        "{busybox} for i in 3 1 2; do echo $i; done | sort | while read x; do echo \"<$x>\"; done; (exit 7); echo $?"
+    );
+    assert_eq!(run(&script), ("<1>\n<2>\n<3>\n7\n".into(), 0));
+    let script = format!(
+        "{busybox} sleep 0.05 & wait $!; echo $?; trap 'echo usr1' USR1; kill -USR1 $$; cat <<E\nhere\nE\ncd /tmp; echo x > f; cat < f; pwd"
+    );
+    assert_eq!(run(&script), ("0\nusr1\nhere\nx\n/tmp\n".into(), 0));
+    assert_eq!(run("(kill -9 $(/bin/busybox sh -c 'echo $PPID')); echo $?").1, 0);
+    assert_eq!(guest(root.path(), &["nothing"]).status.code(), Some(127));
+    std::fs::write(root.path().join("bin/broken"), "\x7fELFnot").unwrap();
+    std::fs::set_permissions(root.path().join("bin/broken"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(guest(root.path(), &["/bin/broken"]).status.code(), Some(126));
+}
+
+#[test]
+fn signals_to_the_vmm_reach_the_first_process() {
+    let root = root();
+    if !root.path().join("bin/busybox").exists() || std::fs::File::open("/dev/kvm").is_err() {
+        println!("skipped: busybox or /dev/kvm is missing");
+        return;
+    }
+    let script = "trap 'echo got it; exit 5' TERM; echo ready; while :; do /bin/busybox sleep 0.1; done";
+    let mut vmm = Command::new(env!("CARGO_BIN_EXE_berth-vmm"))
+        .arg("process")
+        .arg(root.path())
+        .args(["/bin/busybox", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(vmm.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    // SAFETY: a plain system call; the child has not been waited for.
+    assert_eq!(unsafe { libc::kill(vmm.id().cast_signed(), libc::SIGTERM) }, 0);
+    assert_eq!(lines.next().unwrap().unwrap(), "got it");
+    assert_eq!(vmm.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn nothing_outside_the_root_is_reached() {
+    let root = root();
+    if !root.path().join("bin/busybox").exists() || std::fs::File::open("/dev/kvm").is_err() {
+        println!("skipped: busybox or /dev/kvm is missing");
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink(outside.path().join("secret"), root.path().join("link")).unwrap();
+    let secret = outside.path().join("secret");
+    let up = format!("{}{}", "../".repeat(20), secret.strip_prefix("/").unwrap().display());
+    for path in ["/link".to_string(), secret.display().to_string(), up, format!("/tmp/../..{}", secret.display())] {
+        let output = guest(root.path(), &["/bin/busybox", "cat", &path]);
+        assert_eq!((output.stdout.as_slice(), output.status.code()), (&b""[..], Some(1)), "{path}");
+    }
+}
