@@ -32,7 +32,8 @@ pub fn enter_process(source: &OsStr) -> Result<ExitCode> {
     end_process(sandboxed::enter(handover(source)?))
 }
 
-fn end_process(result: Result<i32, sandboxed::Error>) -> Result<ExitCode> {
+/// Ends this process as the guest's first process ended.
+pub fn end_process(result: Result<i32, sandboxed::Error>) -> Result<ExitCode> {
     match result {
         Ok(code) => std::process::exit(code),
         Err(sandboxed::Error::Run(error)) => {

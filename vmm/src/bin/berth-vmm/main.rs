@@ -4,6 +4,7 @@ mod exec;
 mod executor;
 mod host;
 mod initramfs;
+mod process;
 mod run;
 
 use std::ffi::OsString;
@@ -15,7 +16,7 @@ use anyhow::{Result, bail};
 const FAILED: u8 = 125;
 
 const USAGE: &str = "usage: berth-vmm run CONFIG [PROCESS] | exec SOCKET PROCESS | start HANDOVER | enter HANDOVER | \
-                     process-start HANDOVER | process-enter HANDOVER | initramfs CACHE [OPTION…] | host, where CONFIG, \
+                     process-start HANDOVER | process-enter HANDOVER | process [--trace] ROOT COMMAND… | initramfs CACHE [OPTION…] | host, where CONFIG, \
                      PROCESS and HANDOVER are a path or the number of a \
                      descriptor";
 
@@ -36,6 +37,7 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
         (Some("enter"), [handover]) => executor::enter(handover),
         (Some("process-start"), [handover]) => executor::start_process(handover),
         (Some("process-enter"), [handover]) => executor::enter_process(handover),
+        (Some("process"), arguments) => process::run(arguments),
         (Some("exec"), [socket, process]) => exec::run(socket, process),
         (Some("host"), []) => host::run().map(|()| ExitCode::SUCCESS),
         (Some("initramfs"), options) => initramfs::run(options.iter().cloned()).map(|()| ExitCode::SUCCESS),
