@@ -101,13 +101,17 @@ fn a_process_guest_has_a_terminal() {
     }
     let home = Home::new();
     let words = "run --rm -it --isolation microvm --guest process busybox sh -c";
-    let mut terminal = Terminal::start(home.berth(words).arg("stty size; cat"), 91, 33);
+    // What follows `cat` keeps it from taking the place of the shell: a first process does not die of Ctrl-C.
+    let mut terminal = Terminal::start(home.berth(words).arg("stty size; cat; cat; echo unreached"), 91, 33);
     terminal.expect("33 91");
 
     terminal.type_in("word\n");
     terminal.expect("word\r\nword");
     terminal.type_in("\x04");
-    assert_eq!(terminal.wait(), 0);
+    terminal.type_in("second\n");
+    terminal.expect("second\r\nsecond");
+    terminal.type_in("\x03");
+    assert_eq!(terminal.wait(), 130);
 }
 
 #[test]
