@@ -101,7 +101,6 @@ fn a_process_guest_has_a_terminal() {
     }
     let home = Home::new();
     let words = "run --rm -it --isolation microvm --guest process busybox sh -c";
-    // What follows `cat` keeps it from taking the place of the shell: a first process does not die of Ctrl-C.
     let mut terminal = Terminal::start(home.berth(words).arg("stty size; cat; cat; echo unreached"), 91, 33);
     terminal.expect("33 91");
 
@@ -110,6 +109,13 @@ fn a_process_guest_has_a_terminal() {
     terminal.type_in("\x04");
     terminal.type_in("second\n");
     terminal.expect("second\r\nsecond");
+    terminal.type_in("\x03");
+    assert_eq!(terminal.wait(), 130);
+
+    let first = home.berth("run --rm -it --isolation microvm --guest process busybox cat");
+    let mut terminal = Terminal::start(first, 80, 24);
+    terminal.type_in("word\n");
+    terminal.expect("word\r\nword");
     terminal.type_in("\x03");
     assert_eq!(terminal.wait(), 130);
 }

@@ -41,6 +41,25 @@ fn ctrl_c_is_the_commands_business() {
 }
 
 #[test]
+fn ctrl_c_ends_a_first_process_that_does_nothing_about_it() {
+    let home = Home::new();
+    for (key, code) in [("\x03", 130), ("\x1c", 131)] {
+        let mut terminal = Terminal::start(home.berth("run --rm -it busybox cat"), 80, 24);
+        terminal.type_in("word\n");
+        terminal.expect("word\r\nword");
+        terminal.type_in(key);
+        assert_eq!(terminal.wait(), code);
+    }
+    // Not where the program has told the terminal that the key is an ordinary one.
+    let mut terminal = Terminal::start(home.shell("-it", "stty -isig; echo ready; exec cat -v"), 80, 24);
+    terminal.expect("ready");
+    terminal.type_in("\x03\n");
+    terminal.expect("^C\r\n^C");
+    terminal.type_in("\x04");
+    assert_eq!(terminal.wait(), 0);
+}
+
+#[test]
 fn what_is_typed_arrives_and_the_terminal_is_left_as_it_was() {
     let home = Home::new();
     let mut terminal = Terminal::start(home.berth("run --rm -it busybox sh"), 80, 24);

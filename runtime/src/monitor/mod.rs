@@ -5,6 +5,7 @@
 
 mod config;
 mod journal;
+mod keys;
 mod log;
 mod memory;
 mod streams;

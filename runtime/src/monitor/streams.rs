@@ -13,6 +13,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
 use super::config::Config;
+use super::keys;
 use super::log::{Log, Stream};
 use crate::attach::{Frames, Kind, MAX_FRAME, frame, parse_size, standard};
 use crate::error::{Attempt as _, Result};
@@ -63,6 +64,8 @@ pub(super) struct Streams {
     outputs: Vec<(OwnedFd, Stream)>,
     /// Waits to be written to `input`.
     typed: VecDeque<u8>,
+    /// What the terminal has been given since its keys were last looked at.
+    pressed: Vec<u8>,
     /// The input ends once everything typed is written.
     input_ended: bool,
     caller_input: bool,
@@ -86,6 +89,7 @@ impl Streams {
             input: None,
             outputs: Vec::new(),
             typed: VecDeque::new(),
+            pressed: Vec::new(),
             input_ended: false,
             caller_input: foreground && config.interactive,
             raw: None,
@@ -166,6 +170,14 @@ impl Streams {
                         }
                     }
                 }
+            }
+            let pressed = std::mem::take(&mut self.pressed);
+            if first
+                && let Some(master) = &self.input
+                && let Some(signal) = keys::unheard(master, &pressed, pid)
+                && sandbox.kill(libc::SIGKILL, false).is_ok()
+            {
+                ended_by = ended_by.or(Some(signal));
             }
             self.outputs.retain(|(fd, _)| !is_closed(fd));
             self.clients.retain(|client| client.queue.len() <= MAX_QUEUED && !is_gone(&client.stream));
@@ -261,7 +273,12 @@ impl Streams {
                 return;
             }
             match nix::unistd::write(input, self.typed.as_slices().0) {
-                Ok(count) => drop(self.typed.drain(..count)),
+                Ok(count) => {
+                    let written = self.typed.drain(..count);
+                    if self.tty {
+                        self.pressed.extend(written);
+                    }
+                }
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
                 Err(_) => {

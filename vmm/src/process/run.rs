@@ -163,7 +163,7 @@ fn forward_signals(kernel: &Arc<Kernel>) -> super::Result<()> {
                 _ => first.into_iter().collect(),
             };
             for pid in targets {
-                table.send(pid, Info::kernel(signal as i32));
+                table.send_from_outside(pid, Info::kernel(signal as i32));
             }
         }
     };

@@ -156,8 +156,15 @@ impl Table {
     /// Sends a signal to a process.
     pub fn send(&mut self, pid: i32, info: Info) {
         let first = self.is_first(pid);
+        if !first || self.processes.get(&pid).is_some_and(|process| process.handles(info.signal)) {
+            self.send_from_outside(pid, info);
+        }
+    }
+
+    /// Sends a signal to a process that even the first one does not survive unless it handles it: a person's Ctrl-C or `stop`.
+    pub fn send_from_outside(&mut self, pid: i32, info: Info) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        if (first && !process.handles(info.signal)) || !process.accepts(&info) {
+        if !process.accepts(&info) {
             return;
         }
         if info.signal < 32 && process.pending.iter().any(|other| other.signal == info.signal) {
