@@ -1,0 +1,229 @@
+//! Running one command: from what was handed over to an exit code. Everything the module controls happens here, behind the walls.
+
+use std::fs::File;
+use std::os::fd::{FromRawFd as _, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_runtime::executor::Handover;
+use oci_spec::runtime::Process;
+use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
+use wasmtime::{Engine, Linker, Module, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::p1::{self, WasiP1Ctx};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p2, p3};
+
+use crate::code::{self, Code};
+use crate::compile;
+use crate::confine;
+use crate::engine;
+use crate::error::{Error, Result};
+use crate::grants;
+use crate::limits::Budget;
+use crate::settings::Settings;
+use crate::stop;
+use crate::world::{self, START, World};
+
+/// What the handover calls the file with the compiled code.
+pub const CODE: &str = "code";
+/// What a program ends with that was ended by `abort()`, and so a module by a trap.
+const TRAPPED: i32 = 128 + libc::SIGABRT;
+
+/// How a module ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// What its person should know.
+    pub message: Option<String>,
+}
+
+/// Runs the module that is handed over as this sandbox's process.
+pub fn start(handover: Handover) -> Result<Ended> {
+    let settings: Settings =
+        serde_json::from_value(handover.settings).map_err(|error| Error::Handover(error.to_string()))?;
+    let process = handover.spec.process().clone().unwrap_or_default();
+    let file = handover.files.get(CODE).copied().map(take);
+    let (engine, code) = code(&settings, file, &process)?;
+    let grants = grants::builder(&handover.spec, &process, &settings)?;
+    let signals = stop::watch(&engine, settings.timeout_ms.map(Duration::from_millis))?;
+    confine::module(settings.network)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Error::io("start the event loop"))?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            // What the module has done by then is done.
+            biased;
+            result = run(&engine, &code, grants, &settings) => result.map(Some),
+            stopped = stop::stopped(signals) => stopped.map(|()| None),
+        }
+    });
+    // A thread may still be waiting for input.
+    runtime.shutdown_background();
+    match (stop::exit_code(), result) {
+        (Some(code), _) => Ok(Ended { code, message: timed_out(code, &settings) }),
+        (None, Ok(Some(ended))) => Ok(ended),
+        (None, Ok(None)) => Err(Error::Handover("the module was stopped by nobody".to_owned())),
+        (None, Err(error)) => Err(error),
+    }
+}
+
+fn timed_out(code: i32, settings: &Settings) -> Option<String> {
+    let time = Duration::from_millis(settings.timeout_ms.filter(|_| code == stop::TIMED_OUT)?);
+    Some(format!("the module was ended after {time:?}, the time it had"))
+}
+
+/// Takes over a descriptor that was handed over.
+fn take(number: RawFd) -> File {
+    // SAFETY: the descriptor was opened for this process alone to own, see `berth_runtime::executor`.
+    unsafe { File::from_raw_fd(number) }
+}
+
+/// The code to run: what is stored, or else what is compiled now.
+fn code(settings: &Settings, file: Option<File>, process: &Process) -> Result<(Engine, Code)> {
+    let fuel = settings.fuel.is_some();
+    match (&settings.code, file) {
+        (Some(stored), Some(file)) => {
+            let engine = engine::runner(fuel)?;
+            let code = code::load(&engine, file, stored)?;
+            Ok((engine, code))
+        }
+        (None, None) => {
+            let wasm = read(process)?;
+            let engine = engine::compiler(fuel)?;
+            let code = code::compile(&engine, &wasm)?;
+            Ok((engine, code))
+        }
+        _ => Err(Error::Handover("the compiled code and its digest belong together".to_owned())),
+    }
+}
+
+/// The module that the process's arguments name.
+fn read(process: &Process) -> Result<Vec<u8>> {
+    let name = process.args().as_deref().unwrap_or_default().first().map(Path::new).unwrap_or(Path::new(""));
+    let path: PathBuf = process.cwd().join(name);
+    match File::open(&path) {
+        Ok(file) => compile::read(file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound(path)),
+        Err(error) => Err(Error::io(format!("open the module {}", path.display()))(error)),
+    }
+}
+
+/// What belongs to one instance.
+struct State<W> {
+    wasi: W,
+    budget: Budget,
+}
+
+/// WASI for components.
+struct Preview2 {
+    context: WasiCtx,
+    table: ResourceTable,
+}
+
+impl WasiView for State<Preview2> {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi.context, table: &mut self.wasi.table }
+    }
+}
+
+async fn run(engine: &Engine, code: &Code, mut grants: wasmtime_wasi::WasiCtxBuilder, settings: &Settings) -> Result<Ended> {
+    match code {
+        Code::Module(module) => module_command(store(engine, grants.build_p1(), settings)?, module).await,
+        Code::Component(component) => {
+            let world = world::of(component, engine)?;
+            let wasi = Preview2 { context: grants.build(), table: ResourceTable::new() };
+            component_command(store(engine, wasi, settings)?, component, world).await
+        }
+    }
+}
+
+fn store<W: 'static>(engine: &Engine, wasi: W, settings: &Settings) -> Result<Store<State<W>>> {
+    let mut store = Store::new(engine, State { wasi, budget: Budget::new(settings.memory) });
+    store.limiter(|state| &mut state.budget);
+    if let Some(fuel) = settings.fuel {
+        store.set_fuel(fuel).map_err(|error| Error::Engine(error))?;
+    }
+    // Advanced only to end it.
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Interrupt));
+    Ok(store)
+}
+
+async fn module_command(mut store: Store<State<WasiP1Ctx>>, module: &Module) -> Result<Ended> {
+    world::check_command(module)?;
+    let mut linker = Linker::new(store.engine());
+    p1::add_to_linker_async(&mut linker, |state: &mut State<WasiP1Ctx>| &mut state.wasi)
+        .map_err(|error| Error::Engine(error))?;
+    let prepared = linker.instantiate_pre(module).map_err(missing)?;
+    // Its start function, if it has one, is the module's code already.
+    let instance = match prepared.instantiate_async(&mut store).await {
+        Ok(instance) => instance,
+        Err(error) => return not_instantiated(error),
+    };
+    let start = instance
+        .get_typed_func::<(), ()>(&mut store, START)
+        .map_err(|error| Error::World(format!("{error:#}")))?;
+    Ok(ended(start.call_async(&mut store, ()).await.map(|()| 0)))
+}
+
+async fn component_command(mut store: Store<State<Preview2>>, component: &Component, world: World) -> Result<Ended> {
+    let mut linker = ComponentLinker::new(store.engine());
+    p2::add_to_linker_async(&mut linker).map_err(|error| Error::Engine(error))?;
+    match world {
+        World::Command => {
+            let prepared = linker.instantiate_pre(component).and_then(p2::bindings::CommandPre::new).map_err(missing)?;
+            let command = match prepared.instantiate_async(&mut store).await {
+                Ok(command) => command,
+                Err(error) => return not_instantiated(error),
+            };
+            Ok(ended(command.wasi_cli_run().call_run(&mut store).await.map(exit_code)))
+        }
+        World::Command3 => {
+            p3::add_to_linker(&mut linker).map_err(|error| Error::Engine(error))?;
+            let prepared = linker.instantiate_pre(component).and_then(p3::bindings::CommandPre::new).map_err(missing)?;
+            let command = match prepared.instantiate_async(&mut store).await {
+                Ok(command) => command,
+                Err(error) => return not_instantiated(error),
+            };
+            let result = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await;
+            Ok(ended(result.and_then(|result| result).map(exit_code)))
+        }
+        World::Http => Err(Error::World(
+            "it is an HTTP handler, which waits for requests: run it with `berth wasm serve`".to_owned(),
+        )),
+    }
+}
+
+fn exit_code(result: Result<(), ()>) -> i32 {
+    i32::from(result.is_err())
+}
+
+fn missing(error: wasmtime::Error) -> Error {
+    Error::World(format!("{error:#}"))
+}
+
+/// A trap in a start function is the module's end; all else keeps it from beginning.
+fn not_instantiated(error: wasmtime::Error) -> Result<Ended> {
+    if error.is::<Trap>() || error.is::<I32Exit>() {
+        return Ok(ended(Err(error)));
+    }
+    Err(Error::Instantiate(error))
+}
+
+fn ended(result: wasmtime::Result<i32>) -> Ended {
+    match result {
+        Ok(code) => Ended { code, message: None },
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(I32Exit(code)) => Ended { code: *code, message: None },
+            None => Ended { code: TRAPPED, message: Some(explain(error)) },
+        },
+    }
+}
+
+/// What a module ended of, with where in it that was.
+fn explain(error: wasmtime::Error) -> String {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => "the module has used up its --fuel".to_owned(),
+        _ => format!("{error:?}"),
+    }
+}

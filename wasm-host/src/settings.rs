@@ -1,0 +1,44 @@
+//! What `executor.json` says to this host.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The settings of one module. By default it is found in the image's files and gets those: what a bundle of another engine than
+/// berth's means.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The compiled code that is handed over as the file `code`; none: compile what `process.args` names.
+    pub code: Option<StoredCode>,
+    /// Directories it gets, all of the sandbox's files where this is not said.
+    pub directories: Option<Vec<Directory>>,
+    /// Bytes its linear memories and tables may have together.
+    pub memory: Option<u64>,
+    /// Milliseconds it may run.
+    pub timeout_ms: Option<u64>,
+    /// Units of work it may do, about one an instruction.
+    pub fuel: Option<u64>,
+    /// Whether it may use the sandbox's network.
+    pub network: bool,
+}
+
+/// Code that was compiled before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredCode {
+    /// SHA-256 of the file, in hexadecimal digits.
+    pub sha256: String,
+    /// Where it lies on the host, for messages.
+    pub path: PathBuf,
+}
+
+/// A directory that the module gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Directory {
+    /// Where it is, in the sandbox and to the module.
+    pub path: PathBuf,
+    /// Whether it may only be read.
+    #[serde(default)]
+    pub read_only: bool,
+}
