@@ -19,8 +19,9 @@ mod reference;
 mod registry;
 mod store;
 mod tar;
+mod wasm;
 
-pub use archive::{Change, Format, ImportOptions, LoadOptions};
+pub use archive::{Change, Format, ImportOptions, LoadOptions, WasmOptions};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use layer::{LayerError, Limits, UNPACK_COMMAND, Unpacker, unpack_worker_main};
@@ -29,4 +30,5 @@ pub use reference::Reference;
 pub use registry::{
     Connection, Credentials, Event, Progress, PullOptions, PushOptions, Quiet, login, logout, pull, push,
 };
-pub use store::{Description, Guard, HistoryEntry, Image, Layer, Pruned, Removed, RootFs, Store, Summary, Use};
+pub use store::{Code, Description, Guard, HistoryEntry, Image, Layer, Pruned, Removed, RootFs, Store, Summary, Use};
+pub use wasm::Interfaces;

@@ -8,6 +8,9 @@ pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// The CNCF's Wasm OCI artifact: its configuration, and the module that is its layer.
+pub const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
+pub const WASM_LAYER: &str = "application/wasm";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -21,7 +24,12 @@ pub fn is_index(media_type: &str) -> bool {
 }
 
 pub fn is_config(media_type: &str) -> bool {
-    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG | WASM_CONFIG)
+}
+
+/// Whether a configuration is for one platform. A Wasm module runs on all.
+pub fn is_platform_config(media_type: &str) -> bool {
+    media_type != WASM_CONFIG
 }
 
 /// How a stream is compressed.

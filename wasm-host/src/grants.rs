@@ -34,7 +34,10 @@ pub fn builder(spec: &Spec, process: &Process, settings: &Settings) -> Result<Wa
         open(&mut wasi, path, &path.to_string_lossy(), *read_only)?;
     }
     let cwd = process.cwd();
-    let within = directories.iter().filter(|directory| cwd.starts_with(&directory.path)).max_by_key(|directory| directory.path.as_os_str().len());
+    let within = directories
+        .iter()
+        .filter(|directory| cwd.starts_with(&directory.path))
+        .max_by_key(|directory| directory.path.as_os_str().len());
     if let Some(directory) = within {
         wasi.initial_cwd(cwd.to_string_lossy());
         open(&mut wasi, cwd, HERE, directory.read_only)?;
@@ -46,7 +49,8 @@ pub fn builder(spec: &Spec, process: &Process, settings: &Settings) -> Result<Wa
 fn root(spec: &Spec) -> Directory {
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     // What is mounted below it may be written even so; the kernel says what.
-    let all_read_only = read_only && spec.mounts().as_deref().unwrap_or_default().iter().all(|mount| !is_writable(mount));
+    let all_read_only =
+        read_only && spec.mounts().as_deref().unwrap_or_default().iter().all(|mount| !is_writable(mount));
     Directory { path: "/".into(), read_only: all_read_only }
 }
 

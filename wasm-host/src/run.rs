@@ -126,7 +126,12 @@ impl WasiView for State<Preview2> {
     }
 }
 
-async fn run(engine: &Engine, code: &Code, mut grants: wasmtime_wasi::WasiCtxBuilder, settings: &Settings) -> Result<Ended> {
+async fn run(
+    engine: &Engine,
+    code: &Code,
+    mut grants: wasmtime_wasi::WasiCtxBuilder,
+    settings: &Settings,
+) -> Result<Ended> {
     match code {
         Code::Module(module) => module_command(store(engine, grants.build_p1(), settings)?, module).await,
         Code::Component(component) => {
@@ -160,9 +165,8 @@ async fn module_command(mut store: Store<State<WasiP1Ctx>>, module: &Module) -> 
         Ok(instance) => instance,
         Err(error) => return not_instantiated(error),
     };
-    let start = instance
-        .get_typed_func::<(), ()>(&mut store, START)
-        .map_err(|error| Error::World(format!("{error:#}")))?;
+    let start =
+        instance.get_typed_func::<(), ()>(&mut store, START).map_err(|error| Error::World(format!("{error:#}")))?;
     Ok(ended(start.call_async(&mut store, ()).await.map(|()| 0)))
 }
 
@@ -171,7 +175,8 @@ async fn component_command(mut store: Store<State<Preview2>>, component: &Compon
     p2::add_to_linker_async(&mut linker).map_err(|error| Error::Engine(error))?;
     match world {
         World::Command => {
-            let prepared = linker.instantiate_pre(component).and_then(p2::bindings::CommandPre::new).map_err(missing)?;
+            let prepared =
+                linker.instantiate_pre(component).and_then(p2::bindings::CommandPre::new).map_err(missing)?;
             let command = match prepared.instantiate_async(&mut store).await {
                 Ok(command) => command,
                 Err(error) => return not_instantiated(error),
@@ -180,7 +185,8 @@ async fn component_command(mut store: Store<State<Preview2>>, component: &Compon
         }
         World::Command3 => {
             p3::add_to_linker(&mut linker).map_err(|error| Error::Engine(error))?;
-            let prepared = linker.instantiate_pre(component).and_then(p3::bindings::CommandPre::new).map_err(missing)?;
+            let prepared =
+                linker.instantiate_pre(component).and_then(p3::bindings::CommandPre::new).map_err(missing)?;
             let command = match prepared.instantiate_async(&mut store).await {
                 Ok(command) => command,
                 Err(error) => return not_instantiated(error),

@@ -58,8 +58,7 @@ pub fn check_command(module: &Module) -> Result<()> {
 
 /// What a component is made for.
 pub fn of(component: &Component, engine: &Engine) -> Result<World> {
-    let exports: Vec<String> =
-        component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let exports: Vec<String> = component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();
     let has = |interface: &str| exports.iter().any(|export| export.starts_with(interface));
     if has("wasi:cli/run@0.2.") {
         Ok(World::Command)

@@ -58,7 +58,7 @@ impl Store {
             blobs.push(self.take_docker_layer(source, path, diff_id)?);
         }
         let config = (self.put(&text)?, text.len() as u64, media::OCI_CONFIG);
-        let manifest = super::layout::manifest(config, &blobs)?;
+        let manifest = super::layout::image_manifest(config, &blobs)?;
         let digest = self.put(&manifest)?;
         let layers = layers(&parse("the manifest", &manifest)?, &configuration)?;
         let mut references = Vec::new();

@@ -44,7 +44,7 @@ impl Store {
         let config = serde_json::to_vec(&configuration(diff_id, options))
             .map_err(|error| Error::invalid("the image's configuration", error))?;
         let config = (self.put(&config)?, config.len() as u64, media::OCI_CONFIG);
-        let manifest = super::layout::manifest(config, &[layer])?;
+        let manifest = super::layout::image_manifest(config, &[layer])?;
         let digest = self.put(&manifest)?;
         self.set_entry(IndexEntry {
             reference: reference.clone(),

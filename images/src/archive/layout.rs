@@ -12,6 +12,7 @@ use crate::media;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{MAX_DOCUMENT, Store, descriptor, digest_of, layers, parse};
+use crate::wasm;
 
 /// The annotation with a name or tag.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -65,7 +66,8 @@ impl Store {
         }
         let config_digest = digest_of(config)?;
         self.take_blob(source, &blob(config_digest), config_digest, config.size().min(MAX_DOCUMENT))?;
-        let configuration = parse(&format!("configuration {config_digest}"), &self.document(config_digest)?)?;
+        let what = format!("configuration {config_digest}");
+        let configuration = wasm::configuration(&what, &manifest, &self.document(config_digest)?)?;
         let layers = layers(&manifest, &configuration)?;
         for layer in &layers {
             self.take_blob(source, &blob(layer.digest), layer.digest, layer.size)?;
@@ -128,14 +130,19 @@ fn name(entry: &Descriptor, stem: Option<&str>) -> Option<Reference> {
 /// Digest, bytes and media type of a blob.
 pub type Blob = (Digest, u64, &'static str);
 
-/// An OCI manifest.
-pub fn manifest(config: Blob, layers: &[Blob]) -> Result<Vec<u8>> {
+/// An OCI manifest of an image.
+pub fn image_manifest(config: Blob, layers: &[Blob]) -> Result<Vec<u8>> {
     let describe = |(digest, size, media_type): &Blob| descriptor(media_type, *digest, *size);
+    manifest(describe(&config)?, layers.iter().map(describe).collect::<Result<Vec<_>>>()?)
+}
+
+/// An OCI manifest.
+pub fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> Result<Vec<u8>> {
     let manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)
-        .config(describe(&config)?)
-        .layers(layers.iter().map(describe).collect::<Result<Vec<_>>>()?)
+        .config(config)
+        .layers(layers)
         .build()
         .map_err(|error| Error::invalid("the manifest", error))?;
     serde_json::to_vec(&manifest).map_err(|error| Error::invalid("the manifest", error))

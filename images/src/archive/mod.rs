@@ -5,10 +5,12 @@ mod docker;
 mod import;
 mod layout;
 mod load;
+mod module;
 mod save;
 mod source;
 
 pub use change::Change;
 pub use import::ImportOptions;
 pub use load::LoadOptions;
+pub use module::WasmOptions;
 pub use save::Format;

@@ -95,6 +95,10 @@ impl Store {
         let mut written = HashSet::new();
         let mut manifest = Vec::new();
         for (image, names) in images {
+            if image.module().is_some() {
+                let reason = "it is a Wasm module, which `docker save` archives cannot hold; save it as an OCI layout";
+                return Err(Error::invalid(&image.reference, reason));
+            }
             let config = format!("{}.json", image.id.hex());
             if written.insert(image.id) {
                 append(tar, &config, &self.document(image.id)?)?;

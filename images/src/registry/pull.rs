@@ -16,9 +16,8 @@ use crate::error::{Error, Result};
 use crate::media;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::store::{
-    Image, IndexEntry, Layer, Lease, MAX_DOCUMENT, RESUMABLE, Store, digest_of, layers, parse, sweep_partial,
-};
+use crate::store::{Image, IndexEntry, Layer, Lease, MAX_DOCUMENT, RESUMABLE, Store, digest_of, layers, sweep_partial};
+use crate::wasm;
 
 /// Blobs moved at once.
 pub const PARALLEL: usize = 3;
@@ -43,7 +42,9 @@ pub fn pull(store: &Store, reference: &str, options: &PullOptions, progress: &dy
         let manifest = manifest::fetch(&registry, &reference, &platform).await?;
         let lease = lease(store, &manifest)?;
         let configuration = configuration(store, &registry, &reference, &manifest).await?;
-        check_platform(&reference, &platform, &configuration)?;
+        if media::is_platform_config(manifest.content.config().media_type().as_ref()) {
+            check_platform(&reference, &platform, &configuration)?;
+        }
         let layers = layers(&manifest.content, &configuration)?;
         let lease = extend(lease, store, &layers)?;
         fetch_layers(store, &registry, &reference, &layers, &arrivals).await?;
@@ -105,7 +106,7 @@ async fn configuration(
     }
     let digest = digest_of(descriptor)?;
     blob::download(store, registry, reference, digest, descriptor.size()).await?;
-    parse(&what, &store.document(digest)?)
+    wasm::configuration(&what, &manifest.content, &store.document(digest)?)
 }
 
 fn check_platform(reference: &Reference, wanted: &Platform, configuration: &ImageConfiguration) -> Result<()> {

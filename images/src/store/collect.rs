@@ -136,11 +136,18 @@ impl Store {
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
         for (name, path) in children(&self.disks_dir())? {
-            if Digest::from_hex(&name).is_some_and(|digest| needed.disks.contains(&digest)) {
+            if Digest::from_hex(&name).is_some_and(|digest| needed.tops.contains(&digest)) {
                 continue;
             }
             reclaimed += std::fs::metadata(&path).map_or(0, |metadata| metadata.blocks() * 512);
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+        for (name, path) in children(&self.codes_dir())? {
+            if Digest::from_hex(&name).is_some_and(|digest| needed.tops.contains(&digest)) {
+                continue;
+            }
+            reclaimed += children(&path)?.iter().filter_map(|(_, code)| Some(code.metadata().ok()?.len())).sum::<u64>();
+            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }
         for (name, path) in children(&self.layers_dir())? {
             let digest = Digest::from_hex(&name);
@@ -175,7 +182,7 @@ impl Store {
             needed.chain_ids.extend(lease.chain_ids);
         }
         let top = |user: &Use| Digest::from_hex(user.layers.first()?.parent()?.file_name()?.to_str()?);
-        needed.disks.extend(uses.iter().filter_map(top));
+        needed.tops.extend(uses.iter().filter_map(top));
         // A layer directory is `<chain id>/fs`.
         needed
             .paths
@@ -191,7 +198,7 @@ struct Needed {
     chain_ids: HashSet<Digest>,
     paths: HashSet<PathBuf>,
     /// Chain ids of images' topmost layers.
-    disks: HashSet<Digest>,
+    tops: HashSet<Digest>,
 }
 
 impl Needed {
@@ -199,7 +206,7 @@ impl Needed {
         self.blobs.extend([image.manifest_digest, image.id]);
         self.blobs.extend(image.layers.iter().map(|layer| layer.digest));
         self.chain_ids.extend(image.layers.iter().map(|layer| layer.chain_id));
-        self.disks.extend(image.layers.last().map(|layer| layer.chain_id));
+        self.tops.extend(image.layers.last().map(|layer| layer.chain_id));
     }
 }
 

@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 use super::{IndexEntry, Store};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::media::Compression;
+use crate::media::{self, Compression};
 use crate::reference::Reference;
+use crate::wasm;
 
 /// Most layers of an image: overlayfs stacks 500 directories, and each takes two descriptors while it is unpacked.
 const MAX_LAYERS: usize = 400;
@@ -46,6 +47,20 @@ pub struct Layer {
     pub size: u64,
     /// Media type of the blob.
     pub media_type: String,
+}
+
+impl Image {
+    /// The Wasm module that this image is, if it is no file system.
+    pub fn module(&self) -> Option<&Layer> {
+        self.layers.first().filter(|layer| layer.is_module())
+    }
+}
+
+impl Layer {
+    /// Whether it is a Wasm module, which is not unpacked.
+    pub(crate) fn is_module(&self) -> bool {
+        self.media_type == media::WASM_LAYER
+    }
 }
 
 impl Store {
@@ -118,8 +133,8 @@ impl Store {
         let text = self.document(digest).map_err(missing("manifest", digest))?;
         let manifest: ImageManifest = parse(&format!("manifest {digest}"), &text)?;
         let id = digest_of(manifest.config())?;
-        let config: ImageConfiguration =
-            parse(&format!("configuration {id}"), &self.document(id).map_err(missing("configuration", id))?)?;
+        let config = self.document(id).map_err(missing("configuration", id))?;
+        let config = wasm::configuration(&format!("configuration {id}"), &manifest, &config)?;
         let layers = layers(&manifest, &config)?;
         let size = layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config().size();
         Ok(Image {
@@ -166,13 +181,17 @@ pub fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<V
             format!("the manifest has {} layers, the configuration {}", manifest.layers().len(), diff_ids.len());
         return Err(Error::invalid("the image", counts));
     }
+    let is_artifact = manifest.config().media_type().to_string() == media::WASM_CONFIG;
     manifest
         .layers()
         .iter()
         .zip(diff_ids.iter().zip(chain_ids(&diff_ids)))
         .map(|(descriptor, (diff_id, chain_id))| {
             let media_type = descriptor.media_type().to_string();
-            Compression::of_layer(&media_type)?;
+            // A module is the layer of an artifact and of nothing else.
+            if !(is_artifact && media_type == media::WASM_LAYER) {
+                Compression::of_layer(&media_type)?;
+            }
             let digest = digest_of(descriptor)?;
             Ok(Layer { digest, diff_id: *diff_id, chain_id, size: descriptor.size(), media_type })
         })

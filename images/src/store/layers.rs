@@ -42,6 +42,9 @@ struct Pending<'a> {
 impl Store {
     /// The image's layer directories for overlayfs, topmost first. Layers that are missing are unpacked.
     pub fn lower_dirs(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        if image.module().is_some() {
+            return Ok(Vec::new());
+        }
         if image.layers.iter().any(|layer| !self.has_layer(layer.chain_id)) {
             self.unpack_layers(&image.layers, &|_| Ok(()))?;
         }
@@ -94,7 +97,7 @@ impl Store {
     fn claim<'a>(&self, layers: &'a [Layer]) -> Result<Vec<Pending<'a>>> {
         let mut pending: Vec<Pending<'_>> = Vec::new();
         for (place, layer) in layers.iter().enumerate() {
-            if self.has_layer(layer.chain_id) {
+            if layer.is_module() || self.has_layer(layer.chain_id) {
                 continue;
             }
             let work = Work::named_directory(self, &layer.chain_id.hex())?;

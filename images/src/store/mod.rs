@@ -4,6 +4,7 @@
 //! oci-layout  index.json  blobs/sha256/<hex>   the layout; other tools can read it
 //! layers/<chain id hex>/fs                     one unpacked layer
 //! disks/<chain id hex>                         the layers up to that one as a disk for a guest kernel (erofs)
+//! wasm/<chain id hex>/                         the compiled code of the Wasm modules in the layers up to that one
 //! ingest/                                      work under way, each entry locked by its process
 //! partial/                                     unfinished downloads, kept for a day to be resumed
 //! index.lock                                   held while index.json is replaced
@@ -13,6 +14,7 @@
 //! Nothing is ever half visible: blobs, layers and the index appear by rename, after they were checked.
 
 mod blobs;
+mod code;
 mod collect;
 mod describe;
 mod disks;
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::layer::{Limits, Unpacker};
 
+pub use code::Code;
 pub use collect::{Pruned, Removed, Use};
 pub use describe::{Description, RootFs};
 pub use image::{Image, Layer};
@@ -107,6 +110,10 @@ impl Store {
 
     pub(crate) fn disks_dir(&self) -> PathBuf {
         self.root.join("disks")
+    }
+
+    pub(crate) fn codes_dir(&self) -> PathBuf {
+        self.root.join("wasm")
     }
 
     pub(crate) fn unpacker(&self) -> &Unpacker {
