@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 build_release() {
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
-    cargo build --release --quiet -p berth -p berth-runtime -p berth-vmm --bins
+    cargo build --release --quiet -p berth -p berth-runtime -p berth-vmm -p berth-wasm-host --bins
     PATH="$PWD/${CARGO_TARGET_DIR:-target}/$host/release:$PATH"
     export PATH
 }

@@ -20,13 +20,14 @@ use crate::ids;
 use crate::lock::{self, Lock};
 use crate::microvm;
 use crate::names;
-use crate::options::{Options, Pull, UserNamespace};
+use crate::options::{Isolation, Options, Pull, UserNamespace};
 use crate::paths::{PRIVATE, Roots, make_dir};
 use crate::record::Record;
 use crate::remove;
 use crate::signal;
 use crate::spec;
 use crate::volumes::{self, ResolvedMount};
+use crate::wasm;
 
 /// Fetches an image by reference into the store.
 pub type Fetch<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
@@ -48,12 +49,16 @@ pub fn create(roots: &Roots, store: &Store, mut options: Options, fetch: Fetch) 
     let (guest, notice) = microvm::choose(roots, &mut options)?;
     // What was chosen may exclude more.
     microvm::check(&options)?;
-    if options.pull == Pull::Always {
+    if options.pull == Pull::Always && !wasm::is_path(&options.image) {
         fetch(&options.image)?;
     }
     // Until the record is written, only the guard keeps the image from being collected.
     let mut guard = store.read_guard()?;
-    let image = match store.resolve(&options.image) {
+    let found = match &options.image {
+        path if wasm::is_path(path) => Ok(wasm::image_of_file(store, path)?),
+        name => store.resolve(name),
+    };
+    let image = match found {
         Err(berth_images::Error::NotFound { .. }) if options.pull == Pull::Missing => {
             drop(guard);
             fetch(&options.image)
@@ -63,6 +68,7 @@ pub fn create(roots: &Roots, store: &Store, mut options: Options, fetch: Fetch) 
         }
         other => other?,
     };
+    wasm::choose(&mut options, &image)?;
     let id = names::new_id()?;
     let lock = Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
     let made = make(roots, store, &image, options, guest, &id);
@@ -97,6 +103,7 @@ fn check(options: &Options) -> Result<()> {
         return Err(Error::Invalid(format!("{} exists already; remove it or name another --cidfile", path.display())));
     }
     microvm::check(options)?;
+    wasm::check(options)?;
     Ok(spec::check(options)?)
 }
 
@@ -147,8 +154,14 @@ fn make(
         volumes::Store::new(roots.data()).resolve(id, &mut record.options, &image.config, &record.lower_dirs)?;
     record.anonymous_volumes.clone_from(&volumes.anonymous);
     write_bundle(roots, &dir, image, &record, &volumes.mounts)?;
-    if let Some(guest) = guest {
-        let executor = microvm::executor(store, image, guest, &record.options, &roots.live_container(id))?;
+    let executor = match guest {
+        Some(guest) => Some(microvm::executor(store, image, guest, &record.options, &roots.live_container(id))?),
+        None if record.options.isolation == Isolation::Wasm => {
+            Some(wasm::executor(roots, store, image, &record.options, &record.args, &volumes.mounts)?)
+        }
+        None => None,
+    };
+    if let Some(executor) = executor {
         document::write(&dir.join(executor::FILE), &executor)?;
     }
     if let Some(path) = &record.options.cidfile {

@@ -39,6 +39,7 @@ pub mod time;
 pub mod top;
 pub mod vm;
 pub mod volumes;
+pub mod wasm;
 mod watch;
 
 pub use container::Container;

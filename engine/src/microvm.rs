@@ -62,10 +62,7 @@ pub(crate) fn check(options: &Options) -> Result<()> {
         (!options.sysctls.is_empty(), "--sysctl"),
         (options.seccomp != Seccomp::Default, "--security-opt seccomp"),
     ];
-    match refused.into_iter().find(|(is_asked, _)| *is_asked) {
-        Some((_, other)) => Err(spec::Error::Conflict { one: "--isolation microvm", other, reason: own }.into()),
-        None => Ok(()),
-    }
+    Ok(spec::refuse("--isolation microvm", &refused, own)?)
 }
 
 /// What a VM runs.

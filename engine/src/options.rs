@@ -100,6 +100,12 @@ pub struct Options {
     /// `--kernel`: what a microVM boots instead of the host's newest kernel
     #[serde(default)]
     pub kernel: Option<PathBuf>,
+    /// `--timeout`: how long a Wasm module may run
+    #[serde(default)]
+    pub timeout: Option<Duration>,
+    /// `--fuel`: how much work a Wasm module may do
+    #[serde(default)]
+    pub fuel: Option<u64>,
 }
 
 /// `--isolation`: what the sandbox's first process does.
@@ -111,6 +117,8 @@ pub enum Isolation {
     Container,
     /// It becomes a VMM that boots a Linux guest.
     Microvm,
+    /// It becomes the host of a Wasm module.
+    Wasm,
 }
 
 impl Isolation {
@@ -119,6 +127,7 @@ impl Isolation {
         match self {
             Self::Container => "container",
             Self::Microvm => "microvm",
+            Self::Wasm => "wasm",
         }
     }
 }

@@ -78,6 +78,11 @@ impl Roots {
         self.live().join(id)
     }
 
+    /// What compiled Wasm code must be made for to be of use here.
+    pub(crate) fn wasm_keys(&self) -> PathBuf {
+        self.state.join("wasm.json")
+    }
+
     /// The event journal.
     pub fn events(&self) -> PathBuf {
         self.state.join("events.jsonl")

@@ -15,7 +15,19 @@ pub fn dir() -> &'static Path {
         let dir = profile_dir();
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build
-            .args(["build", "--quiet", "-p", "berth", "-p", "berth-runtime", "-p", "berth-vmm", "--bins"])
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "berth",
+                "-p",
+                "berth-runtime",
+                "-p",
+                "berth-vmm",
+                "-p",
+                "berth-wasm-host",
+                "--bins",
+            ])
             .current_dir(workspace());
         if dir.ends_with("release") {
             build.arg("--release");

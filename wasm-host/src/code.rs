@@ -8,7 +8,6 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Precompiled};
 
 use crate::error::{Error, Result};
-use crate::settings::StoredCode;
 
 /// Code that can be instantiated.
 #[derive(Clone)]
@@ -42,12 +41,12 @@ pub fn compile(engine: &Engine, wasm: &[u8]) -> Result<Code> {
 }
 
 /// Loads what was compiled before, if it still is what was stored: nothing else may become code.
-pub fn load(engine: &Engine, mut file: File, stored: &StoredCode) -> Result<Code> {
+pub fn load(engine: &Engine, mut file: File, sha256: &str) -> Result<Code> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(Error::io("read the compiled code"))?;
     let actual = hex(&Sha256::digest(&bytes));
-    if actual != stored.sha256 {
-        return Err(Error::Damaged { expected: stored.sha256.clone(), actual, path: stored.path.clone() });
+    if actual != sha256 {
+        return Err(Error::Damaged { expected: sha256.to_owned(), actual });
     }
     let unsuitable = |error: wasmtime::Error| Error::Unsuitable(error);
     match Engine::detect_precompiled(&bytes) {

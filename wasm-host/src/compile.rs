@@ -18,16 +18,7 @@ use crate::error::{Error, Result};
 /// Longest module that is compiled, bytes.
 pub const MAX_MODULE: u64 = 256 << 20;
 
-/// What was compiled, for `berth`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Compiled {
-    /// SHA-256 of the code, in hexadecimal digits.
-    pub sha256: String,
-    /// What a component exports and imports; none: it is a core module.
-    pub component: Option<Interfaces>,
-}
-
-/// The names of interfaces.
+/// The names of a component's interfaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Interfaces {
     /// What it offers.
@@ -36,8 +27,9 @@ pub struct Interfaces {
     pub imports: Vec<String>,
 }
 
-/// Compiles the module in `input` into the new file `output`. Confines this process before it reads.
-pub fn run(input: impl Read, output: &Path, fuel: bool) -> Result<Compiled> {
+/// Compiles the module in `input` into the new file `output`, and returns the code's SHA-256 in hexadecimal digits. Confines
+/// this process before it reads.
+pub fn run(input: impl Read, output: &Path, fuel: bool) -> Result<String> {
     let failed = || format!("write {}", output.display());
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(output);
     let mut file = file.map_err(Error::io(format!("create {}", output.display())))?;
@@ -46,7 +38,13 @@ pub fn run(input: impl Read, output: &Path, fuel: bool) -> Result<Compiled> {
     let wasm = read(input)?;
     let code = compile(&engine, &wasm)?;
     file.write_all(&code).map_err(Error::io(failed()))?;
-    Ok(Compiled { sha256: hex(&Sha256::digest(&code)), component: interfaces(&wasm)? })
+    Ok(hex(&Sha256::digest(&code)))
+}
+
+/// Says what the component in `input` exports and imports; none: it is a core module. Confines this process as [`run`] does.
+pub fn describe(input: impl Read) -> Result<Option<Interfaces>> {
+    confine::compiler()?;
+    interfaces(&read(input)?)
 }
 
 /// Reads a module, not more than is accepted.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -115,12 +115,13 @@ const NETWORK: &[libc::c_long] = &[
 
 const NETWORK_FAMILIES: [libc::c_int; 2] = [libc::AF_INET, libc::AF_INET6];
 
-/// For the compiler: it reads one open file and writes another.
+/// For the compiler: it reads one open file and writes another. It ends with whoever wants to know.
 pub fn compiler() -> Result<()> {
     let failed = |error| Error::Confine { wall: "limit the compiler", reason: std::io::Error::from(error).to_string() };
     for (resource, most) in [(Resource::As, COMPILER_MEMORY), (Resource::Cpu, COMPILER_TIME), (Resource::Core, 0)] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).map_err(failed)?;
     }
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed)?;
     renounce()?;
     apply(|| filter(COMMON.iter(), &[]))
 }

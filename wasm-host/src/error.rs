@@ -55,16 +55,14 @@ pub enum Error {
     Compile(wasmtime::Error),
     /// Compiled code is not what was stored.
     #[error(
-        "the compiled code is damaged: its digest should be sha256:{expected} but is sha256:{actual}; remove {} on the host, and \
-         the next run compiles it again", path.display()
+        "the compiled code is damaged: its digest should be sha256:{expected} but is sha256:{actual}; `berth wasm compile` makes it \
+         anew"
     )]
     Damaged {
         /// The digest it was stored with.
         expected: String,
         /// The digest it has.
         actual: String,
-        /// Where it is stored.
-        path: PathBuf,
     },
     /// wasmtime refuses the compiled code.
     #[error("the compiled code does not suit this berth-wasm: {0:#}; make the container again")]

@@ -28,6 +28,9 @@ pub const CODE: &str = "code";
 /// What a program ends with that was ended by `abort()`, and so a module by a trap.
 const TRAPPED: i32 = 128 + libc::SIGABRT;
 
+/// Threads that wait for what blocks, beside the one that reads standard input.
+const THREADS: usize = 4;
+
 /// How a module ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -47,7 +50,7 @@ pub fn start(handover: Handover) -> Result<Ended> {
     let grants = grants::builder(&handover.spec, &process, &settings)?;
     let signals = stop::watch(&engine, settings.timeout_ms.map(Duration::from_millis))?;
     confine::module(settings.network)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS).build();
     let runtime = runtime.map_err(Error::io("start the event loop"))?;
     let result = runtime.block_on(async {
         tokio::select! {
@@ -82,9 +85,9 @@ fn take(number: RawFd) -> File {
 fn code(settings: &Settings, file: Option<File>, process: &Process) -> Result<(Engine, Code)> {
     let fuel = settings.fuel.is_some();
     match (&settings.code, file) {
-        (Some(stored), Some(file)) => {
+        (Some(sha256), Some(file)) => {
             let engine = engine::runner(fuel)?;
-            let code = code::load(&engine, file, stored)?;
+            let code = code::load(&engine, file, sha256)?;
             Ok((engine, code))
         }
         (None, None) => {

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The compiled code that is handed over as the file `code`; none: compile what `process.args` names.
-    pub code: Option<StoredCode>,
+    /// SHA-256 in hexadecimal digits of the compiled code that is handed over as the file `code`; none: compile what
+    /// `process.args` names.
+    pub code: Option<String>,
     /// Directories it gets, all of the sandbox's files where this is not said.
     pub directories: Option<Vec<Directory>>,
     /// Bytes its linear memories and tables may have together.
@@ -21,15 +22,6 @@ pub struct Settings {
     pub fuel: Option<u64>,
     /// Whether it may use the sandbox's network.
     pub network: bool,
-}
-
-/// Code that was compiled before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredCode {
-    /// SHA-256 of the file, in hexadecimal digits.
-    pub sha256: String,
-    /// Where it lies on the host, for messages.
-    pub path: PathBuf,
 }
 
 /// A directory that the module gets.

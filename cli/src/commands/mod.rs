@@ -19,6 +19,7 @@ mod system;
 mod top;
 mod vm;
 mod volume;
+mod wasm;
 
 use std::env;
 use std::path::PathBuf;
@@ -117,6 +118,7 @@ enum Command {
     ContainerPrune(container::Prune),
     Volume(volume::Volume),
     Vm(vm::Vm),
+    Wasm(wasm::Wasm),
     System(system::System),
     Completion(completion::Completion),
 }
@@ -238,6 +240,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Container(command) => dispatch(command.into(), context),
         Command::Volume(command) => command.run(context),
         Command::Vm(command) => command.run(context),
+        Command::Wasm(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
     }

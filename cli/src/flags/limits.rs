@@ -1,5 +1,7 @@
 //! The limits that `berth run` and `berth create` set and `berth update` changes.
 
+use std::time::Duration;
+
 use berth_engine::options::Limits;
 use berth_engine::spec::{MIN_MEMORY, cpus};
 use clap::Args;
@@ -62,6 +64,22 @@ fn memory(text: &str) -> Result<u64, String> {
         }
         bytes => Ok(bytes),
     }
+}
+
+/// `--timeout`: a number with `ms`, `s`, `m` or `h`; seconds without.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let advice = "give a time, for example 500ms, 30s, 5m or 1h";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| advice.to_owned())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" | "" => Duration::from_secs(1),
+        "m" => Duration::from_mins(1),
+        "h" => Duration::from_hours(1),
+        _ => return Err(advice.to_owned()),
+    };
+    unit.checked_mul(number).filter(|time| !time.is_zero()).ok_or_else(|| advice.to_owned())
 }
 
 fn swap(text: &str) -> Result<i64, String> {

@@ -216,12 +216,12 @@ pub struct ContainerFlags {
     /// User ids: the host's, or a range of the host's for root and others: auto, or FIRST:COUNT
     #[arg(long, value_name = "host|auto|FIRST:COUNT", default_value = "host", value_parser = isolation::user_namespace, help_heading = "Isolation")]
     userns: UserNamespace,
-    /// What the image runs in: a container, or a microVM with a Linux kernel of its own
+    /// What the image runs in: a container, a microVM with a Linux kernel of its own, or a Wasm sandbox
     #[arg(
         long,
         value_enum,
         default_value = "container",
-        value_name = "container|microvm",
+        value_name = "container|microvm|wasm",
         hide_possible_values = true,
         help_heading = "Isolation"
     )]
@@ -242,6 +242,13 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "FILE", help_heading = "Isolation")]
     kernel: Option<PathBuf>,
 
+    /// How long a Wasm module may run, for example 500ms, 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = limits::time, help_heading = "Limits")]
+    timeout: Option<Duration>,
+    /// How much work a Wasm module may do, in units of about an instruction; the same each time
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    fuel: Option<u64>,
+
     /// The image, and after it the command to run in place of the image's own
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE", help_heading = None)]
     image_and_command: Vec<String>,
@@ -254,6 +261,8 @@ enum IsolationKind {
     Container,
     /// A machine of its own with a Linux kernel
     Microvm,
+    /// A host of Wasm modules
+    Wasm,
 }
 
 /// `--guest`
@@ -327,6 +336,7 @@ impl ContainerFlags {
             isolation: match self.isolation {
                 IsolationKind::Container => Isolation::Container,
                 IsolationKind::Microvm => Isolation::Microvm,
+                IsolationKind::Wasm => Isolation::Wasm,
             },
             guest: match self.guest {
                 GuestKind::Auto => Guest::Auto,
@@ -334,6 +344,8 @@ impl ContainerFlags {
                 GuestKind::Process => Guest::Process,
             },
             kernel: self.kernel,
+            timeout: self.timeout,
+            fuel: self.fuel,
         };
         if options.image.is_empty() {
             bail!("the image is empty: give its name, for example busybox");

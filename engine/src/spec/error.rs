@@ -112,6 +112,14 @@ pub enum Error {
     },
 }
 
+/// Refuses the first that is asked for of what cannot be combined with `one`.
+pub fn refuse(one: &'static str, others: &[(bool, &'static str)], reason: &'static str) -> Result<(), Error> {
+    match others.iter().find(|(is_asked, _)| *is_asked) {
+        Some((_, other)) => Err(Error::Conflict { one, other, reason }),
+        None => Ok(()),
+    }
+}
+
 fn suggestion(names: &[String]) -> String {
     if names.is_empty() {
         String::from(": see capabilities(7) for the names, for example NET_ADMIN")

@@ -25,13 +25,13 @@ use oci_spec::runtime::{
 };
 
 pub use capabilities::check as check_capability;
-pub use error::Error;
+pub use error::{Error, refuse};
 pub use host::{DeviceNode, Host, cpus};
 pub use mounts::clean_target;
 pub use process::{args, ulimit_kind};
 pub use resources::{MIN_MEMORY, check as check_limits, resources};
 
-use crate::options::{Network, Options, Seccomp, UserNamespace};
+use crate::options::{Isolation, Network, Options, Seccomp, UserNamespace};
 use crate::volumes::ResolvedMount;
 
 /// The version of the OCI runtime specification that the configuration follows.
@@ -92,9 +92,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
             (options.ipc_host, "--ipc host"),
             (options.uts_host, "--uts host"),
         ];
-        if let Some((_, other)) = shared.into_iter().find(|(is_set, _)| *is_set) {
-            return Err(Error::Conflict { one: "--userns", other, reason });
-        }
+        refuse("--userns", &shared, reason)?;
     }
     if options.uts_host && options.hostname.is_some() {
         let reason = "it would rename the host; leave out one of them";
@@ -118,8 +116,13 @@ pub fn cgroups_path(id: &str) -> String {
 /// The OCI configuration of a container.
 pub fn build(inputs: &Inputs) -> Result<Spec, Error> {
     let options = inputs.options;
-    let capabilities =
-        capabilities::compute(&options.cap_add, &options.cap_drop, options.privileged, &inputs.host.capabilities)?;
+    let capabilities = match options.isolation {
+        // Its host needs none.
+        Isolation::Wasm => Capabilities::default(),
+        Isolation::Container | Isolation::Microvm => {
+            capabilities::compute(&options.cap_add, &options.cap_drop, options.privileged, &inputs.host.capabilities)?
+        }
+    };
     let mut root = Root::default();
     root.set_path(inputs.base.to_owned()).set_readonly(Some(options.read_only));
     let mut spec = Spec::default();
@@ -153,7 +156,10 @@ fn linux(inputs: &Inputs, capabilities: &Capabilities) -> Result<Linux, Error> {
     let options = inputs.options;
     sysctls::check(options)?;
     check_limits(&options.limits, inputs.host.cpus)?;
-    let paths = |list: &[&str]| (!options.privileged).then(|| list.iter().map(|path| (*path).to_owned()).collect());
+    let sees_kernel = options.isolation != Isolation::Wasm;
+    let paths = |list: &[&str]| {
+        (sees_kernel && !options.privileged).then(|| list.iter().map(|path| (*path).to_owned()).collect())
+    };
     let mapping = options.userns.range().map(|range| vec![mounts::id_mapping(range)]);
     let devices: Vec<LinuxDevice> = inputs.host.devices.iter().map(device).collect();
     let mut linux = Linux::default();
@@ -228,6 +234,8 @@ fn device(node: &DeviceNode) -> LinuxDevice {
 fn seccomp(inputs: &Inputs, capabilities: &Capabilities) -> Result<Option<LinuxSeccomp>, Error> {
     match &inputs.options.seccomp {
         _ if inputs.options.privileged => Ok(None),
+        // Its host has one of its own, which knows what it takes.
+        _ if inputs.options.isolation == Isolation::Wasm => Ok(None),
         Seccomp::Unconfined => Ok(None),
         Seccomp::Default => Ok(Some(berth_runtime::seccomp::default_profile(capabilities))),
         Seccomp::File(path) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
-use crate::options::{IdRange, Options, UserNamespace};
+use crate::options::{IdRange, Isolation, Options, UserNamespace};
 use crate::volumes::{ResolvedMount, ResolvedSource};
 
 use super::{Error, Inputs};
@@ -14,9 +14,14 @@ use super::{Error, Inputs};
 const SHM_SIZE: u64 = 64 << 20;
 /// The group of terminals, `tty` in every distribution.
 const TTY_GROUP: u32 = 5;
+/// What a file system that only holds places to mount on has, as a mount option.
+const MODULE_ROOT_SIZE: &str = "size=64k";
 
 pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
     let wanted = sorted(inputs.mounts)?;
+    if inputs.options.isolation == Isolation::Wasm {
+        return Ok(for_module(inputs, wanted));
+    }
     let mut mounts = vec![layers(inputs)];
     // What a person puts at `/dev` is to be seen there as it is, without berth's own mounts below it.
     let hidden = |mount: &Mount| wanted.iter().any(|(target, _)| mount.destination().starts_with(target));
@@ -27,6 +32,27 @@ pub(super) fn mounts(inputs: &Inputs) -> Result<Vec<Mount>, Error> {
     last.sort_by(|a, b| a.destination().cmp(b.destination()));
     mounts.extend(last);
     Ok(mounts)
+}
+
+/// A module sees directories and nothing of the kernel's. Without an image's files there is only what they are mounted on.
+fn for_module(inputs: &Inputs, wanted: Vec<(PathBuf, &ResolvedMount)>) -> Vec<Mount> {
+    let empty = || mount("/", "tmpfs", "tmpfs", ["nosuid", "nodev", "noexec", "mode=755", MODULE_ROOT_SIZE]);
+    let mut mounts = vec![if inputs.lower_dirs.is_empty() { empty() } else { layers(inputs) }];
+    if inputs.options.tty {
+        mounts.push(mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755", MODULE_ROOT_SIZE]));
+        mounts.push(mount("/dev/pts", "devpts", "devpts", terminals(inputs.options)));
+    }
+    mounts.extend(wanted.into_iter().map(|(target, mount)| user(target, mount, inputs.options)));
+    mounts
+}
+
+/// The options of the filesystem of terminals.
+fn terminals(options: &Options) -> Vec<&'static str> {
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if options.userns.range().is_none_or(|range| range.count > TTY_GROUP) {
+        pts.push("gid=5");
+    }
+    pts
 }
 
 /// What mounts on the host the container's mounts follow or pass on: the widest that any bind mount asks for.
@@ -68,10 +94,6 @@ fn mapped(options: &Options, holds_container_ids: bool) -> Option<String> {
 
 /// `/proc`, `/dev` and `/sys` with what is below them.
 fn kernel(options: &Options) -> Vec<Mount> {
-    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
-    if options.userns.range().is_none_or(|range| range.count > TTY_GROUP) {
-        pts.push("gid=5");
-    }
     let closed = ["nosuid", "noexec", "nodev"];
     let mut sys = closed.to_vec();
     if !options.privileged {
@@ -85,7 +107,7 @@ fn kernel(options: &Options) -> Vec<Mount> {
     let mut mounts = vec![
         mount("/proc", "proc", "proc", closed),
         mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", pts),
+        mount("/dev/pts", "devpts", "devpts", terminals(options)),
     ];
     if options.ipc_host {
         mounts.push(mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]));

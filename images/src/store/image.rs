@@ -1,5 +1,7 @@
 //! From a reference to an image: the hot path of `berth run`. It reads the index, the manifest and the configuration.
 
+use std::collections::HashMap;
+
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use serde::de::DeserializeOwned;
 
@@ -24,6 +26,8 @@ pub struct Image {
     pub id: Digest,
     /// The configuration: environment, command, user and so on.
     pub config: ImageConfiguration,
+    /// The annotations of its manifest.
+    pub annotations: HashMap<String, String>,
     /// Its layers, lowest first.
     pub layers: Vec<Layer>,
     /// Bytes of all its blobs.
@@ -142,6 +146,7 @@ impl Store {
             manifest_digest: digest,
             id,
             config,
+            annotations: manifest.annotations().clone().unwrap_or_default(),
             layers,
             size,
             media_type: media_type.to_owned(),

@@ -1,4 +1,4 @@
-//! `berth load`, `berth save` and `berth import`
+//! `berth load`, `berth save`, `berth import` and `berth image build-wasm`
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use berth_images::{Change, Format as Archive, ImportOptions, LoadOptions, Platform, Store};
+use berth_engine::wasm;
+use berth_images::{Change, Format as Archive, Image, ImportOptions, LoadOptions, Platform, Store};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -160,11 +161,33 @@ impl Import {
             let file = File::open(&self.file).with_context(|| format!("cannot open {}", self.file.display()))?;
             store.import(file, name, &options)?
         };
-        if context.format == Format::Json {
-            output::json(&json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }))?;
-        } else {
-            output::print(&format!("{}\n", image.id))?;
-        }
-        Ok(ExitCode::SUCCESS)
+        print_made(context, &image)
     }
+}
+
+/// Make an image of a Wasm module or component, a Wasm OCI artifact, and compile it
+#[derive(Debug, Args)]
+pub struct BuildWasm {
+    /// The module
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Its name
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    tag: String,
+}
+
+impl BuildWasm {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = Store::open(context.roots.data())?;
+        print_made(context, &wasm::build(&context.roots, &store, &self.file, &self.tag)?)
+    }
+}
+
+fn print_made(context: &Context, image: &Image) -> Result<ExitCode> {
+    if context.format == Format::Json {
+        output::json(&json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }))?;
+    } else {
+        output::print(&format!("{}\n", image.id))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 use super::Context;
 
-pub use archive::{Import, Load, Save};
+pub use archive::{BuildWasm, Import, Load, Save};
 pub use inspect::{History, Inspect};
 pub use list::Images;
 pub use login::{Login, Logout};
@@ -33,6 +33,7 @@ pub struct Image {
 
 #[derive(Debug, Subcommand)]
 enum Long {
+    BuildWasm(BuildWasm),
     History(History),
     Import(Import),
     Inspect(Inspect),
@@ -51,6 +52,7 @@ enum Long {
 impl Image {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self.command {
+            Long::BuildWasm(command) => command.run(context),
             Long::History(command) => command.run(context),
             Long::Import(command) => command.run(context),
             Long::Inspect(command) => command.run(context),

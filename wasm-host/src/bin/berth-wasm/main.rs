@@ -10,13 +10,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use berth_runtime::executor::Handover;
 use berth_wasm_host::{compile, engine, run};
+use serde_json::json;
 
 /// Berth itself failed.
 const FAILED: u8 = 125;
 /// Bounds what is read from a descriptor that should hold a handover.
 const HANDOVER_MAX: u64 = 8 << 20;
 
-const USAGE: &str = "usage: berth-wasm start HANDOVER | compile OUTPUT [--fuel] < MODULE | compatibility [--fuel], where HANDOVER is the \
+const USAGE: &str = "usage: berth-wasm start HANDOVER | compile OUTPUT [--fuel] < MODULE | describe < MODULE | compatibility, where HANDOVER is the \
                      number of a descriptor";
 
 fn main() -> ExitCode {
@@ -35,8 +36,8 @@ fn dispatch(arguments: &[OsString]) -> Result<ExitCode> {
         (Some("enter"), [_]) => bail!("a Wasm sandbox holds one module and nothing else to execute"),
         (Some("compile"), [output]) => compile_to(output, false),
         (Some("compile"), [output, fuel]) if fuel == "--fuel" => compile_to(output, true),
-        (Some("compatibility"), []) => compatibility(false),
-        (Some("compatibility"), [fuel]) if fuel == "--fuel" => compatibility(true),
+        (Some("describe"), []) => describe(),
+        (Some("compatibility"), []) => compatibility(),
         _ => bail!(USAGE),
     }
 }
@@ -58,12 +59,19 @@ fn start(source: &OsStr) -> Result<ExitCode> {
 }
 
 fn compile_to(output: &OsStr, fuel: bool) -> Result<ExitCode> {
-    let compiled = compile::run(std::io::stdin(), Path::new(output), fuel)?;
-    println!("{}", serde_json::to_string(&compiled)?);
+    println!("{}", compile::run(std::io::stdin(), Path::new(output), fuel)?);
     Ok(ExitCode::SUCCESS)
 }
 
-fn compatibility(fuel: bool) -> Result<ExitCode> {
-    println!("{}", engine::compatibility(&engine::compiler(fuel)?));
+/// Prints a component's interfaces as JSON, `null` for a core module.
+fn describe() -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(&compile::describe(std::io::stdin())?)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the compatibility keys of code, and of code that counts fuel, as JSON.
+fn compatibility() -> Result<ExitCode> {
+    let key = |fuel| engine::compiler(fuel).map(|engine| engine::compatibility(&engine));
+    println!("{}", json!({ "plain": key(false)?, "fuel": key(true)? }));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,277 @@
+//! `--isolation wasm`: which images are Wasm, their modules' compiled code, and what the host of a module, `berth-wasm`, is handed.
+//!
+//! That program compiles and runs modules (`berth_runtime::executor`); nothing of a module is parsed here. Code is compiled once
+//! and kept beside the image. What must be equal for code to be used again is asked of `berth-wasm` once after each boot.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use berth_images::{Code, Image, Interfaces, Store, WasmOptions};
+use berth_runtime::executor::{Executor, HostFile, Root};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::document;
+use crate::error::{Attempt as _, Error, Result};
+use crate::launch;
+use crate::options::{Isolation, Network, Options, Seccomp};
+use crate::paths::{PRIVATE, Roots, make_dir};
+use crate::spec;
+use crate::volumes::ResolvedMount;
+
+/// The host's binary.
+const BINARY: &str = "berth-wasm";
+/// Names the host where it is not found.
+const BINARY_VARIABLE: &str = "BERTH_WASM";
+/// Bytes the host may use beside the module's memories.
+const MEMORY_OVERHEAD: i64 = 32 << 20;
+/// Threads of the host.
+const PIDS_OVERHEAD: i64 = 16;
+/// A module that cannot be compiled cannot be executed.
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Annotations by which an image with a root filesystem says that its entry point is a module: crun's, and that of the tools that
+/// build such images.
+const ANNOTATIONS: [&str; 2] = ["run.oci.handler", "module.wasm.image/variant"];
+
+/// Whether this is a module's path, and not an image's name.
+pub fn is_path(reference: &str) -> bool {
+    ["/", "./", "../"].iter().any(|start| reference.starts_with(start))
+}
+
+/// Makes the image of a module in a file, for one run of it: without a name.
+pub(crate) fn image_of_file(store: &Store, path: &str) -> Result<Image> {
+    Ok(store.build_wasm(Path::new(path), &WasmOptions::default())?)
+}
+
+/// Chooses this isolation for images that can have no other, and says what it cannot be combined with.
+pub(crate) fn choose(options: &mut Options, image: &Image) -> Result<()> {
+    if options.isolation == Isolation::Container && is_wasm(options, image) {
+        options.isolation = Isolation::Wasm;
+    }
+    if image.module().is_some() && options.isolation != Isolation::Wasm {
+        return Err(Error::Invalid(format!(
+            "image '{}' is a Wasm module, which runs with --isolation wasm alone",
+            image.reference
+        )));
+    }
+    let own = [(options.timeout.is_some(), "--timeout"), (options.fuel.is_some(), "--fuel")];
+    match own.into_iter().find(|(is_asked, _)| *is_asked && options.isolation != Isolation::Wasm) {
+        Some((_, flag)) => Err(Error::Invalid(format!(
+            "{flag} is for Wasm modules, and image '{}' is none; leave it out",
+            image.reference
+        ))),
+        None => check(options),
+    }
+}
+
+fn is_wasm(options: &Options, image: &Image) -> bool {
+    let by = |key: &str| options.annotations.get(key).or_else(|| image.annotations.get(key));
+    let variant = ANNOTATIONS.iter().find_map(|key| by(key)).map(String::as_str);
+    let is_platform = image.config.architecture().to_string() == "wasm";
+    match variant {
+        Some("wasm" | "compat") => true,
+        // They leave it to the entry point.
+        Some("wasm-smart" | "compat-smart") => spec::args(options, &image.config)
+            .is_ok_and(|args| args.first().is_some_and(|name| name.ends_with(".wasm"))),
+        _ => is_platform,
+    }
+}
+
+/// What a Wasm sandbox cannot be given; again when it is known that it is one.
+pub(crate) fn check(options: &Options) -> Result<()> {
+    if options.isolation != Isolation::Wasm {
+        return Ok(());
+    }
+    let refused = [
+        (options.init, "--init"),
+        (options.privileged, "--privileged"),
+        (!options.cap_add.is_empty(), "--cap-add"),
+        (!options.devices.is_empty(), "--device"),
+        (!options.group_add.is_empty(), "--group-add"),
+        (options.pid_host, "--pid host"),
+        (options.ipc_host, "--ipc host"),
+        (!options.sysctls.is_empty(), "--sysctl"),
+        (options.shm_size.is_some(), "--shm-size"),
+        (options.seccomp != Seccomp::Default, "--security-opt seccomp"),
+    ];
+    let reason = "a module has files, streams, clocks and sockets, and nothing else; leave out one of them";
+    Ok(spec::refuse("--isolation wasm", &refused, reason)?)
+}
+
+/// The executor that runs the image's module, which is compiled where it was not before. `args` is the module's command line.
+pub(crate) fn executor(
+    roots: &Roots,
+    store: &Store,
+    image: &Image,
+    options: &Options,
+    args: &[String],
+    mounts: &[ResolvedMount],
+) -> Result<Executor> {
+    let host = Host::find(roots)?;
+    let entry = entry(image, options, args);
+    let code = host.code(store, image, &entry, options.fuel.is_some())?;
+    let code_size = code.path.metadata().attempt(|| format!("examine {}", code.path.display()))?.len();
+    let settings = json!({
+        "code": code.digest.hex(),
+        "directories": directories(image, options, mounts),
+        "memory": options.limits.memory,
+        "timeout_ms": options.timeout.map(|time| time.as_millis()),
+        "fuel": options.fuel,
+        "network": options.network == Network::Host,
+    });
+    let file = HostFile { path: code.path, write: false, shared: false };
+    Ok(Executor {
+        program: host.program,
+        prefix: String::new(),
+        root: Root::Image,
+        files: BTreeMap::from([("code".to_owned(), file)]),
+        settings,
+        // The code is in memory while it is checked, and once more when it runs.
+        memory_overhead: MEMORY_OVERHEAD + 2 * code_size.cast_signed(),
+        pids_overhead: PIDS_OVERHEAD,
+    })
+}
+
+/// Where the module is in an image that is a root filesystem.
+fn entry(image: &Image, options: &Options, args: &[String]) -> String {
+    let name = args.first().map_or("", String::as_str);
+    if image.module().is_some() || name.starts_with('/') {
+        return name.to_owned();
+    }
+    let config = image.config.config().as_ref();
+    let of_image = config.and_then(|config| config.working_dir().clone());
+    let directory = options.workdir.clone().or(of_image).unwrap_or_default();
+    Path::new("/").join(directory).join(name).to_string_lossy().into_owned()
+}
+
+/// The directories a module gets: what is mounted, and all of an image that is a root filesystem.
+fn directories(image: &Image, options: &Options, mounts: &[ResolvedMount]) -> Value {
+    if image.module().is_none() {
+        return json!([{ "path": "/", "read_only": options.read_only && mounts.iter().all(|mount| mount.read_only) }]);
+    }
+    mounts.iter().map(|mount| json!({ "path": mount.target, "read_only": mount.read_only })).collect()
+}
+
+/// Makes an image of the module in a file, and compiles it.
+pub fn build(roots: &Roots, store: &Store, path: &Path, name: &str) -> Result<Image> {
+    let host = Host::find(roots)?;
+    let mut options = WasmOptions { reference: None, interfaces: host.describe(path)? };
+    // It gets its name when it has proved to be a module.
+    let image = store.build_wasm(path, &options)?;
+    let entry = entry(&image, &Options::default(), &spec::args(&Options::default(), &image.config)?);
+    host.code(store, &image, &entry, false)?;
+    options.reference = Some(name.to_owned());
+    Ok(store.build_wasm(path, &options)?)
+}
+
+/// Compiles an image's module, whether it was compiled before or not.
+pub fn compile(roots: &Roots, store: &Store, reference: &str) -> Result<Code> {
+    let host = Host::find(roots)?;
+    let image = if is_path(reference) { image_of_file(store, reference)? } else { store.resolve(reference)? };
+    let options = Options::default();
+    let entry = entry(&image, &options, &spec::args(&options, &image.config)?);
+    store.remove_code(&image)?;
+    host.code(store, &image, &entry, false)
+}
+
+/// `berth-wasm`, and what tells whether code suits it.
+struct Host {
+    program: PathBuf,
+    keys: Keys,
+}
+
+/// What code of this host carries in its name.
+#[derive(Debug, Serialize, Deserialize)]
+struct Keys {
+    plain: String,
+    fuel: String,
+}
+
+/// The keys of the program that is this file. Kept in the state root: they depend on the processor, which may be another one
+/// after a reboot.
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    program: PathBuf,
+    inode: (u64, u64),
+    changed: (i64, i64),
+    keys: Keys,
+}
+
+impl Host {
+    fn find(roots: &Roots) -> Result<Self> {
+        let program = launch::find(BINARY, BINARY_VARIABLE)?;
+        let file = program.metadata().attempt(|| format!("examine {}", program.display()))?;
+        let (inode, changed) = ((file.dev(), file.ino()), (file.ctime(), file.ctime_nsec()));
+        let path = roots.wasm_keys();
+        let known: Option<Known> = document::read(&path, "remove it")?;
+        if let Some(known) = known
+            && (&known.program, known.inode, known.changed) == (&program, inode, changed)
+        {
+            return Ok(Self { program, keys: known.keys });
+        }
+        let keys: Keys = answer(&program, Command::new(&program).arg("compatibility"))?;
+        let known = Known { program, inode, changed, keys };
+        make_dir(roots.state(), PRIVATE)?;
+        document::write(&path, &known)?;
+        Ok(Self { program: known.program, keys: known.keys })
+    }
+
+    /// The code of an image's module, compiled now unless it is in the store.
+    fn code(&self, store: &Store, image: &Image, entry: &str, fuel: bool) -> Result<Code> {
+        let key = if fuel { &self.keys.fuel } else { &self.keys.plain };
+        if let Some(code) = store.code(image, entry, key)? {
+            return Ok(code);
+        }
+        store.add_code(image, entry, key, |module, output| {
+            let mut command = Command::new(&self.program);
+            command.arg("compile").arg(output).args(fuel.then_some("--fuel")).stdin(module);
+            let text = output_of(&self.program, &mut command).map_err(|error| of_module(error, image))?;
+            format!("sha256:{}", text.trim())
+                .parse()
+                .map_err(|error| Error::Invalid(format!("{BINARY} answers something else than a digest: {error}")))
+        })
+    }
+
+    /// A component's interfaces; none: it is a core module.
+    fn describe(&self, path: &Path) -> Result<Option<Interfaces>> {
+        let module = File::open(path).attempt(|| format!("open {}", path.display()))?;
+        answer(&self.program, Command::new(&self.program).arg("describe").stdin(module)).map_err(|error| match error {
+            Error::Start { message, code } => Error::Start { message: format!("{}: {message}", path.display()), code },
+            other => other,
+        })
+    }
+}
+
+/// Says which module an error is about.
+fn of_module(error: Error, image: &Image) -> Error {
+    match error {
+        Error::Start { message, code } => {
+            Error::Start { message: format!("image '{}': {message}", image.reference), code }
+        }
+        other => other,
+    }
+}
+
+fn answer<T: DeserializeOwned>(program: &Path, command: &mut Command) -> Result<T> {
+    serde_json::from_str(&output_of(program, command)?)
+        .map_err(|error| Error::Invalid(format!("{BINARY} answers something unexpected: {error}")))
+}
+
+/// What the program prints. It reads what strangers wrote: its end is no surprise.
+fn output_of(program: &Path, command: &mut Command) -> Result<String> {
+    let child = command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let output = child.and_then(std::process::Child::wait_with_output);
+    let output = output.attempt(|| format!("execute {}", program.display()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("berth-wasm: ");
+    let message = if said.is_empty() { format!("the compiler ended with {}", output.status) } else { said.to_owned() };
+    Err(Error::Start { message, code: output.status.code().unwrap_or(NOT_EXECUTABLE) })
+}
