@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use berth_images::{Code, Image, Interfaces, Store, WasmOptions};
+use berth_runtime::annotations;
 use berth_runtime::executor::{Executor, HostFile, Root};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,10 +34,6 @@ const MEMORY_OVERHEAD: i64 = 32 << 20;
 const PIDS_OVERHEAD: i64 = 16;
 /// A module that cannot be compiled cannot be executed.
 const NOT_EXECUTABLE: i32 = 126;
-
-/// Annotations by which an image with a root filesystem says that its entry point is a module: crun's, and that of the tools that
-/// build such images.
-const ANNOTATIONS: [&str; 2] = ["run.oci.handler", "module.wasm.image/variant"];
 
 /// Whether this is a module's path, and not an image's name.
 pub fn is_path(reference: &str) -> bool {
@@ -70,16 +67,10 @@ pub(crate) fn choose(options: &mut Options, image: &Image) -> Result<()> {
 }
 
 fn is_wasm(options: &Options, image: &Image) -> bool {
-    let by = |key: &str| options.annotations.get(key).or_else(|| image.annotations.get(key));
-    let variant = ANNOTATIONS.iter().find_map(|key| by(key)).map(String::as_str);
-    let is_platform = image.config.architecture().to_string() == "wasm";
-    match variant {
-        Some("wasm" | "compat") => true,
-        // They leave it to the entry point.
-        Some("wasm-smart" | "compat-smart") => spec::args(options, &image.config)
-            .is_ok_and(|args| args.first().is_some_and(|name| name.ends_with(".wasm"))),
-        _ => is_platform,
-    }
+    let get = |key: &str| options.annotations.get(key).or_else(|| image.annotations.get(key)).map(String::as_str);
+    let args = spec::args(options, &image.config).unwrap_or_default();
+    let said = annotations::is_wasm(get, args.first().map_or("", String::as_str));
+    said.unwrap_or_else(|| image.config.architecture().to_string() == "wasm")
 }
 
 /// What a Wasm sandbox cannot be given; again when it is known that it is one.

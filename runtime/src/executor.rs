@@ -22,7 +22,7 @@ use oci_spec::runtime::{LinuxCapabilities, LinuxResources, Mount, Process, Spec,
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::annotations;
 use crate::bundle::{Bundle, read_json};
@@ -34,6 +34,16 @@ pub const FILE: &str = "executor.json";
 const NOBODY: u32 = 65534;
 /// Bytes of the file system an executor has as its root: for its sockets.
 const ROOT_SIZE: &str = "size=64k";
+
+/// The isolation of Wasm modules, which needs no document.
+const WASM: &str = "wasm";
+/// The program that it takes.
+const WASM_PROGRAM: &str = "berth-wasm";
+/// Names a `berth-wasm` that lies elsewhere than next to this program.
+const WASM_VARIABLE: &str = "BERTH_WASM";
+/// Bytes and tasks that compiling a module takes.
+const COMPILER_MEMORY: i64 = 256 << 20;
+const COMPILER_TASKS: i64 = 32;
 
 /// `executor.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,19 +123,43 @@ pub struct Ready {
 }
 
 impl Executor {
-    /// The bundle's executor, if its annotation asks for another isolation than `container`.
+    /// The bundle's executor, if its annotations ask for another isolation than `container`.
     pub fn of(bundle: &Bundle) -> Result<Option<Self>> {
         match bundle.annotation(annotations::ISOLATION) {
-            None | Some("" | "container") => Ok(None),
+            None | Some("") => {
+                let process = bundle.spec.process().as_ref();
+                let program = process.and_then(|process| process.args().as_ref()?.first()).map_or("", String::as_str);
+                let is_wasm = annotations::is_wasm(|key| bundle.annotation(key), program) == Some(true);
+                is_wasm.then(|| Self::wasm(&bundle.spec)).transpose()
+            }
+            Some("container") => Ok(None),
             Some(isolation) => {
                 let path = bundle.dir.join(FILE);
                 if path.exists() {
                     return read_json(&path).map(Some);
                 }
+                if isolation == WASM {
+                    return Self::wasm(&bundle.spec).map(Some);
+                }
                 let (key, path) = (annotations::ISOLATION, path.display());
                 Err(Error::Invalid(format!("the annotation {key} asks for `{isolation}`, but {path} is missing")))
             }
         }
+    }
+
+    /// For a bundle whose engine knows nothing of executors: the program is a module in the root filesystem, which is compiled when
+    /// it starts, inside, because here is no place to keep its code.
+    fn wasm(spec: &Spec) -> Result<Self> {
+        let memory = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit());
+        Ok(Self {
+            program: beside(WASM_PROGRAM)?,
+            prefix: String::new(),
+            root: Root::Image,
+            files: BTreeMap::new(),
+            settings: json!({ "memory": memory.filter(|limit| *limit > 0), "network": true }),
+            memory_overhead: COMPILER_MEMORY,
+            pids_overhead: COMPILER_TASKS,
+        })
     }
 
     /// Opens everything for the first process of `bundle`; comes back with the bundle of the sandbox around it too.
@@ -227,6 +261,16 @@ impl Executor {
             pids.set_limit(if limit > 0 { limit + self.pids_overhead } else { limit });
         }
     }
+}
+
+/// A program next to this one, which was called by its path; else what [`WASM_VARIABLE`] names.
+fn beside(program: &str) -> Result<PathBuf> {
+    let own = std::env::args_os().next().map(PathBuf::from).filter(|own| own.is_absolute());
+    let beside = own.map(|own| own.with_file_name(program)).filter(|path| path.is_file());
+    beside.or_else(|| std::env::var_os(WASM_VARIABLE).map(PathBuf::from)).ok_or_else(|| {
+        let advice = "put it next to berth-oci and call that by its whole path";
+        Error::Invalid(format!("cannot find {program}; {advice}, or name it in {WASM_VARIABLE}"))
+    })
 }
 
 impl HostFile {

@@ -34,3 +34,5 @@ mod terminals;
 mod unpack;
 mod user_namespaces;
 mod views;
+mod wasm;
+mod wasm_hostile;

@@ -150,6 +150,11 @@ impl Running {
         self.stdout.text()
     }
 
+    /// Standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
     /// Waits until `text` is somewhere in its standard output.
     pub fn expect(&self, text: &str) {
         assert!(

@@ -22,6 +22,12 @@ pub fn debian_layout() -> &'static Path {
     PATH.get_or_init(|| made_by("debian", "debian-image", &["latest", "python3-minimal libpython3-stdlib"]))
 }
 
+/// A program for WASI preview 1; `scripts/wasm-program` says what it does.
+pub fn wasm_program() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| made_by("program.wasm", "wasm-program", &[]))
+}
+
 /// The fixture `name`, made by `scripts/SCRIPT PATH ARGS…` unless it is there and newer than the script; or the one in
 /// the folder named by `BERTH_FIXTURES_DIR`, as it is.
 fn made_by(name: &str, script: &str, args: &[&str]) -> PathBuf {

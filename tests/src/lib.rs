@@ -18,3 +18,4 @@ pub mod registry;
 pub mod tar_file;
 pub mod terminal;
 pub mod wait;
+pub mod wasm;

@@ -126,15 +126,15 @@ pub fn compiler() -> Result<()> {
     apply(|| filter(COMMON.iter(), &[]))
 }
 
-/// For a module that is about to run: no memory becomes code any more, and without `network` there are no sockets.
+/// For a module that is about to run, after [`renounce`]: no memory becomes code any more, and without `network` there are no
+/// sockets.
 pub fn module(network: bool) -> Result<()> {
-    renounce()?;
     let (calls, families): (&[_], &[_]) = if network { (NETWORK, &NETWORK_FAMILIES) } else { (&[], &[]) };
     apply(|| filter(COMMON.iter().chain(WASI).chain(calls), families))
 }
 
-/// Gives up what the process was started with.
-fn renounce() -> Result<()> {
+/// Gives up the rights that the process was started with.
+pub fn renounce() -> Result<()> {
     let failed = |wall| move |error| Error::Confine { wall, reason: std::io::Error::from(error).to_string() };
     set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
     let none = CapabilitySet::empty();

@@ -42,6 +42,7 @@ pub struct Ended {
 
 /// Runs the module that is handed over as this sandbox's process.
 pub fn start(handover: Handover) -> Result<Ended> {
+    confine::renounce()?;
     let settings: Settings =
         serde_json::from_value(handover.settings).map_err(|error| Error::Handover(error.to_string()))?;
     let process = handover.spec.process().clone().unwrap_or_default();
