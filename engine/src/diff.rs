@@ -15,6 +15,7 @@ use crate::container::Container;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::microvm;
+use crate::wasm;
 
 /// Directories within directories: each takes a descriptor, and a container can nest them without end.
 const MAX_DEPTH: usize = 400;
@@ -57,6 +58,7 @@ pub struct Change {
 /// What a container has changed, by path. Places that something is mounted on are none of its doing.
 pub fn diff(container: &Container) -> Result<Vec<Change>> {
     microvm::refuse(container, "compare", "`berth exec` runs a command that looks")?;
+    wasm::refuse_files(container, "compare")?;
     let dir = container.dir();
     let advice = format!("`berth rm {}` and create it anew", container.name());
     let config: Option<oci_spec::runtime::Spec> = document::read(&dir.join("config.json"), &advice)?;

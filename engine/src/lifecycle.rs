@@ -29,6 +29,7 @@ use crate::record::Record;
 use crate::signal;
 use crate::spec;
 use crate::sweep;
+use crate::wasm;
 
 /// How long `stop` waits before it kills, unless told otherwise.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -230,6 +231,7 @@ pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPo
     let roots = container.roots();
     if changes.memory.is_some() {
         microvm::refuse(container, "change the memory of", "make another one with --memory")?;
+        wasm::refuse_memory(container)?;
     }
     let limits = container.record.options.limits.updated(changes);
     spec::check_limits(&limits, spec::cpus())?;

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::container::Container;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::launch;
@@ -148,6 +149,29 @@ fn directories(image: &Image, options: &Options, mounts: &[ResolvedMount]) -> Va
     mounts.iter().map(|mount| json!({ "path": mount.target, "read_only": mount.read_only })).collect()
 }
 
+/// Refuses what would need files that a module's sandbox does not have.
+pub(crate) fn refuse_files(container: &Container, what: &str) -> Result<()> {
+    if container.record.options.isolation != Isolation::Wasm || !container.record.lower_dirs.is_empty() {
+        return Ok(());
+    }
+    let name = container.name();
+    Err(Error::Invalid(format!(
+        "cannot {what} {name}: it is a Wasm module without files of its own; give it a directory with -v"
+    )))
+}
+
+/// Refuses to change what a module was given at its start.
+pub(crate) fn refuse_memory(container: &Container) -> Result<()> {
+    if container.record.options.isolation != Isolation::Wasm {
+        return Ok(());
+    }
+    let name = container.name();
+    let advice = "make another one with --memory";
+    Err(Error::Invalid(format!(
+        "cannot change the memory of {name}: it is a Wasm module, whose memory is limited at its start; {advice}"
+    )))
+}
+
 /// Makes an image of the module in a file, and compiles it.
 pub fn build(roots: &Roots, store: &Store, path: &Path, name: &str) -> Result<Image> {
     let host = Host::find(roots)?;
@@ -263,6 +287,13 @@ fn output_of(program: &Path, command: &mut Command) -> Result<String> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim().trim_start_matches("berth-wasm: ");
-    let message = if said.is_empty() { format!("the compiler ended with {}", output.status) } else { said.to_owned() };
+    let message = if output.status.code().is_none() {
+        format!(
+            "the compiler ended with {}: the module takes more time or memory to compile than it may have",
+            output.status
+        )
+    } else {
+        said.to_owned()
+    };
     Err(Error::Start { message, code: output.status.code().unwrap_or(NOT_EXECUTABLE) })
 }

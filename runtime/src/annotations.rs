@@ -1,6 +1,8 @@
 //! Annotations in `config.json` by which a bundle asks for what the OCI runtime specification has no field for.
 //! Every other OCI runtime ignores them.
 
+use std::path::Path;
+
 /// The user as the person gave it (`name`, `uid`, `name:group`, `uid:gid`), looked up in the image's own
 /// `/etc/passwd` and `/etc/group` *inside* the sandbox. It overrides `process.user`, and sets `HOME` unless the
 /// environment already has it.
@@ -25,7 +27,9 @@ pub fn is_wasm<'a>(get: impl Fn(&str) -> Option<&'a str>, program: &str) -> Opti
     match WASM.iter().find_map(|key| get(key))? {
         "wasm" | "compat" => Some(true),
         // They leave it to the program.
-        "wasm-smart" | "compat-smart" => Some(program.ends_with(".wasm")),
+        "wasm-smart" | "compat-smart" => {
+            Some(Path::new(program).extension().is_some_and(|extension| extension == "wasm"))
+        }
         _ => None,
     }
 }

@@ -150,11 +150,6 @@ impl Running {
         self.stdout.text()
     }
 
-    /// Standard error so far.
-    pub fn stderr(&self) -> String {
-        self.stderr.text()
-    }
-
     /// Waits until `text` is somewhere in its standard output.
     pub fn expect(&self, text: &str) {
         assert!(

@@ -57,7 +57,7 @@ pub fn read(input: impl Read) -> Result<Vec<u8>> {
 
 fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>> {
     let compiled = if is_component(wasm)? { engine.precompile_component(wasm) } else { engine.precompile_module(wasm) };
-    compiled.map_err(|error| Error::Compile(error))
+    compiled.map_err(Error::Compile)
 }
 
 /// What the outermost component exports and imports; none: it is a core module.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Address space of the compiler, bytes: what a hostile module can make it fill.
 const COMPILER_MEMORY: u64 = 8 << 30;
 /// Seconds of processor time of the compiler.
-const COMPILER_TIME: u64 = 600;
+const COMPILER_TIME: u64 = 120;
 
 /// Memory, threads, signals, time, and what is open already.
 const COMMON: &[libc::c_long] = &[

@@ -29,7 +29,7 @@ pub fn compatibility(engine: &Engine) -> String {
 }
 
 fn engine(config: &Config) -> Result<Engine> {
-    Engine::new(config).map_err(|error| Error::Engine(error))
+    Engine::new(config).map_err(Error::Engine)
 }
 
 fn config(fuel: bool) -> Config {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Mount, Process, Spec};
+use oci_spec::runtime::{Mount, Process, Root, Spec};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ pub fn builder(spec: &Spec, process: &Process, settings: &Settings) -> Result<Wa
 
 /// All of the sandbox's files.
 fn root(spec: &Spec) -> Directory {
-    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let read_only = spec.root().as_ref().and_then(Root::readonly).unwrap_or(false);
     // What is mounted below it may be written even so; the kernel says what.
     let all_read_only =
         read_only && spec.mounts().as_deref().unwrap_or_default().iter().all(|mount| !is_writable(mount));

@@ -64,16 +64,11 @@ pub fn start(handover: Handover) -> Result<Ended> {
     // A thread may still be waiting for input.
     runtime.shutdown_background();
     match (stop::exit_code(), result) {
-        (Some(code), _) => Ok(Ended { code, message: timed_out(code, &settings) }),
+        (Some(code), _) => Ok(Ended { code, message: None }),
         (None, Ok(Some(ended))) => Ok(ended),
         (None, Ok(None)) => Err(Error::Handover("the module was stopped by nobody".to_owned())),
         (None, Err(error)) => Err(error),
     }
-}
-
-fn timed_out(code: i32, settings: &Settings) -> Option<String> {
-    let time = Duration::from_millis(settings.timeout_ms.filter(|_| code == stop::TIMED_OUT)?);
-    Some(format!("the module was ended after {time:?}, the time it had"))
 }
 
 /// Takes over a descriptor that was handed over.
@@ -103,7 +98,7 @@ fn code(settings: &Settings, file: Option<File>, process: &Process) -> Result<(E
 
 /// The module that the process's arguments name.
 fn read(process: &Process) -> Result<Vec<u8>> {
-    let name = process.args().as_deref().unwrap_or_default().first().map(Path::new).unwrap_or(Path::new(""));
+    let name = process.args().as_deref().unwrap_or_default().first().map_or(Path::new(""), Path::new);
     let path: PathBuf = process.cwd().join(name);
     match File::open(&path) {
         Ok(file) => compile::read(file),
@@ -150,7 +145,7 @@ fn store<W: 'static>(engine: &Engine, wasi: W, settings: &Settings) -> Result<St
     let mut store = Store::new(engine, State { wasi, budget: Budget::new(settings.memory) });
     store.limiter(|state| &mut state.budget);
     if let Some(fuel) = settings.fuel {
-        store.set_fuel(fuel).map_err(|error| Error::Engine(error))?;
+        store.set_fuel(fuel).map_err(Error::Engine)?;
     }
     // Advanced only to end it.
     store.set_epoch_deadline(1);
@@ -161,9 +156,8 @@ fn store<W: 'static>(engine: &Engine, wasi: W, settings: &Settings) -> Result<St
 async fn module_command(mut store: Store<State<WasiP1Ctx>>, module: &Module) -> Result<Ended> {
     world::check_command(module)?;
     let mut linker = Linker::new(store.engine());
-    p1::add_to_linker_async(&mut linker, |state: &mut State<WasiP1Ctx>| &mut state.wasi)
-        .map_err(|error| Error::Engine(error))?;
-    let prepared = linker.instantiate_pre(module).map_err(missing)?;
+    p1::add_to_linker_async(&mut linker, |state: &mut State<WasiP1Ctx>| &mut state.wasi).map_err(Error::Engine)?;
+    let prepared = linker.instantiate_pre(module).map_err(|error| missing(&error))?;
     // Its start function, if it has one, is the module's code already.
     let instance = match prepared.instantiate_async(&mut store).await {
         Ok(instance) => instance,
@@ -176,11 +170,13 @@ async fn module_command(mut store: Store<State<WasiP1Ctx>>, module: &Module) -> 
 
 async fn component_command(mut store: Store<State<Preview2>>, component: &Component, world: World) -> Result<Ended> {
     let mut linker = ComponentLinker::new(store.engine());
-    p2::add_to_linker_async(&mut linker).map_err(|error| Error::Engine(error))?;
+    p2::add_to_linker_async(&mut linker).map_err(Error::Engine)?;
     match world {
         World::Command => {
-            let prepared =
-                linker.instantiate_pre(component).and_then(p2::bindings::CommandPre::new).map_err(missing)?;
+            let prepared = linker
+                .instantiate_pre(component)
+                .and_then(p2::bindings::CommandPre::new)
+                .map_err(|error| missing(&error))?;
             let command = match prepared.instantiate_async(&mut store).await {
                 Ok(command) => command,
                 Err(error) => return not_instantiated(error),
@@ -188,9 +184,11 @@ async fn component_command(mut store: Store<State<Preview2>>, component: &Compon
             Ok(ended(command.wasi_cli_run().call_run(&mut store).await.map(exit_code)))
         }
         World::Command3 => {
-            p3::add_to_linker(&mut linker).map_err(|error| Error::Engine(error))?;
-            let prepared =
-                linker.instantiate_pre(component).and_then(p3::bindings::CommandPre::new).map_err(missing)?;
+            p3::add_to_linker(&mut linker).map_err(Error::Engine)?;
+            let prepared = linker
+                .instantiate_pre(component)
+                .and_then(p3::bindings::CommandPre::new)
+                .map_err(|error| missing(&error))?;
             let command = match prepared.instantiate_async(&mut store).await {
                 Ok(command) => command,
                 Err(error) => return not_instantiated(error),
@@ -208,7 +206,7 @@ fn exit_code(result: Result<(), ()>) -> i32 {
     i32::from(result.is_err())
 }
 
-fn missing(error: wasmtime::Error) -> Error {
+fn missing(error: &wasmtime::Error) -> Error {
     Error::World(format!("{error:#}"))
 }
 
@@ -225,13 +223,13 @@ fn ended(result: wasmtime::Result<i32>) -> Ended {
         Ok(code) => Ended { code, message: None },
         Err(error) => match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => Ended { code: *code, message: None },
-            None => Ended { code: TRAPPED, message: Some(explain(error)) },
+            None => Ended { code: TRAPPED, message: Some(explain(&error)) },
         },
     }
 }
 
 /// What a module ended of, with where in it that was.
-fn explain(error: wasmtime::Error) -> String {
+fn explain(error: &wasmtime::Error) -> String {
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => "the module has used up its --fuel".to_owned(),
         _ => format!("{error:?}"),

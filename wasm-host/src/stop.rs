@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 /// Signals that end a module. All others end it as the kernel sees fit.
 const SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGALRM];
 /// How long a module that was told to end may take to notice.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(20);
 /// What timeout(1) ends with.
-pub const TIMED_OUT: i32 = 124;
+const TIMED_OUT: i32 = 124;
 
 /// The signal that came first; 0: none.
 static REASON: AtomicI32 = AtomicI32::new(0);
@@ -30,12 +30,16 @@ static TARGET: OnceLock<Target> = OnceLock::new();
 struct Target {
     engine: Engine,
     bell: PipeWriter,
+    /// What is said when the time is over.
+    farewell: String,
 }
 
 /// Handles the signals from now on, and the end of `time`. Once in a process. [`stopped`] takes the result.
 pub fn watch(engine: &Engine, time: Option<Duration>) -> Result<PipeReader> {
     let (reader, bell) = pipe().map_err(Error::io("make a pipe for signals"))?;
-    if TARGET.set(Target { engine: engine.clone(), bell }).is_err() {
+    let farewell = time.map(|time| format!("berth-wasm: the module was ended after {time:?}, the time it had\n"));
+    let target = Target { engine: engine.clone(), bell, farewell: farewell.unwrap_or_default() };
+    if TARGET.set(target).is_err() {
         return Err(Error::Handover("this process runs a module already".to_owned()));
     }
     for signal in SIGNALS {
@@ -80,6 +84,10 @@ extern "C" fn handle(signal: libc::c_int) {
         return;
     }
     if let Some(target) = TARGET.get() {
+        if signal == libc::SIGALRM {
+            // SAFETY: the bytes live as long as the process does.
+            unsafe { libc::write(libc::STDERR_FILENO, target.farewell.as_ptr().cast(), target.farewell.len()) };
+        }
         target.engine.increment_epoch();
         // SAFETY: the descriptor is open as long as the process lives, and one byte is there.
         unsafe { libc::write(target.bell.as_raw_fd(), c"!".as_ptr().cast(), 1) };

@@ -15,6 +15,7 @@ use crate::lock::{self, Lock};
 use crate::microvm;
 use crate::options::{Mount, MountSource};
 use crate::volumes;
+use crate::wasm;
 use berth_images::overlay;
 
 use super::entry::Owner;
@@ -182,6 +183,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 pub(super) fn open(container: &Container, path: &Path, access: Access) -> Result<Opened> {
     let advice = "`berth exec` runs a command that reads or writes them, such as tar";
     microvm::refuse(container, "copy files of", advice)?;
+    wasm::refuse_files(container, "copy files of")?;
     let path = absolute(path);
     if let Some(lock) = Lock::take(container.roots(), container.id())? {
         let held = Held { container: container.clone(), lock: Some(lock) };
