@@ -67,7 +67,8 @@ impl<S: Read + Write> Link<S> {
         self.flush()
     }
 
-    /// Sends what waits, as far as the other end takes it.
+    /// Sends what waits, as far as the other end takes it. All of it goes to one that takes no more: what that has said before can
+    /// still be read.
     pub fn flush(&mut self) -> Result<(), LinkError> {
         let mut sent = 0;
         while sent < self.output.len() {
@@ -75,6 +76,9 @@ impl<S: Read + Write> Link<S> {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    sent = self.output.len();
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -90,5 +94,23 @@ impl<S: Read + Write> Link<S> {
     /// Whether so much waits that no more should be produced.
     pub fn is_full(&self) -> bool {
         self.output.len() >= FULL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_was_said_before_hanging_up_is_heard() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        Link::new(theirs).send(&Frame::Stdout(b"last words".to_vec())).unwrap();
+        let mut link = Link::new(ours);
+        link.send(&Frame::StdinClosed).unwrap();
+        assert!(!link.is_waiting());
+        link.receive().unwrap();
+        assert_eq!(link.take().unwrap(), Some(Frame::Stdout(b"last words".to_vec())));
     }
 }
