@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use berth_images::{Image, Store};
+use berth_images::{Image, Platform, Store};
 use berth_runtime::executor;
 use berth_runtime::monitor;
 use jiff::Timestamp;
@@ -68,6 +68,7 @@ pub fn create(roots: &Roots, store: &Store, mut options: Options, fetch: Fetch) 
         }
         other => other?,
     };
+    check_platform(&options, &image)?;
     wasm::choose(&mut options, &image)?;
     let id = names::new_id()?;
     let lock = Lock::take(roots, &id)?.ok_or_else(|| lock::busy(&id, "there already", "try again"))?;
@@ -105,6 +106,20 @@ fn check(options: &Options) -> Result<()> {
     microvm::check(options)?;
     wasm::check(options)?;
     Ok(spec::check(options)?)
+}
+
+/// An image that is here already is taken whatever its platform, unless the person has said which it is to be.
+fn check_platform(options: &Options, image: &Image) -> Result<()> {
+    let Some(wanted) = options.platform.as_deref() else { return Ok(()) };
+    let wanted: Platform = wanted.parse()?;
+    let actual = format!("{}/{}", image.config.os(), image.config.architecture());
+    if actual == format!("{}/{}", wanted.os, wanted.architecture) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "image '{}' is for {actual}, not for {wanted}; `berth pull --platform {wanted} {}` fetches the other one",
+        image.reference, image.reference
+    )))
 }
 
 fn make(

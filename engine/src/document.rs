@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -15,11 +16,15 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Reads a document; `None` where there is none. `advice` says what to do about a damaged one.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<T>> {
     let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason, advice: advice.to_owned() };
-    let file = match File::open(path) {
+    // Without waiting for whoever is to open the other end, should it be a fifo.
+    let file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).attempt(|| format!("open {}", path.display())),
     };
+    if !file.metadata().attempt(|| format!("examine {}", path.display()))?.is_file() {
+        return Err(damaged("it is no file".to_owned()));
+    }
     let mut text = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut text).attempt(|| format!("read {}", path.display()))?;
     if text.len() as u64 > MAX_BYTES {
@@ -52,5 +57,10 @@ mod tests {
         fs::write(&path, "[1,").unwrap();
         let error = read::<Vec<u32>>(&path, "remove it").unwrap_err().to_string();
         assert!(error.contains("a.json") && error.contains("remove it"), "{error}");
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        for no_file in [dir.path(), &fifo] {
+            assert!(matches!(read::<Vec<u32>>(no_file, ""), Err(Error::Damaged { .. })));
+        }
     }
 }

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::container::short;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
+use crate::names;
 use crate::options::Options;
 use crate::paths::Roots;
+use crate::volumes;
 
 /// What is kept of a container from its creation to its removal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,10 +42,21 @@ pub struct Record {
 }
 
 impl Record {
-    /// Reads the record of an id; `None` where there is no such container.
+    /// Reads the record of an id; `None` where there is no such container. What becomes a path is known to be a name.
     pub fn read(roots: &Roots, id: &str) -> Result<Option<Self>> {
+        let path = roots.container(id).join("container.json");
         let advice = format!("`berth rm -f {}` removes the container", short(id));
-        document::read(&roots.container(id).join("container.json"), &advice)
+        let Some(record) = document::read::<Self>(&path, &advice)? else { return Ok(None) };
+        let reason = if record.id != id {
+            "its id is another container's".to_owned()
+        } else if let Err(error) = names::check(&record.name) {
+            error.to_string()
+        } else if let Some(error) = record.anonymous_volumes.iter().find_map(|name| volumes::check_name(name).err()) {
+            error.to_string()
+        } else {
+            return Ok(Some(record));
+        };
+        Err(Error::Damaged { path, reason, advice })
     }
 
     /// Writes the record: from here on the container exists.

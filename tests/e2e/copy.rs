@@ -139,3 +139,17 @@ fn cp_of_everything_leaves_the_kernels_files_out() {
         assert_eq!(fs::read_dir(back.join(kernel)).unwrap().count(), 0, "{kernel}");
     }
 }
+
+#[test]
+fn cp_takes_a_fifo_as_gnu_tar_writes_it_and_wants_paths() {
+    let home = Home::new();
+    let _ = home.detached("--name it", "exec sleep 1000");
+    let folder = home.scratch().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let made = Cmd::new("mkfifo", "").arg(folder.join("pipe")).run();
+    assert_eq!(made.exit_code(), 0);
+    let tar = Cmd::new("tar", "--format=gnu -cf - -C").arg(home.scratch()).arg("folder").run();
+    let _ = home.berth("cp - it:/tmp").stdin(tar.stdout).ok();
+    assert_eq!(home.berth("exec it stat -c %F /tmp/folder/pipe").ok().text(), "fifo\n");
+    home.berth("cp it:").arg(&folder).run().fails_with("names no path");
+}

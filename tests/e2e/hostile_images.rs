@@ -254,3 +254,17 @@ fn what_an_image_says_is_no_command_to_the_terminal() {
     out.fails_with("a\\u{1b}[2Jb; c");
     assert_eq!(out.stderr_text().lines().count(), 1, "{out:?}");
 }
+
+#[test]
+fn users_in_a_fifo_keep_nobody_waiting() {
+    let home = Home::empty();
+    let layout = Layout::new(home.scratch().join("layout"));
+    let users = ["etc/passwd", "etc/group"]
+        .into_iter()
+        .fold(TarFile::new(), |tar, path| tar.entry(EntryType::Fifo, path.as_bytes(), b"", Meta::mode(0o644), b""));
+    layout.image("bad:1", &[busybox(), Layer::plain(users.finish())], &json!({}));
+    let _ = home.berth("load -i").arg(home.scratch().join("layout")).ok();
+    let wait = std::time::Duration::from_secs(20);
+    assert_eq!(home.berth("run --rm -u 7 bad:1 echo ran").timeout(wait).ok().text(), "ran\n");
+    home.berth("run --rm -u berth bad:1 id").timeout(wait).run().fails_with("berth");
+}

@@ -165,3 +165,10 @@ fn twenty_containers_at_once() {
         assert_eq!((out.exit_code(), out.trimmed()), (n as i32, n.to_string()), "{out:?}");
     }
 }
+
+#[test]
+fn run_takes_an_image_of_the_platform_asked_for() {
+    let home = Home::new();
+    let _ = home.berth("run --rm --platform linux/amd64 busybox true").ok();
+    home.berth("run --rm --platform linux/arm64 busybox true").run().code(125).fails_with("linux/amd64");
+}

@@ -195,6 +195,7 @@ fn rm_wants_force_for_what_runs() {
     let _ = home.berth("rm -f boat").ok();
     assert!(home.containers().is_empty());
     home.berth("rm boat").run().fails_with("boat");
+    assert_eq!(home.berth("rm -f boat").ok().text(), "", "nothing was removed");
     // The name is free again.
     let _ = home.shell("--name boat", "true").ok();
 }
@@ -285,4 +286,20 @@ fn label_file_adds_labels() {
     let id = home.detached(&format!("--label-file {} --label both=flag", file.display()), "exec sleep 1000");
     let labels = home.inspect(&id)["Config"]["Labels"].take();
     assert_eq!((&labels["from"], &labels["both"]), (&"file".into(), &"flag".into()), "{labels}");
+}
+
+#[test]
+fn wait_waits_for_all_that_are_there() {
+    let home = Home::new();
+    let (three, four) = (home.detached("", "exit 3"), home.detached("", "exit 4"));
+    let out = home.berth("wait").args([&three, "nobody", &four]).run();
+    assert_eq!(out.text(), "3\n4\n");
+    out.fails_with("nobody");
+}
+
+#[test]
+fn update_wants_something_to_change() {
+    let home = Home::new();
+    let id = home.berth("create busybox true").ok().trimmed();
+    home.berth("update").arg(&id).run().fails_with("--memory");
 }

@@ -6,6 +6,7 @@
 mod archives;
 mod copy;
 mod crashes;
+mod damaged_records;
 mod debian;
 mod exec;
 mod harness;

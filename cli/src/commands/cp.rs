@@ -38,9 +38,7 @@ fn side(text: &str) -> Side<'_> {
         return Side::Stream;
     }
     match text.split_once(':') {
-        Some((container, path)) if !text.starts_with(['/', '.']) => {
-            Side::Container(container, Path::new(if path.is_empty() { "/" } else { path }))
-        }
+        Some((container, path)) if !text.starts_with(['/', '.']) => Side::Container(container, Path::new(path)),
         _ => Side::Host(Path::new(text)),
     }
 }
@@ -49,6 +47,11 @@ impl Cp {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let how = cp::How { archive: self.archive, follow: self.follow_link };
         let find = |reference: &str| Container::find(&context.roots, reference);
+        if let Some(text) =
+            [&self.source, &self.destination].into_iter().find(|text| text.is_empty() || text.ends_with(':'))
+        {
+            bail!("'{text}' names no path; / is the whole container, . the working directory of the host");
+        }
         match (side(&self.source), side(&self.destination)) {
             (Side::Host(source), Side::Container(container, path)) => {
                 cp::copy_in(&find(container)?, source, path, how)?;

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use berth_engine::options::Limits;
-use berth_engine::{Container, launch, lifecycle, monitor, remove};
+use berth_engine::{Container, launch, lifecycle, monitor, names, remove};
 use berth_runtime::monitor::RestartPolicy;
 use clap::Args;
 
 use super::{Context, attach, each};
+use crate::failure;
 use crate::flags::{self, LimitFlags};
 use crate::output;
 
@@ -157,16 +158,17 @@ pub struct Wait {
 
 impl Wait {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let containers: Vec<Container> = self
-            .containers
-            .iter()
-            .map(|reference| Container::find(&context.roots, reference))
-            .collect::<Result<_, _>>()?;
-        for container in &containers {
-            let status = monitor::wait(container)?;
-            output::print(&format!("{}\n", status.exit_code.unwrap_or_default()))?;
+        let find = |reference: &String| Container::find(&context.roots, reference);
+        // All at first: one that removes itself cannot be found when its turn has come.
+        let containers: Vec<_> = self.containers.iter().map(find).collect();
+        let mut outcome = ExitCode::SUCCESS;
+        for container in containers {
+            match container.and_then(|container| monitor::wait(&container)) {
+                Ok(status) => output::print(&format!("{}\n", status.exit_code.unwrap_or_default()))?,
+                Err(error) => outcome = failure::report(&error.into()),
+            }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(outcome)
     }
 }
 
@@ -186,12 +188,12 @@ pub struct Rm {
 
 impl Rm {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        each(context, &self.containers, |reference| {
-            match remove::remove(&context.roots, reference, self.force, self.volumes) {
-                Err(berth_engine::Error::NotFound(_)) if self.force => Ok(()),
-                other => other.map(drop),
-            }
-        })
+        let is_missing = |reference: &String| {
+            let found = names::resolve(&context.roots, reference);
+            self.force && matches!(found, Err(berth_engine::Error::NotFound(_)))
+        };
+        let there: Vec<String> = self.containers.iter().filter(|reference| !is_missing(reference)).cloned().collect();
+        each(context, &there, |reference| remove::remove(&context.roots, reference, self.force, self.volumes).map(drop))
     }
 }
 
@@ -227,6 +229,9 @@ pub struct Update {
 impl Update {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let limits = Limits::from(self.limits);
+        if limits == Limits::default() && self.restart.is_none() {
+            bail!("there is nothing to change; give a limit, for example --memory 512m, or --restart");
+        }
         each(context, &self.containers, |reference| {
             lifecycle::update(&Container::find(&context.roots, reference)?, &limits, self.restart)
         })

@@ -44,20 +44,22 @@ pub struct LimitFlags {
 impl From<LimitFlags> for Limits {
     fn from(flags: LimitFlags) -> Self {
         Self {
-            memory: flags.memory,
+            // Zero is docker's word for no limit.
+            memory: flags.memory.filter(|&bytes| bytes > 0),
             memory_swap: flags.memory_swap,
             memory_reservation: flags.memory_reservation,
-            cpus: flags.cpus,
-            cpu_shares: flags.cpu_shares,
+            cpus: flags.cpus.filter(|&cores| cores > 0.0),
+            cpu_shares: flags.cpu_shares.filter(|&weight| weight > 0),
             cpuset_cpus: flags.cpuset_cpus,
             pids: flags.pids_limit,
-            blkio_weight: flags.blkio_weight,
+            blkio_weight: flags.blkio_weight.filter(|&weight| weight > 0),
         }
     }
 }
 
 fn memory(text: &str) -> Result<u64, String> {
     match size::bytes(text)? {
+        0 => Ok(0),
         bytes if bytes < MIN_MEMORY => Err(String::from("too little to start a process; give at least 6m")),
         bytes if i64::try_from(bytes).is_err() => {
             Err(String::from("more than any host has; give a size, for example 512m"))
@@ -97,6 +99,7 @@ fn swap(text: &str) -> Result<i64, String> {
 fn cores(text: &str) -> Result<f64, String> {
     let most = cpus();
     match text.parse::<f64>() {
+        Ok(0.0) => Ok(0.0),
         Ok(cores) if cores >= 0.01 && cores <= u32::try_from(most).map_or(f64::INFINITY, f64::from) => Ok(cores),
         _ => Err(format!("this host has {most} CPUs; give 0.01 to {most}, for example 0.5")),
     }
@@ -104,6 +107,7 @@ fn cores(text: &str) -> Result<f64, String> {
 
 fn shares(text: &str) -> Result<u64, String> {
     match text.parse() {
+        Ok(0) => Ok(0),
         Ok(shares) if (2..=262_144).contains(&shares) => Ok(shares),
         _ => Err(String::from("give 2 to 262144, for example 512 for half of what others have")),
     }
@@ -133,6 +137,7 @@ fn pids(text: &str) -> Result<i64, String> {
 
 fn weight(text: &str) -> Result<u16, String> {
     match text.parse() {
+        Ok(0) => Ok(0),
         Ok(weight) if (10..=1000).contains(&weight) => Ok(weight),
         _ => Err(String::from("give 10 to 1000, for example 250 for half of what others have")),
     }
@@ -158,8 +163,9 @@ mod tests {
     #[test]
     fn each_flag_sets_its_limit() {
         let none = Limits::default;
-        let cases: [(&[&str], Limits); 13] = [
+        let cases: [(&[&str], Limits); 14] = [
             (&[], none()),
+            (&["--memory=0", "--cpus=0", "--cpu-shares=0", "--blkio-weight=0"], none()),
             (&["--memory", "512m"], Limits { memory: Some(512 << 20), ..none() }),
             (&["-m", "6m"], Limits { memory: Some(6 << 20), ..none() }),
             (&["--memory-swap", "1g"], Limits { memory_swap: Some(1 << 30), ..none() }),
@@ -181,10 +187,10 @@ mod tests {
     #[test]
     fn bad_values_name_flag_value_and_an_example() {
         let cases: [(&str, &[&str], &str); 8] = [
-            ("--memory", &["5m", "", "x", "-1", "9e18", "16777215t", "0"], "m"),
+            ("--memory", &["5m", "", "x", "-1", "9e18", "16777215t"], "m"),
             ("--memory-swap", &["-2", "", "x", "16777215t"], "1g"),
             ("--memory-reservation", &["0", "", "-5"], "m"),
-            ("--cpus", &["0", "-1", "1000000", "nan", "inf", "", "a", "0.001"], "0.5"),
+            ("--cpus", &["-1", "1000000", "nan", "inf", "", "a", "0.001"], "0.5"),
             ("--cpu-shares", &["1", "262145", "-3", "", "x"], "512"),
             ("--cpuset-cpus", &["", "a", "3-1", "1-", "-1", "0,,1", "9999", "+1", "0-1-2"], "0-2,4"),
             ("--pids-limit", &["-2", "", "many", "9223372036854775808"], "100"),

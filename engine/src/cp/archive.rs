@@ -50,7 +50,8 @@ pub(super) fn read(stream: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
                 };
                 sink.put(&path, meta, kind)?;
             }
-            EntryType::Fifo => sink.put(&path, meta, special(FileType::Fifo)?)?,
+            // GNU tar leaves the numbers of what is no device blank.
+            EntryType::Fifo => sink.put(&path, meta, Kind::Special { format: FileType::Fifo, device: 0 })?,
             EntryType::Char => sink.put(&path, meta, special(FileType::CharacterDevice)?)?,
             EntryType::Block => sink.put(&path, meta, special(FileType::BlockDevice)?)?,
             EntryType::XGlobalHeader => {}

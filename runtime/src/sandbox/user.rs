@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use crate::error::{Error, Result};
 
@@ -90,8 +91,9 @@ fn group_id(wanted: &str, group: &str) -> Result<u32> {
 
 fn read(path: &str) -> String {
     let mut text = Vec::new();
-    // An image without users is an image of root.
-    if let Ok(file) = File::open(path) {
+    // An image without users is an image of root. One that has put a fifo there is not waited for.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    if let Some(file) = file.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) {
         let _ = file.take(MAX_DATABASE_BYTES).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()
