@@ -5,12 +5,11 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, RawFd};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use berth_vmm::boot::Protocol;
 use berth_vmm::machine::control::Stop;
 use berth_vmm::machine::{MachineConfig, Report};
-use std::os::unix::process::CommandExt;
 
 /// A kernel, what is done to the configuration, and what the error must say.
 type Case<'a> = (&'a [u8], fn(&mut MachineConfig), &'a str);
@@ -44,20 +43,8 @@ fn run(kernel: &[u8], change: impl FnOnce(&mut MachineConfig)) -> Option<Ended> 
     let mut config = config(&kernel, kvm.as_raw_fd());
     config.report = Some(report.as_raw_fd());
     change(&mut config);
-    let source = common::file(&serde_json::to_vec(&config).unwrap());
-    let inherited = [kvm.as_raw_fd(), kernel.as_raw_fd(), report.as_raw_fd(), source.as_raw_fd()];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_berth-vmm"));
-    command.arg("run").arg(source.as_raw_fd().to_string()).stdin(Stdio::null());
-    // SAFETY: fcntl is safe between fork and exec.
-    unsafe {
-        command.pre_exec(move || {
-            for descriptor in inherited {
-                libc::fcntl(descriptor, libc::F_SETFD, 0);
-            }
-            Ok(())
-        })
-    };
-    let output = command.output().unwrap();
+    let given = [kvm.as_raw_fd(), kernel.as_raw_fd(), report.as_raw_fd()];
+    let output = common::vmm(&config, &given).output().unwrap();
     let mut text = String::new();
     report.rewind().unwrap();
     report.read_to_string(&mut text).unwrap();
