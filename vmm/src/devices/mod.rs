@@ -41,8 +41,8 @@ use std::sync::Arc;
 
 pub use interrupt::Interrupt;
 pub use state::DeviceState;
-pub use virtqueue::{QueueError, Virtqueue};
 use virtqueue::{Chain, Served};
+pub use virtqueue::{QueueError, Virtqueue};
 
 /// Guest memory as the devices see it: the memory slots, mapped into the VMM.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;

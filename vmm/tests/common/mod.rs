@@ -28,6 +28,17 @@ pub fn in8(port: u16) -> Vec<u8> {
     vec![0x66, 0xba, low, high, 0xec]
 }
 
+/// `mov ecx, count; mov dx, port; rep outsb` of whatever is in memory.
+pub fn out_many(port: u16, count: u32) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    [&[0xb9][..], &count.to_le_bytes(), &[0x66, 0xba, low, high, 0xf3, 0x6e]].concat()
+}
+
+/// `mov dword [address], value`, in 32-bit code.
+pub fn store32(address: u32, value: u32) -> Vec<u8> {
+    [&[0xc7, 0x05][..], &address.to_le_bytes(), &value.to_le_bytes()].concat()
+}
+
 /// `mov ecx, msr; rdmsr`.
 pub fn rdmsr(msr: u32) -> Vec<u8> {
     [&[0xb9][..], &msr.to_le_bytes(), &[0x0f, 0x32]].concat()

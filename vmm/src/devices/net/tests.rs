@@ -35,6 +35,8 @@ fn header(bytes: &mut Bytes<'_>) -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod open_tap;
+#[cfg(test)]
 mod tap;
 
 #[cfg(test)]
