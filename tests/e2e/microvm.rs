@@ -132,7 +132,7 @@ fn limits_hold_in_a_guest() {
     // The shell cannot start the last ones, and its root cannot change that.
     let script = "ulimit -n; ulimit -Hn; df -k /dev/shm | awk 'END { print $2 }'; \
         echo max 2> /dev/null > /sys/fs/cgroup/guest/pids.max || echo kept; \
-        (for i in $(seq 40); do sleep 1000 & done) 2>&1 | grep -c fork";
+        (for i in $(seq 40); do sleep 1000 > /dev/null 2>&1 & done) 2>&1 | grep -c fork";
     let output = microvm(&home, flags, script).run();
     assert_eq!(output.text(), "99\n100\n1024\nkept\n1\n", "{output:?}");
 
@@ -157,7 +157,7 @@ fn disks_keep_what_guests_write() {
     let disk = home.scratch().join("data.img");
     let source = disk.display();
     std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
-    let _ = Cmd::new("busybox", "mke2fs").arg(&disk).ok();
+    let _ = Cmd::new("busybox", "mke2fs -F").arg(&disk).ok();
     let at = |options: &str| format!("--mount type=ext4,source={source},target=/my/data{options}");
     let write = "yes berth | head -c 3000000 > /my/data/file; sha256sum < /my/data/file";
     let sum = microvm(&home, &format!("--rm {}", at("")), write).ok().text();
@@ -166,7 +166,8 @@ fn disks_keep_what_guests_write() {
     assert_eq!(again, format!("{sum}kept\n"));
 
     // One machine writes to it, or several read.
-    let _ = microvm(&home, &format!("-d --name writer {}", at("")), "exec sleep 1000").ok();
+    let _ = microvm(&home, &format!("-d --name writer {}", at("")), "echo up; exec sleep 1000").ok();
+    assert!(wait::within(TIMEOUT, || home.berth("logs writer").run().text().contains("up")));
     for options in ["", ",readonly"] {
         microvm(&home, &format!("--rm {}", at(options)), "true").run().code(125).fails_with("cannot lock the disk");
     }
