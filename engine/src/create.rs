@@ -47,8 +47,6 @@ pub struct Created {
 pub fn create(roots: &Roots, store: &Store, mut options: Options, fetch: Fetch) -> Result<Created> {
     check(&options)?;
     let (guest, notice) = microvm::choose(roots, &mut options)?;
-    // What was chosen may exclude more.
-    microvm::check(&options)?;
     if options.pull == Pull::Always && !wasm::is_path(&options.image) {
         fetch(&options.image)?;
     }
@@ -103,7 +101,6 @@ fn check(options: &Options) -> Result<()> {
     if let Some(path) = options.cidfile.as_ref().filter(|path| path.exists()) {
         return Err(Error::Invalid(format!("{} exists already; remove it or name another --cidfile", path.display())));
     }
-    microvm::check(options)?;
     wasm::check(options)?;
     Ok(spec::check(options)?)
 }

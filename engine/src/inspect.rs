@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use berth_runtime::executor::{self, Executor};
 use berth_runtime::monitor::{RestartPolicy, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ pub fn inspect(container: &Container) -> Result<Value> {
     let state = container.state(&status);
     let dir = container.dir();
     let spec: Value = document::read(&dir.join("config.json"), "remove the container")?.unwrap_or_default();
+    let executor: Option<Executor> = document::read(&dir.join(executor::FILE), "remove the container")?;
     Ok(json!({
         "Id": record.id,
         "Name": record.name,
@@ -41,6 +43,9 @@ pub fn inspect(container: &Container) -> Result<Value> {
         "Driver": "overlay",
         "Platform": "linux",
         "HostConfig": host_config(options),
+        // Beyond the limits above, for what runs a microVM.
+        "MemoryOverhead": executor.as_ref().map(|executor| executor.memory_overhead),
+        "PidsOverhead": executor.as_ref().map(|executor| executor.pids_overhead),
         "GraphDriver": {
             "Name": "overlay",
             "Data": {
@@ -84,6 +89,7 @@ fn mounts(container: &Container) -> Vec<Value> {
                 ("volume", name.as_deref(), source)
             }
             MountSource::Tmpfs { .. } => ("tmpfs", None, None),
+            MountSource::Disk { path, filesystem } => (filesystem.as_str(), None, Some(path.clone())),
         };
         json!({
             "Type": kind,

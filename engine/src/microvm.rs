@@ -17,10 +17,12 @@ use crate::container::Container;
 use crate::error::{Attempt as _, Error, Result};
 use crate::guests;
 use crate::launch;
-use crate::options::{Guest, Isolation, MountSource, Network, Options, Seccomp, UserNamespace};
+use crate::options::{Guest, Isolation, Mount, MountSource, Network, Options, Seccomp, UserNamespace};
 use crate::paths::Roots;
 use crate::spec;
 
+/// What a person gives to have one.
+const FLAG: &str = "--isolation microvm";
 /// The VMM's binary.
 pub(crate) const BINARY: &str = "berth-vmm";
 /// Names the VMM where it is not found.
@@ -38,19 +40,14 @@ const MEMORY_OVERHEAD: i64 = 32 << 20;
 /// Threads of the VMM beside its vCPUs', and processes of `exec`.
 const PIDS_OVERHEAD: i64 = 64;
 
-/// What a microVM cannot be given, before anything is pulled or made; again when its guest has been chosen.
-pub(crate) fn check(options: &Options) -> Result<()> {
-    if options.kernel.is_some() && !options.has_own_kernel() {
-        let text = "--kernel is for microVMs with a Linux guest: add --isolation microvm --guest linux";
-        return Err(Error::Invalid(text.to_owned()));
-    }
-    if !options.has_own_kernel() || options.guest == Guest::Auto {
-        return Ok(());
-    }
-    let shares_files = |source: &MountSource| !matches!(source, MountSource::Tmpfs { .. });
+/// Refuses what the host's kernel would have to give: a Linux guest asks its own.
+fn check(options: &Options) -> Result<()> {
+    let shares_files = |mount: &Mount| matches!(mount.source, MountSource::Bind { .. } | MountSource::Volume { .. });
+    let files = "the guest's kernel sees no directory of the host; give it a disk (--mount type=ext4,source=FILE,target=PATH), \
+                 or use --guest process or --isolation container";
+    spec::refuse(FLAG, &[(options.mounts.iter().any(shares_files), "a bind mount or volume")], files)?;
     let own = "the guest has a kernel of its own, which sees nothing of the host's; leave out one of them";
     let refused = [
-        (options.mounts.iter().any(|mount| shares_files(&mount.source)), "a bind mount or volume"),
         (!options.devices.is_empty(), "--device"),
         (options.network == Network::Host, "--network host"),
         (options.pid_host, "--pid host"),
@@ -62,7 +59,7 @@ pub(crate) fn check(options: &Options) -> Result<()> {
         (!options.sysctls.is_empty(), "--sysctl"),
         (options.seccomp != Seccomp::Default, "--security-opt seccomp"),
     ];
-    Ok(spec::refuse("--isolation microvm", &refused, own)?)
+    Ok(spec::refuse(FLAG, &refused, own)?)
 }
 
 /// What a VM runs.
@@ -82,26 +79,45 @@ pub(crate) struct Kernel {
 }
 
 /// Chooses the guest, completes the options by what it has where nothing was asked for, and finds what it needs, before
-/// anything of the container is made. Also says what a person should know about the choice.
+/// anything is pulled or made. Also says what a person should know about the choice.
 pub(crate) fn choose(roots: &Roots, options: &mut Options) -> Result<(Option<Chosen>, Option<String>)> {
+    let needs_linux = needs_linux(options);
+    if let Some(flag) = needs_linux.filter(|_| !options.has_own_kernel()) {
+        let advice = "is for microVMs with a Linux guest: add --isolation microvm --guest linux";
+        return Err(Error::Invalid(format!("{flag} {advice}")));
+    }
     if options.isolation != Isolation::Microvm {
         return Ok((None, None));
     }
-    if options.guest == Guest::Process {
-        return Ok((Some(Chosen::Process), None));
-    }
-    let (kernel, notice) = match kernel(roots, options) {
-        Ok(kernel) => (kernel, None),
-        // Whoever names a kernel means a guest that has one.
-        Err(error) if options.guest == Guest::Auto && options.kernel.is_none() && Path::new(KVM).exists() => {
-            options.guest = Guest::Process;
-            return Ok((Some(Chosen::Process), Some(format!("using --guest process: {error}"))));
+    let kernel = match options.guest {
+        Guest::Process => return Ok((Some(Chosen::Process), None)),
+        Guest::Linux => {
+            check(options)?;
+            kernel(roots, options)?
         }
-        Err(error) => return Err(error),
+        Guest::Auto => match kernel(roots, options) {
+            Ok(kernel) => {
+                check(options)?;
+                kernel
+            }
+            Err(error) if needs_linux.is_none() && Path::new(KVM).exists() => {
+                options.guest = Guest::Process;
+                return Ok((Some(Chosen::Process), Some(format!("using --guest process: {error}"))));
+            }
+            Err(error) => return Err(error),
+        },
     };
     options.guest = Guest::Linux;
     options.limits.memory.get_or_insert(MEMORY);
-    Ok((Some(Chosen::Linux(kernel)), notice))
+    Ok((Some(Chosen::Linux(kernel)), None))
+}
+
+/// The flag, if any, that only a guest with a kernel can follow.
+fn needs_linux(options: &Options) -> Option<&'static str> {
+    let has_disk = options.mounts.iter().any(|mount| matches!(mount.source, MountSource::Disk { .. }));
+    [(options.kernel.is_some(), "--kernel"), (has_disk, "a disk (--mount type=ext4 or type=erofs)")]
+        .into_iter()
+        .find_map(|(is_set, flag)| is_set.then_some(flag))
 }
 
 fn kernel(roots: &Roots, options: &Options) -> Result<Kernel> {
@@ -164,6 +180,12 @@ fn linux(store: &Store, image: &Image, kernel: Kernel, options: &Options, live_d
         (INITRAMFS.to_owned(), file(kernel.initramfs, false)),
         ("root".to_owned(), file(store.disk(image)?, false)),
     ]);
+    for mount in &options.mounts {
+        if let MountSource::Disk { path, .. } = &mount.source {
+            let target = spec::clean_target(&mount.target)?.display().to_string();
+            files.insert(target, file(path.clone(), !mount.read_only));
+        }
+    }
     files.extend(
         ["hosts", "hostname", "resolv.conf"].map(|name| (format!("/etc/{name}"), file(live_dir.join(name), false))),
     );

@@ -229,6 +229,33 @@ pub enum MountSource {
         /// Mount options such as `size=64m`, `mode=1777`.
         options: Vec<String>,
     },
+    /// A disk, which the kernel of a Linux guest mounts.
+    Disk {
+        /// Absolute path on the host of a file or block device.
+        path: PathBuf,
+        /// What is on it.
+        filesystem: Filesystem,
+    },
+}
+
+/// What a Linux guest can have on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filesystem {
+    /// Reads and writes.
+    Ext4,
+    /// Is read only.
+    Erofs,
+}
+
+impl Filesystem {
+    /// The name that `mount(2)` knows it by.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Erofs => "erofs",
+        }
+    }
 }
 
 /// `--device`

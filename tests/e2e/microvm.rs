@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use berth_tests::binaries;
 use berth_tests::command::{Cmd, Output};
 use berth_tests::fixtures;
 use berth_tests::home::Home;
 use berth_tests::terminal::Terminal;
 use berth_tests::wait;
+use berth_tests::{binaries, cgroup};
 
 /// An emulated machine is slow.
 pub const TIMEOUT: Duration = Duration::from_secs(150);
@@ -66,7 +66,14 @@ fn what_a_guest_cannot_have_is_refused_by_name() {
     for (flags, named) in cases {
         microvm(&home, flags, "true").run().code(125).fails_with(named);
     }
-    home.berth("run --kernel /boot/vmlinuz busybox true").run().code(125).fails_with("--isolation microvm");
+    let disk = "--mount type=ext4,source=/etc/hosts,target=/data";
+    microvm(&home, "-v /tmp:/mnt", "true").run().code(125).fails_with("--mount type=ext4");
+    for flags in ["", "--isolation microvm --guest process"] {
+        for needs_linux in ["--kernel /boot/vmlinuz", disk] {
+            let words = format!("run {flags} {needs_linux} busybox true");
+            home.berth(&words).run().code(125).fails_with("--isolation microvm --guest linux");
+        }
+    }
     assert!(home.containers().is_empty());
 }
 
@@ -77,7 +84,7 @@ fn a_guest_is_as_a_container() {
     }
     let home = Home::new();
     let script = "echo one two | tr a-z A-Z | wc -w; cat; echo $((6*7)); id -u; id -g; pwd; hostname; echo $V; \
-        cat /etc/hosts | grep -c boat; touch /tmp/new && ls /tmp/new; echo error >&2; exit 42";
+        cat /etc/hosts | grep -c boat; ip addr show lo | grep -c 'LOOPBACK,UP'; ip link | grep -c ^[0-9]; touch /tmp/new && ls /tmp/new; echo error >&2; exit 42";
     let run = |isolation: &str| -> Output {
         let words = format!("run --rm -i --isolation {isolation} --hostname boat -e V=x -w /home -u 7:8 busybox sh -c");
         home.berth(&words).arg(script).stdin("from outside\n").timeout(TIMEOUT).run()
@@ -113,6 +120,68 @@ fn a_guest_has_its_size_and_a_kernel_of_its_own() {
     // What fits into no guest of that size is ended by the guest's kernel, not by the host's.
     let eat = "x=a; while :; do x=$x$x$x$x; done";
     let _ = microvm(&home, "--rm --memory 96m", &format!("sh -c '{eat}'; echo $?")).ok();
+}
+
+#[test]
+fn limits_hold_in_a_guest() {
+    if !is_possible("limits of a guest") {
+        return;
+    }
+    let home = Home::new();
+    let flags = "--rm --ulimit nofile=99:100 --pids-limit 20 --shm-size 1m";
+    // The shell cannot start the last ones, and its root cannot change that.
+    let script = "ulimit -n; ulimit -Hn; df -k /dev/shm | awk 'END { print $2 }'; \
+        echo max 2> /dev/null > /sys/fs/cgroup/guest/pids.max || echo kept; \
+        (for i in $(seq 40); do sleep 1000 > /dev/null 2>&1 & done) 2>&1 | grep -c fork";
+    let output = microvm(&home, flags, script).run();
+    assert_eq!(output.text(), "99\n100\n1024\nkept\n1\n", "{output:?}");
+
+    // The sandbox's own limits are wider, by what is shown.
+    let _ = microvm(&home, "-d --name guest --memory 200m --pids-limit 20", "exec sleep 1000").ok();
+    let container = home.inspect("guest");
+    let overhead = container["MemoryOverhead"].as_u64().unwrap();
+    assert_eq!(container["HostConfig"]["Memory"], 200 << 20);
+    let stats = home.berth("stats --no-stream --format json guest").timeout(TIMEOUT).ok().json();
+    assert_eq!(stats[0]["MemoryLimit"], (200 << 20) + overhead, "{stats}");
+    let pids = cgroup::read(home.pid("guest"), "pids", "pids.max", "pids.max");
+    assert_eq!(pids, (20 + container["PidsOverhead"].as_u64().unwrap()).to_string());
+    let _ = home.berth("kill guest").ok();
+}
+
+#[test]
+fn disks_keep_what_guests_write() {
+    if !is_possible("disks of a guest") {
+        return;
+    }
+    let home = Home::new();
+    let disk = home.scratch().join("data.img");
+    let source = disk.display();
+    std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+    let _ = Cmd::new("busybox", "mke2fs -F").arg(&disk).ok();
+    let at = |options: &str| format!("--mount type=ext4,source={source},target=/my/data{options}");
+    let write = "yes berth | head -c 3000000 > /my/data/file; sha256sum < /my/data/file";
+    let sum = microvm(&home, &format!("--rm {}", at("")), write).ok().text();
+    let read = "sha256sum < /my/data/file; touch /my/data/new 2> /dev/null || echo kept";
+    let again = microvm(&home, &format!("--rm {}", at(",readonly")), read).ok().text();
+    assert_eq!(again, format!("{sum}kept\n"));
+
+    // One machine writes to it, or several read.
+    let _ = microvm(&home, &format!("-d --name writer {}", at("")), "echo up; exec sleep 1000").ok();
+    assert!(wait::within(TIMEOUT, || home.berth("logs writer").run().text().contains("up")));
+    for options in ["", ",readonly"] {
+        microvm(&home, &format!("--rm {}", at(options)), "true").run().code(125).fails_with("cannot lock the disk");
+    }
+    let shown = home.inspect("writer")["Mounts"][0].clone();
+    assert_eq!((&shown["Type"], &shown["Destination"]), (&"ext4".into(), &"/my/data".into()), "{shown}");
+    let _ = home.berth("kill writer").ok();
+
+    let missing = "--rm --mount type=ext4,source=/no/such/disk,target=/data";
+    microvm(&home, missing, "true").run().code(125).fails_with("/no/such/disk");
+    microvm(&home, "--rm --mount type=ext4,source=/etc,target=/data", "true").run().code(125).fails_with("is no disk");
+    let empty = home.scratch().join("empty.img");
+    std::fs::File::create(&empty).unwrap().set_len(1 << 20).unwrap();
+    let flags = format!("--rm --mount type=ext4,source={},target=/data", empty.display());
+    microvm(&home, &flags, "true").run().code(125).fails_with("/data");
 }
 
 #[test]
@@ -179,6 +248,39 @@ fn kernels_that_are_none_are_refused() {
     for path in [file.to_str().unwrap(), "/no/such/kernel", "/etc"] {
         microvm(&home, &format!("--rm --kernel {path}"), "true").run().code(125).fails_with(path);
     }
+    // The header of a kernel whose modules are not here, and half of one whose modules are.
+    let mut header = vec![0; 0x1000];
+    header[0x202..0x206].copy_from_slice(b"HdrS");
+    header[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
+    header[0x500..0x50b].copy_from_slice(b"9.9.9-none ");
+    std::fs::write(&file, header).unwrap();
+    let run = |flags: &str| microvm(&home, &format!("--rm {flags}"), "true").run().code(125);
+    let alone = run(&format!("--kernel {}", file.display()));
+    alone.fails_with("/lib/modules/9.9.9-none/modules.dep");
+    let kernel = std::fs::read_dir("/boot").unwrap().map(|entry| entry.unwrap().path());
+    let kernel = kernel.filter(|path| path.to_str().unwrap().contains("/vmlinuz-")).max().unwrap();
+    std::fs::write(&file, &std::fs::read(kernel).unwrap()[..1 << 20]).unwrap();
+    run(&format!("--kernel {}", file.display())).fails_with("truncated");
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn what_a_host_does_not_have_is_refused() {
+    if !is_possible("guests that are too large") {
+        return;
+    }
+    let home = Home::new();
+    let run = |flags: &str| microvm(&home, &format!("--rm {flags}"), "true").run().code(125);
+    run("--memory 16m").fails_with("raise --memory");
+    run("--memory 900g").fails_with("bytes of memory were asked for");
+    run("--cpus 200").fails_with("--cpus");
+    // A first root filesystem that somebody removes between two starts.
+    let _ = home.berth("create --name later --isolation microvm --guest linux busybox true").timeout(TIMEOUT).ok();
+    for file in std::fs::read_dir(home.data().join("guests")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    home.berth("start -a later").timeout(TIMEOUT).run().code(125).fails_with(".cpio");
+    let _ = home.berth("rm later").ok();
     assert!(home.containers().is_empty());
 }
 

@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use berth_vmm::machine::control_socket::{Answer, BalloonSize, Request, State};
 use berth_vmm::paging::PageSize;
@@ -31,19 +30,7 @@ impl Guest {
             "kvm": kvm.as_raw_fd(), "kernel": kernel.as_raw_fd(), "memory": MEMORY, "vcpus": 2,
             "control": listener.as_raw_fd(), "balloon": {},
         });
-        let source = common::file(&serde_json::to_vec(&config).unwrap());
-        let inherited = [kvm.as_raw_fd(), kernel.as_raw_fd(), listener.as_raw_fd(), source.as_raw_fd()];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berth-vmm"));
-        command.arg("run").arg(source.as_raw_fd().to_string()).stdin(Stdio::null());
-        // SAFETY: fcntl is safe between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                for descriptor in inherited {
-                    libc::fcntl(descriptor, libc::F_SETFD, 0);
-                }
-                Ok(())
-            })
-        };
+        let mut command = common::vmm(&config, &[kvm.as_raw_fd(), kernel.as_raw_fd(), listener.as_raw_fd()]);
         Some(Self(command.spawn().unwrap()))
     }
 }

@@ -5,21 +5,30 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
 
 use berth_vmm::guest::initramfs::{self, Kernel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+#[path = "../src/devices/net/tests/open_tap.rs"]
+mod open_tap;
+
+/// Checks a filesystem, linked statically: the machine has no shared libraries.
+const E2FSCK: &str = "/sbin/e2fsck.static";
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|part| part == "inside") {
-        let tests: [(&str, fn()); 5] = [
+        let tests: [(&str, fn()); 7] = [
             ("a_process_in_a_guest", a_process_in_a_guest),
             ("more_processes", more_processes),
             ("a_disk_for_data", a_disk_for_data),
+            ("disks_that_fail", disks_that_fail),
+            ("a_network_of_two_guests", a_network_of_two_guests),
             ("processes_that_cannot_be", processes_that_cannot_be),
             ("a_guest_without_a_root", a_guest_without_a_root),
         ];
@@ -54,7 +63,7 @@ fn outside() -> ExitCode {
         assert!(Command::new("strip").arg("-o").arg(target).arg(program).status().unwrap().success());
     }
     let kernel = Kernel::newest(Path::new("/boot"), Path::new("/lib/modules")).unwrap();
-    let made = initramfs::open(&kernel, &path("berth-guest-init"), false, &path("cache")).unwrap();
+    let made = initramfs::open(&kernel, &path("berth-guest-init"), true, &path("cache")).unwrap();
     fs::copy(&kernel.image, path("vmlinuz")).unwrap();
     fs::copy(made.path, path("initramfs")).unwrap();
     let tar = path("rootfs.tar");
@@ -69,6 +78,7 @@ fn outside() -> ExitCode {
     for name in ["berth-vmm", "vmlinuz", "initramfs", "root", "data.img"] {
         command.arg("--file").arg(path(name));
     }
+    command.args(["--file", E2FSCK]);
     let status = command.arg("--").arg(path("linux_guest")).arg("inside").status().unwrap();
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -108,6 +118,11 @@ fn machine(process: Value, mounts: &Value) -> Value {
 
 /// Starts `berth-vmm run` with these disks (path, serial number).
 fn vmm(process: &Value, disks: &[(&str, &str)]) -> Child {
+    vmm_on_network(process, disks, None)
+}
+
+/// With a network card that has this address, on the tap.
+fn vmm_on_network(process: &Value, disks: &[(&str, &str)], card: Option<([u8; 6], File)>) -> Child {
     let mut given = Given::default();
     let _ = fs::remove_file("vsock.sock");
     let listener = given.give(UnixListener::bind("vsock.sock").unwrap());
@@ -115,6 +130,7 @@ fn vmm(process: &Value, disks: &[(&str, &str)]) -> Child {
         .iter()
         .map(|(path, serial)| json!({ "file": given.open(path), "read_only": *serial == "root", "serial": serial }))
         .collect();
+    let nets: Vec<Value> = card.map(|(mac, tap)| json!({ "tap": given.give(tap), "mac": mac })).into_iter().collect();
     let config = json!({
         "kvm": given.open("/dev/kvm"),
         "kernel": given.open("vmlinuz"),
@@ -124,6 +140,7 @@ fn vmm(process: &Value, disks: &[(&str, &str)]) -> Child {
         "vcpus": 1,
         "command_line": "rdinit=/init",
         "disks": disks,
+        "nets": nets,
         "vsock": { "cid": 3, "listener": listener },
     });
     fs::write("config.json", config.to_string()).unwrap();
@@ -179,8 +196,12 @@ fn a_process_in_a_guest() {
 }
 
 /// A first process that says that it runs, and waits.
-fn waiting(script: &str) -> (Child, std::process::ChildStdout) {
-    let mut child = vmm(&machine(process(script), &json!([])), &[("root", "root")]);
+fn waiting(script: &str) -> (Child, ChildStdout) {
+    ready(vmm(&machine(process(script), &json!([])), &[("root", "root")]))
+}
+
+/// The child when it has said that it is ready, and what it says from then on.
+fn ready(mut child: Child) -> (Child, ChildStdout) {
     let mut stdout = child.stdout.take().unwrap();
     let mut ready = [0; 6];
     stdout.read_exact(&mut ready).unwrap();
@@ -216,6 +237,78 @@ fn a_disk_for_data() {
     let (code, out, _) = text(&read);
     // It was unmounted before the exit code was said, so there is no journal to replay.
     assert_eq!((code, out), (1, format!("{}0\n", text(&written).1).as_str()));
+    // Nor does another kernel find anything amiss.
+    let program = Path::new(E2FSCK).file_name().unwrap();
+    let check = Command::new(Path::new("./").join(program)).args(["-f", "-n", "data.img"]).output().unwrap();
+    assert!(check.status.success(), "{check:?}");
+    fs::create_dir("mounted").unwrap();
+    shell("mount -o loop,ro data.img mounted");
+    let sum = Command::new("sha256sum").stdin(File::open("mounted/file").unwrap()).output().unwrap();
+    assert_eq!(text(&sum).1, text(&written).1);
+    shell("umount mounted");
+}
+
+/// In the machine around the guests.
+fn shell(script: &str) {
+    assert!(Command::new("sh").args(["-e", "-c", script]).status().unwrap().success(), "{script}");
+}
+
+/// What is not zero of the disk, so that the copy has room where all of it would not.
+fn copy_of_disk(target: &str) {
+    let content = fs::read("data.img").unwrap();
+    let copy = File::create(target).unwrap();
+    copy.set_len(content.len() as u64).unwrap();
+    for (place, block) in (0..).zip(content.chunks(4096)) {
+        if block.iter().any(|&byte| byte != 0) {
+            copy.write_all_at(block, place * 4096).unwrap();
+        }
+    }
+}
+
+/// The guest is told that its disk fails, and goes on without it.
+fn disks_that_fail() {
+    let mounts = json!([{ "destination": "/data", "kind": "ext4", "disk": "volume0", "options": [] }]);
+    shell("mkdir small && mount -t tmpfs -o size=12m small small");
+    copy_of_disk("small/data.img");
+    let script = "dd if=/dev/zero of=/data/more bs=1M count=20 conv=fsync && echo written; exit 9";
+    let full =
+        with_input(vmm(&machine(process(script), &mounts), &[("root", "root"), ("small/data.img", "volume0")]), b"");
+    assert_eq!((full.status.code(), text(&full).1), (Some(9), ""), "{full:?}");
+    shell("umount small");
+
+    copy_of_disk("vanishing.img");
+    let script = "echo ready; read line; cat /data/file > /dev/null && echo read; exit 8";
+    let disks = [("root", "root"), ("vanishing.img", "volume0")];
+    let (child, mut stdout) = ready(vmm(&machine(process(script), &mounts), &disks));
+    File::options().write(true).open("vanishing.img").unwrap().set_len(0).unwrap();
+    let ended = with_input(child, b"go on\n");
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!((ended.status.code(), rest.as_str()), (Some(8), ""), "{ended:?}");
+}
+
+/// Two guests on taps of one bridge: what one sends the other gets, whole.
+fn a_network_of_two_guests() {
+    shell("brctl addbr bridge0; ip link set bridge0 up");
+    let on_bridge = |number: u8, script: &str| {
+        let name = format!("tap{number}");
+        let tap = open_tap::open(&name);
+        shell(&format!("brctl addif bridge0 {name}; ip link set {name} up"));
+        let mut start = machine(process(script), &json!([]));
+        let address = format!("10.9.0.{number}");
+        start["machine"]["network"] = json!({ "address": address, "prefix": 24, "gateway": null });
+        vmm_on_network(&start, &[("root", "root")], Some(([2, 0, 0, 0, 0, number], tap)))
+    };
+    let receive = "ip addr show lo | grep -q LOOPBACK,UP && echo ready; nc -l -p 9000 > /tmp/got; sha256sum < /tmp/got";
+    let (receiver, mut received) = ready(on_bridge(1, receive));
+    // It may not listen yet.
+    let send = "head -c 3000000 /dev/urandom > /tmp/sent; until nc 10.9.0.1 9000 < /tmp/sent 2> /dev/null; do :; done; \
+                sha256sum < /tmp/sent";
+    let sent = with_input(on_bridge(2, send), b"");
+    let mut sum = String::new();
+    received.read_to_string(&mut sum).unwrap();
+    assert_eq!(text(&sent), (0, sum.as_str(), ""));
+    assert_eq!((sum.len(), receiver.wait_with_output().unwrap().status.code()), (68, Some(0)));
 }
 
 fn processes_that_cannot_be() {

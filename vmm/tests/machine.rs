@@ -5,12 +5,13 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, RawFd};
-use std::process::{Command, Output, Stdio};
+use std::os::unix::net::UnixListener;
+use std::process::Output;
 
-use berth_vmm::boot::Protocol;
+use berth_vmm::boot::{Protocol, layout};
 use berth_vmm::machine::control::Stop;
 use berth_vmm::machine::{MachineConfig, Report};
-use std::os::unix::process::CommandExt;
+use serde_json::json;
 
 /// A kernel, what is done to the configuration, and what the error must say.
 type Case<'a> = (&'a [u8], fn(&mut MachineConfig), &'a str);
@@ -36,28 +37,16 @@ fn config(kernel: &File, kvm: RawFd) -> MachineConfig {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Runs a machine with the kernel `kernel`; `None` without KVM.
-fn run(kernel: &[u8], change: impl FnOnce(&mut MachineConfig)) -> Option<Ended> {
+/// Runs a machine with the kernel `kernel`, which gets the descriptors `more` too; `None` without KVM.
+fn run(kernel: &[u8], more: &[RawFd], change: impl FnOnce(&mut MachineConfig)) -> Option<Ended> {
     common::kvm()?;
     let kvm = File::from(berth_vmm::host::open().unwrap());
     let (kernel, mut report) = (common::file(kernel), tempfile::tempfile().unwrap());
     let mut config = config(&kernel, kvm.as_raw_fd());
     config.report = Some(report.as_raw_fd());
     change(&mut config);
-    let source = common::file(&serde_json::to_vec(&config).unwrap());
-    let inherited = [kvm.as_raw_fd(), kernel.as_raw_fd(), report.as_raw_fd(), source.as_raw_fd()];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_berth-vmm"));
-    command.arg("run").arg(source.as_raw_fd().to_string()).stdin(Stdio::null());
-    // SAFETY: fcntl is safe between fork and exec.
-    unsafe {
-        command.pre_exec(move || {
-            for descriptor in inherited {
-                libc::fcntl(descriptor, libc::F_SETFD, 0);
-            }
-            Ok(())
-        })
-    };
-    let output = command.output().unwrap();
+    let given = [&[kvm.as_raw_fd(), kernel.as_raw_fd(), report.as_raw_fd()], more].concat();
+    let output = common::vmm(&config, &given).output().unwrap();
     let mut text = String::new();
     report.rewind().unwrap();
     report.read_to_string(&mut text).unwrap();
@@ -71,7 +60,7 @@ fn out(writes: &[(u16, u8)]) -> Vec<u8> {
 
 #[test]
 fn a_guest_prints_and_turns_itself_off() {
-    let Some(ended) = run(&out(&[(0x3f8, b'h'), (0x3f8, b'i'), (0x600, 0x34)]), |_| ()) else { return };
+    let Some(ended) = run(&out(&[(0x3f8, b'h'), (0x3f8, b'i'), (0x600, 0x34)]), &[], |_| ()) else { return };
     assert_eq!(ended.stop(), &Stop::PowerOff);
     assert_eq!(ended.output.status.code(), Some(0));
     assert_eq!(ended.output.stdout, b"hi");
@@ -81,11 +70,11 @@ fn a_guest_prints_and_turns_itself_off() {
 #[test]
 fn other_ends_are_told_apart() {
     for (port, value, stop) in [(0x602, 1, Stop::Reset), (0x64, 0xfe, Stop::Reset), (0x505, 1, Stop::Panic)] {
-        let Some(ended) = run(&out(&[(port, value)]), |_| ()) else { return };
+        let Some(ended) = run(&out(&[(port, value)]), &[], |_| ()) else { return };
         assert_eq!(ended.stop(), &stop, "port {port:#x}");
         assert_eq!(ended.output.status.code(), Some(125));
     }
-    let Some(ended) = run(&common::elf(&common::UD2), |_| ()) else { return };
+    let Some(ended) = run(&common::elf(&common::UD2), &[], |_| ()) else { return };
     assert_eq!(ended.stop(), &Stop::TripleFault);
 }
 
@@ -94,16 +83,86 @@ fn unbacked_memory_and_ports_answer_like_an_empty_bus() {
     // mov rbx, 0x3fff0000; mov al, [rbx]; mov [rbx], al: beyond the guest's memory, within its page tables.
     let wild = [0x48, 0xc7, 0xc3, 0x00, 0x00, 0xff, 0x3f, 0x8a, 0x03, 0x88, 0x03];
     let code = [&wild[..], &common::in8(0x1234), &common::out8(0x600, 0x34), &common::SPIN].concat();
-    let Some(ended) = run(&common::elf(&code), |_| ()) else { return };
+    let Some(ended) = run(&common::elf(&code), &[], |_| ()) else { return };
     assert_eq!(ended.stop(), &Stop::PowerOff);
     let exits = ended.report.unwrap().exits;
     assert_eq!((exits.mmio_reads, exits.mmio_writes, exits.port_reads), (1, 1, 1));
 }
 
 #[test]
+fn a_console_that_nobody_reads_any_more_does_not_hold_the_guest() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    // Four times what a pipe holds.
+    let code = [common::out_many(0x3f8, 1 << 18), common::out8(0x600, 0x34), common::SPIN.to_vec()].concat();
+    let kernel = common::elf(&[&[0xbe, 0, 0, 0, 0][..], &code].concat());
+    let taken = std::thread::spawn(move || {
+        let mut start = [0; 1000];
+        (&reader).read_exact(&mut start).unwrap();
+        start.len()
+    });
+    let given = writer.as_raw_fd();
+    let Some(ended) = run(&kernel, &[given], |config| config.console = Some(given)) else { return };
+    assert_eq!((ended.stop(), taken.join().unwrap()), (&Stop::PowerOff, 1000));
+}
+
+/// A guest that sets its devices up with rings that hold anything, and rings their doorbells.
+fn wild(seed: u64) -> Vec<u8> {
+    const DEVICES: u32 = 6;
+    const RINGS: u32 = 0x80_0000;
+    let mut state = seed;
+    // Numerical Recipes' generator: the same bytes each time.
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    let mut code = Vec::new();
+    for word in 0..600 {
+        let value = if word % 3 == 0 { RINGS + next() % 0x8000 } else { next() % 64 };
+        code.extend(common::store32(RINGS + word * 4, value));
+    }
+    for _ in 0..40 {
+        let window = layout::MMIO as u32 + next() % DEVICES * layout::MMIO_SIZE as u32;
+        let rings = [0x80, 0x90, 0xa0].map(|register| (register, RINGS + next() % 0x40 * 16));
+        let status = [0, 1, 3].map(|status| (0x70, status));
+        let size = [(0x24, 1), (0x20, 1), (0x70, 11), (0x30, next() % 4), (0x38, 1 << (next() % 9))];
+        let start = [(0x44, 1), (0x70, 15)];
+        let bells: Vec<_> = (0..6).map(|_| (0x50, next() % 5)).collect();
+        let anything: Vec<_> = (0..4).map(|_| (next() & 0x1fc, next())).collect();
+        for (register, value) in [&status[..], &size, &rings, &start, &bells, &anything].concat() {
+            code.extend(common::store32(window + register, value));
+        }
+    }
+    [code, common::out8(0x600, 0x34), common::SPIN.to_vec()].concat()
+}
+
+#[test]
+fn wild_rings_and_doorbells_end_at_the_devices() {
+    for seed in 1..9 {
+        let disk = common::file(&vec![0; 1 << 16]);
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("vsock")).unwrap();
+        let shown = tempfile::tempfile().unwrap();
+        let (file, socket, terminal) = (disk.as_raw_fd(), listener.as_raw_fd(), shown.as_raw_fd());
+        let ended = run(&common::elf(&wild(seed)), &[file, socket, terminal], |config| {
+            config.protocol = Some(Protocol::Pvh);
+            let devices = json!({
+                "disks": [{ "file": file, "serial": "disk" }], "balloon": {},
+                "vsock": { "cid": 3, "listener": socket }, "terminal": { "output": terminal },
+            });
+            let mut all = serde_json::to_value(&*config).unwrap();
+            all.as_object_mut().unwrap().extend(devices.as_object().unwrap().clone());
+            *config = serde_json::from_value(all).unwrap();
+        });
+        let Some(ended) = ended else { return };
+        assert_eq!(ended.stop(), &Stop::PowerOff, "seed {seed}: {}", ended.error());
+        assert_eq!(disk.metadata().unwrap().len(), 1 << 16);
+    }
+}
+
+#[test]
 fn the_pvh_protocol_enters_where_the_note_says() {
     // In 32-bit code the operand size prefix means the same.
-    let Some(ended) = run(&out(&[(0x600, 0x34)]), |config| config.protocol = Some(Protocol::Pvh)) else { return };
+    let Some(ended) = run(&out(&[(0x600, 0x34)]), &[], |config| config.protocol = Some(Protocol::Pvh)) else { return };
     assert_eq!(ended.stop(), &Stop::PowerOff);
 }
 
@@ -126,7 +185,7 @@ fn bad_input_is_refused_by_name() {
         (&kernel, |config| config.initramfs = Some(999), "descriptor 999 for the initramfs is not open"),
     ];
     for (kernel, change, message) in cases {
-        let Some(ended) = run(kernel, change) else { return };
+        let Some(ended) = run(kernel, &[], change) else { return };
         assert_eq!(ended.output.status.code(), Some(125), "{message}");
         assert!(ended.error().contains(message), "{message}: {}", ended.error());
         assert!(ended.report.is_none());

@@ -133,7 +133,7 @@ pub struct ContainerFlags {
     /// Show a directory of the host or a volume: [SOURCE:]TARGET[:ro]
     #[arg(short, long, value_name = "MOUNT", value_parser = mount::volume, help_heading = "Files")]
     volume: Vec<Mount>,
-    /// Mount type=bind|volume|tmpfs,source=...,target=...[,readonly]
+    /// Mount type=bind|volume|tmpfs,source=...,target=...[,readonly]; in a Linux guest also a disk, type=ext4|erofs
     #[arg(long, value_name = "MOUNT", value_parser = mount::mount, help_heading = "Files")]
     mount: Vec<Mount>,
     /// Mount memory: TARGET[:size=64m,mode=755]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use berth_engine::options::{Mount, MountSource};
+use berth_engine::options::{Filesystem, Mount, MountSource};
 use berth_engine::{spec, volumes};
 
 use super::size;
@@ -118,7 +118,7 @@ struct Keys<'a> {
     tmpfs: Vec<String>,
 }
 
-/// `--mount type=bind|volume|tmpfs,source=…,target=…,…`
+/// `--mount type=bind|volume|tmpfs|ext4|erofs,source=…,target=…,…`
 pub fn mount(text: &str) -> Result<Mount, String> {
     let example = "for example type=bind,source=/srv/data,target=/data,readonly";
     parse_mount(text).map_err(|error| format!("{error}; {example}"))
@@ -137,6 +137,10 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
     if let Some((_, of, key)) = misplaced.into_iter().find(|(is_set, of, _)| *is_set && *of != kind) {
         return Err(format!("{key} goes with type={of}, not type={kind}"));
     }
+    let disk = |path: Option<&str>, filesystem| {
+        let path = path.ok_or("'source' is missing: a file or block device with the filesystem in it")?;
+        Ok::<_, String>(MountSource::Disk { path: absolute(path)?, filesystem })
+    };
     let source = match (kind, keys.source.filter(|source| !source.is_empty())) {
         ("bind", Some(path)) => MountSource::Bind {
             path: absolute(path)?,
@@ -155,11 +159,13 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
         }
         ("tmpfs", None) => MountSource::Tmpfs { options: keys.tmpfs },
         ("tmpfs", Some(_)) => return Err(String::from("a tmpfs begins empty and has no 'source'")),
+        ("ext4", path) => disk(path, Filesystem::Ext4)?,
+        ("erofs", path) => disk(path, Filesystem::Erofs)?,
         (other, _) => {
-            return Err(format!("unknown type '{other}': one of bind, volume, tmpfs"));
+            return Err(format!("unknown type '{other}': one of bind, volume, tmpfs, ext4, erofs"));
         }
     };
-    Ok(Mount { target, source, read_only: keys.read_only })
+    Ok(Mount { target, source, read_only: keys.read_only || kind == "erofs" })
 }
 
 fn keys(text: &str) -> Result<Keys<'_>, String> {
@@ -241,6 +247,10 @@ mod tests {
         MountSource::Tmpfs { options: options.iter().map(|option| (*option).to_owned()).collect() }
     }
 
+    fn disk(path: &str, filesystem: Filesystem) -> MountSource {
+        MountSource::Disk { path: path.into(), filesystem }
+    }
+
     fn at(target: &str, source: MountSource, read_only: bool) -> Mount {
         Mount { target: target.to_owned(), source, read_only }
     }
@@ -285,6 +295,9 @@ mod tests {
             ),
             ("target=/d", at("/d", named(None, false), false)),
             ("type=volume,src=cache,target=/d,volume-nocopy,readonly=true", at("/d", named(Some("cache"), true), true)),
+            ("type=ext4,source=/d.img,target=/d", at("/d", disk("/d.img", Filesystem::Ext4), false)),
+            ("type=ext4,source=/d.img,target=/d,readonly", at("/d", disk("/d.img", Filesystem::Ext4), true)),
+            ("type=erofs,source=/dev/vdb,target=/d", at("/d", disk("/dev/vdb", Filesystem::Erofs), true)),
             (
                 "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770",
                 at("/t", memory(&["size=1048576", "mode=1770"]), false),
@@ -335,6 +348,8 @@ mod tests {
             "",
             "type=bind",
             "type=bind,target=/x",
+            "type=ext4,target=/x",
+            "type=erofs,source=/a,target=/x,tmpfs-size=1m",
             "source=/a,target=/x",
             "type=huh,target=/x",
             "type=bind,source,target=/x",

@@ -223,6 +223,9 @@ fn open_stopped(container: &Container, path: &Path, access: Access) -> Result<(P
                 let volumes = volumes::Store::new(container.roots().data());
                 (volumes.path(name.as_deref().unwrap_or_default()).join("_data"), 0)
             }
+            MountSource::Disk { path, .. } => {
+                return Err(Error::Invalid(format!("{} is a disk, whose files only a guest sees", path.display())));
+            }
             MountSource::Tmpfs { .. } => {
                 let target = &mount.target;
                 return Err(Error::Invalid(format!(

@@ -154,6 +154,10 @@ fn user(target: PathBuf, asked: &ResolvedMount, options: &Options) -> Mount {
             }
             mount(target, "tmpfs", "tmpfs", all)
         }
+        ResolvedSource::Disk { path, filesystem } => {
+            let access = if asked.read_only { "ro" } else { "rw" };
+            mount(target, filesystem.as_str(), path, [access, "nosuid", "nodev"])
+        }
     }
 }
 

@@ -45,6 +45,15 @@ pub enum Error {
         /// Path on the host.
         path: PathBuf,
     },
+    /// The source of a `--mount type=ext4` is a directory, a socket, and so on.
+    #[error(
+        "--mount: '{}' is no disk: give a file with a filesystem in it (mke2fs -t ext4 FILE 1g makes one), or a block device",
+        path.display()
+    )]
+    NoDisk {
+        /// Path on the host.
+        path: PathBuf,
+    },
     /// The image has something else than a directory where the volume goes.
     #[error("the image has no directory at '{}' but something else: mount volume '{name}' elsewhere", path.display())]
     NotADirectory {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::options::{Mount, MountSource, Options};
+use crate::options::{Filesystem, Mount, MountSource, Options};
 use crate::spec::clean_target;
 
 use super::{DATA, Error, Store, copy, is_current, open_dir, random_name, write_meta};
@@ -43,6 +44,13 @@ pub enum ResolvedSource {
     Tmpfs {
         /// Mount options.
         options: Vec<String>,
+    },
+    /// A disk.
+    Disk {
+        /// Absolute path of a file or block device.
+        path: PathBuf,
+        /// What is on it.
+        filesystem: Filesystem,
     },
 }
 
@@ -143,6 +151,13 @@ impl Store {
                     Err(error) => return Err(Error::io("look up", path)(error)),
                 }
                 ResolvedSource::Path { path: path.clone(), propagation: propagation.clone(), idmap: *idmap }
+            }
+            MountSource::Disk { path, filesystem } => {
+                let kind = fs::metadata(path).map_err(Error::io("look up", path))?.file_type();
+                if !kind.is_file() && !kind.is_block_device() {
+                    return Err(Error::NoDisk { path: path.clone() });
+                }
+                ResolvedSource::Disk { path: path.clone(), filesystem: *filesystem }
             }
         };
         Ok(ResolvedMount { target: mount.target.clone(), source, read_only: mount.read_only })

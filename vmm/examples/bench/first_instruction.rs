@@ -14,6 +14,8 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::kernel;
+
 const MEMORY: usize = 32 << 20;
 const ROUNDS: usize = 200;
 /// Where the bare guest runs, in real mode, and `out 0x80, al`.
@@ -24,7 +26,7 @@ const EVENTS: u32 = 2;
 
 /// Prints both medians and their ratio; the two take turns, so that a busy moment of the host meets both.
 pub fn run() -> Result<()> {
-    let kernel = kernel();
+    let kernel = kernel::elf(&OUT);
     let (mut machines, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         machines.push(machine(&kernel)?);
@@ -39,20 +41,6 @@ pub fn run() -> Result<()> {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
-}
-
-/// An ELF file whose one segment is its headers and [`OUT`].
-fn kernel() -> Vec<u8> {
-    const ADDRESS: u64 = 0x10_0000;
-    const ENTRY: u64 = 64 + 56;
-    let length = ENTRY + OUT.len() as u64;
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    file.extend([ADDRESS + ENTRY, 64, 0].iter().flat_map(|word| word.to_le_bytes()));
-    file.extend([0u16, 0, 64, 56, 1, 64, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
-    file.extend([1u32, 7].iter().flat_map(|word| word.to_le_bytes()));
-    file.extend([0, ADDRESS, ADDRESS, length, length, 0x1000].iter().flat_map(|word: &u64| word.to_le_bytes()));
-    file.extend(OUT);
-    file
 }
 
 fn machine(kernel: &[u8]) -> Result<Duration> {

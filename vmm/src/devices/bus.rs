@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What a vCPU's access to a device's range of ports or memory does.
 ///
 /// `offset` is relative to the range and `offset + data.len()` never exceeds it. The guest chooses both at will, and the
-/// length may be any from 1 to 8 (string port instructions are split into single accesses before they come here).
+/// length may be any from 1 to 8: what a string instruction does comes as single accesses.
 pub trait BusDevice: Send {
     /// Fills `data`; what a device does not define reads as zero.
     fn read(&mut self, offset: u64, data: &mut [u8]);

@@ -29,6 +29,8 @@ pub mod serial;
 mod state;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod virtqueue;
 pub mod vsock;
 mod watch;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 
 pub use interrupt::Interrupt;
 pub use state::DeviceState;
+use virtqueue::{Chain, Served};
 pub use virtqueue::{QueueError, Virtqueue};
 
 /// Guest memory as the devices see it: the memory slots, mapped into the VMM.
@@ -73,6 +76,14 @@ pub struct Activation {
     pub interrupt: Arc<Interrupt>,
     /// The features the driver accepted: a subset of what was offered.
     pub features: u64,
+}
+
+impl Activation {
+    /// Has `handle` deal with the chains in queue `index`, see [`Virtqueue::serve`].
+    fn serve(&mut self, index: u16, handle: impl FnMut(Chain<'_>) -> Served) -> Result<(), DeviceError> {
+        let outcome = self.queues[usize::from(index)].serve(&self.memory, &self.interrupt, handle);
+        outcome.map(drop).map_err(DeviceError::queue(index))
+    }
 }
 
 /// Why a device stopped; the guest must reset it before it can be used again.

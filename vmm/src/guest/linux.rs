@@ -2,7 +2,7 @@
 //! between the two.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, IntoRawFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::PORT;
 use super::client::{self, ClientError};
 use super::frame::Exit;
-use super::start::{Refused, Start};
+use super::start::{Refused, Start, Volume};
 use crate::devices::rate::RateLimit;
 use crate::host;
 use crate::machine::config::{BalloonConfig, DiskConfig, VsockConfig};
@@ -67,6 +67,14 @@ pub enum Error {
     /// What is asked for cannot be given to a guest.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Another machine has the disk, or locks do not work on it.
+    #[error("cannot lock the disk {disk}, which one microVM can write to, or several read: {error}")]
+    Lock {
+        /// Its place on the host.
+        disk: String,
+        /// Why.
+        error: TryLockError,
+    },
     /// The machine could not be made or served.
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -90,11 +98,14 @@ pub enum Error {
 pub fn start(handover: Handover) -> Result<Exit, Error> {
     let settings: Settings = serde_json::from_value(handover.settings)?;
     let mut files = handover.files;
-    let (start, _) = Start::of_spec(&handover.spec, |mount| copied(&mut files, mount.destination()))?;
+    let (start, volumes) = Start::of_spec(&handover.spec, |mount| copied(&mut files, mount.destination()))?;
     let listener = UnixListener::bind(SOCKET).map_err(|error| Error::Host { attempt: "listen on /guest", error })?;
     let control = UnixListener::bind(CONTROL_SOCKET);
     let control = control.map_err(|error| Error::Host { attempt: "listen on /control", error })?;
-    let config = config(&settings, &mut files, listener, control)?;
+    let mut config = config(&settings, &mut files, listener, control)?;
+    for volume in volumes {
+        config.disks.push(disk(&mut files, volume)?);
+    }
     // Before there are threads, which take over the signal mask.
     let signals = client::signals()?;
     let (report, result) = serve(Machine::new(&config)?, start, signals)?;
@@ -163,6 +174,17 @@ fn config(
         balloon: Some(BalloonConfig { target: 0, deflate_on_oom: true }),
         terminal: None,
     })
+}
+
+/// A disk that was handed over under the name of its place in the guest. A second machine that writes to it would destroy what is
+/// on it, so it is locked for as long as this one has it.
+fn disk(files: &mut BTreeMap<String, RawFd>, volume: Volume) -> Result<DiskConfig, Error> {
+    let number = files.remove(&*volume.destination.to_string_lossy()).ok_or(Error::Missing("a volume's disk"))?;
+    let file = File::from(descriptor::take(number, "a volume's disk")?);
+    let locked = if volume.is_read_only { file.try_lock_shared() } else { file.try_lock() };
+    locked.map_err(|error| Error::Lock { disk: volume.source.display().to_string(), error })?;
+    let rate = RateLimit::default();
+    Ok(DiskConfig { file: file.into_raw_fd(), read_only: volume.is_read_only, serial: volume.serial, rate })
 }
 
 /// A file of the host that was handed over under the name of its place in the guest.

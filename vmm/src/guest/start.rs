@@ -32,6 +32,9 @@ pub struct Machine {
     pub is_read_only: bool,
     /// The network card's address.
     pub network: Option<Network>,
+    /// How many processes and threads there may be; the kernel's own do not count.
+    #[serde(default)]
+    pub tasks: Option<u32>,
 }
 
 /// A small file.
@@ -102,11 +105,13 @@ pub enum Refused {
     },
 }
 
-/// A disk that is to be opened and given to the machine as a virtio disk.
+/// A disk that is to be given to the machine as a virtio disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     /// Its file or block device on the host.
     pub source: PathBuf,
+    /// Where it is mounted in the guest.
+    pub destination: PathBuf,
     /// The serial number the guest finds it by.
     pub serial: String,
     /// Whether the guest only reads it.
@@ -117,8 +122,8 @@ pub struct Volume {
 const COPIED: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 /// Kinds of mount that the init makes itself.
 const OWN: [&str; 6] = ["proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"];
-/// Filesystems on disks.
-const ON_DISKS: [&str; 5] = ["ext4", "erofs", "squashfs", "xfs", "btrfs"];
+/// Filesystems on disks: those whose modules are in the initramfs.
+const ON_DISKS: [&str; 2] = ["ext4", "erofs"];
 
 impl Start {
     /// The first process of an OCI configuration, and the disks that are to be opened for its mounts. `read` reads the files that
@@ -131,6 +136,7 @@ impl Start {
         let mut machine = Machine {
             hostname: spec.hostname().clone(),
             is_read_only: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
+            tasks: tasks(spec),
             ..Machine::default()
         };
         let mut volumes = Vec::new();
@@ -145,6 +151,12 @@ impl Start {
         };
         Ok((start, volumes))
     }
+}
+
+/// `pids.limit`, where there is one.
+fn tasks(spec: &Spec) -> Option<u32> {
+    let pids = spec.linux().as_ref()?.resources().as_ref()?.pids().as_ref()?.limit();
+    u32::try_from(pids).ok().filter(|limit| *limit > 0)
 }
 
 impl Machine {
@@ -177,8 +189,9 @@ impl Machine {
             _ if ON_DISKS.contains(&kind) => {
                 let serial = format!("volume{}", volumes.len());
                 let is_read_only = options.iter().any(|option| option == "ro");
-                volumes.push(Volume { source, serial: serial.clone(), is_read_only });
-                self.mounts.push(GuestMount { destination, kind: kind.to_owned(), disk: Some(serial), options });
+                let (disk, place) = (Some(serial.clone()), destination.clone());
+                volumes.push(Volume { source, destination: place, serial, is_read_only });
+                self.mounts.push(GuestMount { destination, kind: kind.to_owned(), disk, options });
             }
             _ => return Err(Refused::Kind { kind: kind.to_owned(), destination: shown }),
         }
@@ -201,6 +214,7 @@ mod tests {
             "root": { "path": "rootfs", "readonly": true },
             "process": { "args": ["sh"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
             "annotations": { "org.berth.user": "alice" },
+            "linux": { "resources": { "pids": { "limit": 17 } } },
             "mounts": mounts,
         }))
         .unwrap()
@@ -226,12 +240,14 @@ mod tests {
         let machine = start.machine.unwrap();
         assert_eq!((start.user.as_deref(), machine.hostname.as_deref()), (Some("alice"), Some("box")));
         assert!(machine.is_read_only);
+        assert_eq!(machine.tasks, Some(17));
         let file = GuestFile { path: "/etc/hosts".into(), content: "127.0.0.1 localhost\n".to_owned() };
         assert_eq!(machine.files, [file]);
         let places: Vec<_> = machine.mounts.iter().map(|mount| mount.destination.to_str().unwrap()).collect();
         assert_eq!(places, ["/dev/shm", "/data"]);
         assert_eq!(machine.mounts[1].disk.as_deref(), Some("volume0"));
-        let volume = Volume { source: "/disk.img".into(), serial: "volume0".to_owned(), is_read_only: true };
+        let (source, destination) = ("/disk.img".into(), "/data".into());
+        let volume = Volume { source, destination, serial: "volume0".to_owned(), is_read_only: true };
         assert_eq!(volumes, [volume]);
     }
 

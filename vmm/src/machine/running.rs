@@ -93,16 +93,16 @@ impl Running {
             self.control.stop(Stop::Asked);
             served
         });
-        let exits = self.exits();
-        self.end();
+        // What ended the machine is counted after it has done so.
+        let exits = self.end();
         served?;
         Ok(Report { stop: self.control.stopped().cloned().unwrap_or(Stop::Asked), exits })
     }
 
-    fn end(&mut self) {
-        for thread in self.threads.drain(..) {
-            thread.join();
-        }
+    /// Ends the vCPUs; their exits.
+    fn end(&mut self) -> Exits {
+        let ended: Vec<_> = self.threads.drain(..).filter_map(VcpuThread::join).collect();
+        Exits::sum(ended.iter().map(|vcpu| &**vcpu.counts()))
     }
 }
 

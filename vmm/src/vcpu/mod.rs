@@ -47,7 +47,24 @@ impl Vcpu {
 
     /// Lets the guest run until it needs something of the VMM, and serves that. Returns at once if the vCPU is kicked.
     pub fn step(&mut self) {
+        let run = &raw const *self.fd.get_kvm_run();
+        // SAFETY: read after an exit for a port, when this part of the page says which it was; the page is mapped for as long as
+        // the vCPU is there.
+        let width = || usize::from(unsafe { (*run).__bindgen_anon_1.io.size }.max(1));
         let reason = match self.fd.run() {
+            // A string instruction brings many accesses of one port at once.
+            Ok(VcpuExit::IoOut(port, data)) => {
+                for access in data.chunks(width()) {
+                    self.buses.ports.write(u64::from(port), access);
+                }
+                Reason::PortWrite
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                for access in data.chunks_mut(width()) {
+                    self.buses.ports.read(u64::from(port), access);
+                }
+                Reason::PortRead
+            }
             Ok(exit) => serve(exit, &self.buses, &self.control),
             Err(error) if error.errno() == libc::EINTR => Reason::Kick,
             // A vCPU that waits to be started by another; KVM_RUN says so when it is woken for nothing.
@@ -61,18 +78,9 @@ impl Vcpu {
     }
 }
 
-/// Does what the guest stopped for.
+/// Does what the guest stopped for, port accesses apart.
 fn serve(exit: VcpuExit, buses: &Buses, control: &Control) -> Reason {
     match exit {
-        VcpuExit::IoOut(port, data) => {
-            // A string instruction brings several bytes; one device access each, as on a bus of that width.
-            buses.ports.write(u64::from(port), data);
-            Reason::PortWrite
-        }
-        VcpuExit::IoIn(port, data) => {
-            buses.ports.read(u64::from(port), data);
-            Reason::PortRead
-        }
         VcpuExit::MmioRead(address, data) => {
             buses.mmio.read(address, data);
             Reason::MmioRead

@@ -6,14 +6,12 @@ use vmm_sys_util::errno;
 
 use crate::boot::layout::{GDT, PAGE_TABLES, START_INFO, ZERO_PAGE};
 use crate::boot::{Entry, GDT_CODE_64, GDT_DATA, Protocol};
+use crate::paging::mode::{CR0_PG, CR4_PAE, EFER_LMA};
 
-/// Control register and EFER bits by their names in the manuals.
+/// Those that only matter for getting there; the rest are where translations are followed.
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 /// RFLAGS with nothing set but the bit that always is.
 const RFLAGS: u64 = 1 << 1;
 /// Segment types: code, readable, accessed; data, writable, accessed.

@@ -4,6 +4,11 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use serde::Serialize;
 
 /// Where the code lies and begins.
 pub const CODE: u64 = 0x10_0000;
@@ -21,6 +26,17 @@ pub fn out8(port: u16, value: u8) -> Vec<u8> {
 pub fn in8(port: u16) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
     vec![0x66, 0xba, low, high, 0xec]
+}
+
+/// `mov ecx, count; mov dx, port; rep outsb` of whatever is in memory.
+pub fn out_many(port: u16, count: u32) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    [&[0xb9][..], &count.to_le_bytes(), &[0x66, 0xba, low, high, 0xf3, 0x6e]].concat()
+}
+
+/// `mov dword [address], value`, in 32-bit code.
+pub fn store32(address: u32, value: u32) -> Vec<u8> {
+    [&[0xc7, 0x05][..], &address.to_le_bytes(), &value.to_le_bytes()].concat()
 }
 
 /// `mov ecx, msr; rdmsr`.
@@ -71,6 +87,24 @@ pub fn file(bytes: &[u8]) -> File {
     file.write_all(bytes).unwrap();
     file.rewind().unwrap();
     file
+}
+
+/// `berth-vmm run` with `configuration`, which gets the descriptors `given` that its configuration names.
+pub fn vmm(configuration: &impl Serialize, given: &[RawFd]) -> Command {
+    let source = file(&serde_json::to_vec(configuration).unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth-vmm"));
+    command.arg("run").arg(source.as_raw_fd().to_string()).stdin(Stdio::null());
+    let given = given.to_vec();
+    // SAFETY: fcntl is safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            for descriptor in given.iter().copied().chain([source.as_raw_fd()]) {
+                libc::fcntl(descriptor, libc::F_SETFD, 0);
+            }
+            Ok(())
+        })
+    };
+    command
 }
 
 /// Whether there is a KVM to test with; says so if not.

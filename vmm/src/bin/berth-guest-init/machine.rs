@@ -12,7 +12,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::network;
-use crate::root::{disk, mount_at};
+use crate::root::{CGROUPS, disk, mount_at};
 
 /// Options of `mount(8)` that are flags of `mount(2)`.
 const FLAGS: [(&str, MsFlags); 8] = [
@@ -41,11 +41,26 @@ fn prepare(machine: &Machine) -> Result<()> {
     network::up(machine.network.as_ref())?;
     machine.files.iter().try_for_each(write)?;
     machine.mounts.iter().try_for_each(mount_one)?;
+    machine.tasks.map_or(Ok(()), limit_tasks)?;
     if machine.is_read_only {
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).attempt(|| "make the root filesystem read-only")?;
     }
     Ok(())
+}
+
+/// Puts this process, and so all that follow, into a control group with at most that many others.
+fn limit_tasks(count: u32) -> Result<()> {
+    let attempt = || format!("limit the guest to {count} processes");
+    let group = Path::new(CGROUPS).join("guest");
+    fs::write(Path::new(CGROUPS).join("cgroup.subtree_control"), "+pids").attempt(attempt)?;
+    fs::create_dir(&group).attempt(attempt)?;
+    fs::write(group.join("pids.max"), (u64::from(count) + 1).to_string()).attempt(attempt)?;
+    fs::write(group.join("cgroup.procs"), "0").attempt(attempt)?;
+    // As in a container, its root must not lift the limit.
+    let closed = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | closed;
+    mount(None::<&str>, CGROUPS, None::<&str>, flags, None::<&str>).attempt(attempt)
 }
 
 /// Replaces whatever the image has there.

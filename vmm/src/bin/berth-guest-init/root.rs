@@ -11,6 +11,8 @@ use nix::mount::{MsFlags, mount};
 const IMAGE: &str = "root";
 /// Serial number of the disk for what is written, ext4; without one it is kept in memory.
 const WRITABLE: &str = "writable";
+/// Where control groups are.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// What the devices of `/dev/fd` and the standard streams are.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -66,7 +68,7 @@ pub fn enter() -> Result<()> {
     }
     // Conveniences that a small kernel may lack.
     let _ = mount_at("mqueue", Path::new("/dev/mqueue"), "mqueue", closed, "");
-    let _ = mount_at("cgroup2", Path::new("/sys/fs/cgroup"), "cgroup2", closed, "");
+    let _ = mount_at("cgroup2", Path::new(CGROUPS), "cgroup2", closed, "");
     Ok(())
 }
 

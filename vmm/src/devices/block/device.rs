@@ -75,20 +75,18 @@ impl Block {
     }
 
     fn serve(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let (disk, limiter) = (&mut self.disk, &mut self.limiter);
-        let outcome = queues[usize::from(REQUESTS)].serve(memory, interrupt, |chain| {
-            if !limiter.admits(Instant::now()) {
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(REQUESTS, |chain| {
+            if !self.limiter.admits(Instant::now()) {
                 return Served::Postponed;
             }
             let Some(request) = Request::parse(chain) else {
-                limiter.spend(0);
+                self.limiter.spend(0);
                 return Served::Used(0);
             };
-            limiter.spend(request.bytes());
-            Served::Used(request.execute(disk))
-        });
-        outcome.map(drop).map_err(DeviceError::queue(REQUESTS))
+            self.limiter.spend(request.bytes());
+            Served::Used(request.execute(&mut self.disk))
+        })
     }
 }
 

@@ -72,34 +72,30 @@ impl Console {
     }
 
     fn receive(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let (input, complaint) = (&mut self.input, &mut self.complaint);
-        let outcome = queues[usize::from(RECEIVE)].serve(memory, interrupt, |chain| {
-            let Some(fd) = input else { return Served::Postponed };
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(RECEIVE, |chain| {
+            let Some(fd) = &self.input else { return Served::Postponed };
             queue::receive(chain.writable, fd).unwrap_or_else(|error| {
                 if error.kind() != io::ErrorKind::UnexpectedEof {
-                    complaint.raise("reading a console's input", error);
+                    self.complaint.raise("reading a console's input", error);
                 }
                 // Ended or broken: there will be no more.
-                *input = None;
+                self.input = None;
                 Served::Postponed
             })
-        });
-        outcome.map(drop).map_err(DeviceError::queue(RECEIVE))
+        })
     }
 
     fn transmit(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let (output, sent, complaint) = (&self.output, &mut self.state.sent, &mut self.complaint);
-        let outcome = queues[usize::from(TRANSMIT)].serve(memory, interrupt, |chain| {
-            queue::transmit(chain.readable, output, sent).unwrap_or_else(|error| {
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(TRANSMIT, |chain| {
+            queue::transmit(chain.readable, &self.output, &mut self.state.sent).unwrap_or_else(|error| {
                 // Nobody reads any more: the guest writes into the void.
-                complaint.raise("writing a console's output", error);
-                *sent = 0;
+                self.complaint.raise("writing a console's output", error);
+                self.state.sent = 0;
                 Served::Used(0)
             })
-        });
-        outcome.map(drop).map_err(DeviceError::queue(TRANSMIT))
+        })
     }
 }
 

@@ -101,39 +101,35 @@ impl Net {
     }
 
     fn receive(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let (limiter, tap, complaint) = (&mut self.receive_limiter, self.tap.as_fd(), &mut self.complaint);
-        let outcome = queues[usize::from(RECEIVE)].serve(memory, interrupt, |chain| {
-            if !limiter.admits(Instant::now()) {
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(RECEIVE, |chain| {
+            if !self.receive_limiter.admits(Instant::now()) {
                 return Served::Postponed;
             }
-            let served = queue::receive(chain.writable, tap).unwrap_or_else(|error| {
-                complaint.raise("receiving from a tap device", error);
+            let served = queue::receive(chain.writable, self.tap.as_fd()).unwrap_or_else(|error| {
+                self.complaint.raise("receiving from a tap device", error);
                 Served::Postponed
             });
             if let Served::Used(length) = served {
-                limiter.spend(length.into());
+                self.receive_limiter.spend(length.into());
             }
             served
-        });
-        outcome.map(drop).map_err(DeviceError::queue(RECEIVE))
+        })
     }
 
     fn transmit(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let (limiter, tap, complaint) = (&mut self.transmit_limiter, self.tap.as_fd(), &mut self.complaint);
-        let outcome = queues[usize::from(TRANSMIT)].serve(memory, interrupt, |chain| {
-            if !limiter.admits(Instant::now()) {
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(TRANSMIT, |chain| {
+            if !self.transmit_limiter.admits(Instant::now()) {
                 return Served::Postponed;
             }
-            let sent = queue::transmit(&chain.readable, tap).unwrap_or_else(|error| {
-                complaint.raise("sending to a tap device", error);
+            let sent = queue::transmit(&chain.readable, self.tap.as_fd()).unwrap_or_else(|error| {
+                self.complaint.raise("sending to a tap device", error);
                 0
             });
-            limiter.spend(sent as u64);
+            self.transmit_limiter.spend(sent as u64);
             Served::Used(0)
-        });
-        outcome.map(drop).map_err(DeviceError::queue(TRANSMIT))
+        })
     }
 }
 

@@ -47,9 +47,7 @@ impl VirtioDevice for Rng {
     }
 
     fn notify(&mut self, _queue: u16) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let outcome = queues[usize::from(REQUESTS)].serve(memory, interrupt, queue::fill);
-        outcome.map(drop).map_err(DeviceError::queue(REQUESTS))
+        self.activation.as_mut().map_or(Ok(()), |activation| activation.serve(REQUESTS, queue::fill))
     }
 
     fn reset(&mut self) {

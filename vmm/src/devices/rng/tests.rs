@@ -9,18 +9,6 @@ pub fn fuzz(data: &[u8]) {
 }
 
 #[cfg(test)]
-mod properties {
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn survives_any_driver(data in prop::collection::vec(any::<u8>(), 0..1024)) {
-            super::fuzz(&data);
-        }
-    }
-}
-
-#[cfg(test)]
 mod function {
     use crate::devices::rng::Rng;
     use crate::devices::testing::Driver;

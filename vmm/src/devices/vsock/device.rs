@@ -79,49 +79,41 @@ impl Vsock {
     }
 
     fn transmit(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let queue = &mut queues[usize::from(TRANSMIT)];
-        let streams = &mut self.streams;
-        let outcome = queue.serve(memory, interrupt, |mut chain| {
-            if streams.is_congested() {
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(TRANSMIT, |mut chain| {
+            if self.streams.is_congested() {
                 return Served::Postponed;
             }
             // A chain without a whole header is no packet.
             if let Ok(header) = Header::read(&mut chain.readable) {
-                streams.receive(&header, chain.readable);
+                self.streams.receive(&header, chain.readable);
             }
             Served::Used(0)
-        });
-        outcome.map(drop).map_err(DeviceError::queue(TRANSMIT))
+        })
     }
 
     fn receive(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let queue = &mut queues[usize::from(RECEIVE)];
-        let streams = &mut self.streams;
-        let was_congested = streams.is_congested();
-        let outcome = queue
-            .serve(memory, interrupt, |chain| streams.supply(chain.writable).map_or(Served::Postponed, Served::Used));
-        if was_congested && !streams.is_congested() {
-            queues[usize::from(TRANSMIT)].ring();
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        let was_congested = self.streams.is_congested();
+        let outcome = activation
+            .serve(RECEIVE, |chain| self.streams.supply(chain.writable).map_or(Served::Postponed, Served::Used));
+        if was_congested && !self.streams.is_congested() {
+            activation.queues[usize::from(TRANSMIT)].ring();
         }
-        outcome.map(drop).map_err(DeviceError::queue(RECEIVE))
+        outcome
     }
 
     /// Tells a restored guest, once it has room for it.
     fn report_reset(&mut self) -> Result<(), DeviceError> {
-        let Some(Activation { memory, queues, interrupt, .. }) = &mut self.activation else { return Ok(()) };
-        let queue = &mut queues[usize::from(EVENT)];
-        let pending = &mut self.was_restored;
-        let outcome = queue.serve(memory, interrupt, |mut chain| {
-            if !*pending {
+        let Some(activation) = &mut self.activation else { return Ok(()) };
+        activation.serve(EVENT, |mut chain| {
+            if !self.was_restored {
                 return Served::Postponed;
             }
-            *pending = false;
+            self.was_restored = false;
             let written = chain.writable.write(&TRANSPORT_RESET).map_or(0, |()| TRANSPORT_RESET.len());
             Served::Used(written as u32)
-        });
-        outcome.map(drop).map_err(DeviceError::queue(EVENT))
+        })
     }
 }
 

@@ -55,16 +55,4 @@ fn header(bytes: &mut Bytes<'_>) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod properties {
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn survives_any_driver(data in prop::collection::vec(any::<u8>(), 0..1024)) {
-            super::fuzz(&data);
-        }
-    }
-}
-
-#[cfg(test)]
 mod function;
