@@ -8,7 +8,6 @@ mod request;
 mod slots;
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd as _, RawFd};
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use nix::sys::signal::{SigSet, Signal};
 use oci_spec::runtime::{Process, Spec};
 use tokio::net::{TcpListener as Listener, TcpStream};
@@ -29,7 +28,7 @@ use crate::engine;
 use crate::error::{Error, Result};
 use crate::run::{CODE, Ended, take};
 use crate::settings::{Serve, Settings};
-use request::Handler;
+use request::{Given, Handler};
 
 /// What the handover calls the socket for requests, and the one for metrics.
 const REQUESTS: &str = "requests";
@@ -73,7 +72,9 @@ pub fn start(
         return Err(Error::World("it is a core module, which cannot answer requests; `berth run` runs it".to_owned()));
     };
     let time = settings.timeout_ms.map_or(REQUEST_TIME, Duration::from_millis);
-    let handler = Arc::new(Handler::new(&engine, &component, spec, process, settings, serve, slots, time)?);
+    let given =
+        Given { spec: spec.clone(), process: process.clone(), settings: settings.clone(), memory: serve.memory, time };
+    let handler = Arc::new(Handler::new(&engine, &component, slots, given)?);
     let ending = signals()?;
     confine::module(Sockets::Given)?;
     let ticker = engine.clone();
@@ -156,23 +157,16 @@ async fn accept(
     connections: &Arc<Semaphore>,
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let permit = Arc::clone(connections).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            let _ = stream.set_nodelay(true);
-            Some((stream, permit))
-        }
-        // Out of descriptors, or the client has gone: others may still be there.
-        Err(_) => {
-            tokio::time::sleep(TICK).await;
-            None
-        }
+    if let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        return Some((stream, permit));
     }
+    // Out of descriptors, or the client has gone: others may still be there.
+    tokio::time::sleep(TICK).await;
+    None
 }
 
-fn connection(
-    stream: TcpStream,
-    handler: Arc<Handler>,
-) -> impl Future<Output = hyper::Result<()>> + hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
+fn connection(stream: TcpStream, handler: Arc<Handler>) -> impl GracefulConnection<Error = hyper::Error> {
     let service = service_fn(move |request| {
         let handler = Arc::clone(&handler);
         async move { Ok::<_, std::convert::Infallible>(handler.answer(request).await) }

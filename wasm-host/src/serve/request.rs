@@ -21,19 +21,24 @@ use super::metrics::{Metrics, Outcome};
 use crate::error::{Error, Result};
 use crate::grants;
 use crate::limits::Budget;
-use crate::settings::{Serve, Settings};
+use crate::settings::Settings;
 use crate::world::{self, World};
+
+/// What each request gets.
+pub struct Given {
+    pub spec: Spec,
+    pub process: Process,
+    pub settings: Settings,
+    /// Bytes of its instance.
+    pub memory: Option<u64>,
+    pub time: Duration,
+}
 
 /// What answers requests.
 pub struct Handler {
     prepared: ProxyPre<State>,
     slots: Arc<Semaphore>,
-    /// What each instance gets.
-    spec: Spec,
-    process: Process,
-    settings: Settings,
-    memory: Option<u64>,
-    time: Duration,
+    given: Given,
     pub metrics: Arc<Metrics>,
 }
 
@@ -76,16 +81,7 @@ impl WasiHttpHooks for NoRequests {
 
 impl Handler {
     /// Links the component, and refuses one that is no handler.
-    pub fn new(
-        engine: &Engine,
-        component: &Component,
-        spec: &Spec,
-        process: &Process,
-        settings: &Settings,
-        serve: &Serve,
-        slots: u32,
-        time: Duration,
-    ) -> Result<Self> {
+    pub fn new(engine: &Engine, component: &Component, slots: u32, given: Given) -> Result<Self> {
         if world::of(component, engine)? != World::Http {
             let text = "it is a command, which answers no requests: run it with `berth run`";
             return Err(Error::World(text.to_owned()));
@@ -97,11 +93,7 @@ impl Handler {
         Ok(Self {
             prepared: prepared.map_err(|error| Error::World(format!("{error:#}")))?,
             slots: Arc::new(Semaphore::new(slots as usize)),
-            spec: spec.clone(),
-            process: process.clone(),
-            settings: settings.clone(),
-            memory: serve.memory,
-            time,
+            given,
             metrics: Arc::default(),
         })
     }
@@ -109,7 +101,7 @@ impl Handler {
     /// Answers, whatever happens to the component.
     pub async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
         let _in_flight = self.metrics.begin();
-        let slot = tokio::time::timeout(self.time, Arc::clone(&self.slots).acquire_owned()).await;
+        let slot = tokio::time::timeout(self.given.time, Arc::clone(&self.slots).acquire_owned()).await;
         let Ok(Ok(slot)) = slot else {
             self.metrics.end(Outcome::Refused);
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n");
@@ -118,7 +110,7 @@ impl Handler {
         let handler = Arc::clone(self);
         // It may go on when the head of its answer is on its way.
         let component = tokio::spawn(async move {
-            let handled = tokio::time::timeout(handler.time, handler.handle(request, sender, slot)).await;
+            let handled = tokio::time::timeout(handler.given.time, handler.handle(request, sender, slot)).await;
             match handled {
                 Ok(Ok(())) => handler.metrics.end(Outcome::Answered),
                 Ok(Err(error)) => {
@@ -153,13 +145,15 @@ impl Handler {
         _slot: OwnedSemaphorePermit,
     ) -> wasmtime::Result<()> {
         let begin = Instant::now();
-        let wasi = grants::builder(&self.spec, &self.process, &self.settings).map_err(wasmtime::Error::new)?.build();
+        let wasi = grants::builder(&self.given.spec, &self.given.process, &self.given.settings)
+            .map_err(wasmtime::Error::new)?
+            .build();
         let state = State {
             wasi,
             http: WasiHttpCtx::new(),
             hooks: NoRequests,
             table: ResourceTable::new(),
-            budget: Budget::new(self.memory),
+            budget: Budget::new(self.given.memory),
         };
         let mut store = Store::new(self.prepared.engine(), state);
         store.limiter(|state| &mut state.budget);
