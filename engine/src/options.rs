@@ -1,6 +1,7 @@
 //! What a person can ask of a container: the flags of `berth run` and `berth create`, parsed and checked in form.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,6 +107,22 @@ pub struct Options {
     /// `--fuel`: how much work a Wasm module may do
     #[serde(default)]
     pub fuel: Option<u64>,
+    /// `berth wasm serve`
+    #[serde(default)]
+    pub serve: Option<Serve>,
+}
+
+/// How a Wasm component serves HTTP requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serve {
+    /// `--listen`
+    pub listen: SocketAddr,
+    /// `--metrics`
+    pub metrics: Option<SocketAddr>,
+    /// `--concurrency`: requests at once
+    pub concurrency: u32,
+    /// `--request-memory`: bytes of one request's instance
+    pub memory: Option<u64>,
 }
 
 /// `--isolation`: what the sandbox's first process does.

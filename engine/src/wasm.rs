@@ -57,7 +57,11 @@ pub(crate) fn choose(options: &mut Options, image: &Image) -> Result<()> {
             image.reference
         )));
     }
-    let own = [(options.timeout.is_some(), "--timeout"), (options.fuel.is_some(), "--fuel")];
+    let own = [
+        (options.timeout.is_some(), "--timeout"),
+        (options.fuel.is_some(), "--fuel"),
+        (options.serve.is_some(), "`berth wasm serve`"),
+    ];
     match own.into_iter().find(|(is_asked, _)| *is_asked && options.isolation != Isolation::Wasm) {
         Some((_, flag)) => Err(Error::Invalid(format!(
             "{flag} is for Wasm modules, and image '{}' is none; leave it out",
@@ -78,6 +82,9 @@ fn is_wasm(options: &Options, image: &Image) -> bool {
 pub(crate) fn check(options: &Options) -> Result<()> {
     if options.isolation != Isolation::Wasm {
         return Ok(());
+    }
+    if options.serve.is_some() && options.fuel.is_some() {
+        return Err(Error::Invalid("--fuel is for one run; bound a request with --timeout".to_owned()));
     }
     let refused = [
         (options.init, "--init"),
@@ -115,6 +122,14 @@ pub(crate) fn executor(
         "timeout_ms": options.timeout.map(|time| time.as_millis()),
         "fuel": options.fuel,
         "network": options.network == Network::Host,
+        "serve": options.serve.as_ref().map(|serve| json!({
+            "concurrency": serve.concurrency,
+            "memory": serve.memory,
+        })),
+    });
+    let sockets = options.serve.iter().flat_map(|serve| {
+        let metrics = serve.metrics.map(|address| ("metrics".to_owned(), address));
+        [("requests".to_owned(), serve.listen)].into_iter().chain(metrics)
     });
     let file = HostFile { path: code.path, write: false, shared: false };
     Ok(Executor {
@@ -122,6 +137,7 @@ pub(crate) fn executor(
         prefix: String::new(),
         root: Root::Image,
         files: BTreeMap::from([("code".to_owned(), file)]),
+        sockets: sockets.collect(),
         settings,
         // The code is in memory while it is checked, and once more when it runs.
         memory_overhead: MEMORY_OVERHEAD + 2 * code_size.cast_signed(),

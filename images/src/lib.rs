@@ -32,3 +32,5 @@ pub use registry::{
 };
 pub use store::{Code, Description, Guard, HistoryEntry, Image, Layer, Pruned, Removed, RootFs, Store, Summary, Use};
 pub use wasm::Interfaces;
+#[cfg(feature = "fuzzing")]
+pub use wasm::fuzz_artifact;

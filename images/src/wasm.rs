@@ -103,3 +103,68 @@ fn module(manifest: &ImageManifest) -> Result<&Descriptor, String> {
         layers => Err(format!("it has {} layers; berth runs those with one module", layers.len())),
     }
 }
+
+/// Reads a manifest and, after a zero byte, its configuration, as a registry or an archive might send them: whatever they are, the
+/// result is an image of one module or an error.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz_artifact(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let (manifest, config) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let Ok(manifest) = parse::<ImageManifest>("the manifest", manifest) else { return };
+    let Ok(configuration) = configuration("the configuration", &manifest, config) else { return };
+    let Ok(layers) = crate::store::layers(&manifest, &configuration) else { return };
+    if manifest.config().media_type().to_string() == media::WASM_CONFIG {
+        assert_eq!(layers.len(), 1);
+        assert_eq!(layers[0].digest, layers[0].chain_id, "the module is what the image is named by");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A manifest and a configuration that belong together.
+    fn artifact() -> Vec<u8> {
+        let digest = Digest::of(b"");
+        let config = ModuleConfig::new(digest, b"\0asm\x01\0\0\0", None, None).unwrap();
+        let describe = |media_type: &str| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": 1 });
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "config": describe(media::WASM_CONFIG), "layers": [describe(media::WASM_LAYER)],
+        });
+        [manifest.to_string().into_bytes(), vec![0], serde_json::to_vec(&config).unwrap()].concat()
+    }
+
+    #[test]
+    fn an_artifact_is_an_image_with_its_module_as_the_command() {
+        let data = artifact();
+        let mut parts = data.splitn(2, |byte| *byte == 0);
+        let manifest = parse("", parts.next().unwrap()).unwrap();
+        let image = configuration("", &manifest, parts.next().unwrap()).unwrap();
+        assert_eq!((image.os().to_string(), image.architecture().to_string()), ("wasip1".into(), "wasm".into()));
+        assert_eq!(image.config().as_ref().unwrap().entrypoint().as_ref().unwrap(), &["module.wasm"]);
+    }
+
+    #[test]
+    fn only_modules_are_described() {
+        let os = |start: &[u8]| ModuleConfig::new(Digest::of(b""), start, None, None).map(|config| config.os);
+        assert_eq!(os(b"\0asm\x01\0\0\0").unwrap(), "wasip1");
+        assert_eq!(os(b"\0asm\x0d\0\x01\0").unwrap(), "wasip2");
+        for start in [&b""[..], b"\0asm", b"(module)", b"#!/bin/s"] {
+            os(start).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_an_image_or_an_error(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)) {
+            let mut data = artifact();
+            for (place, byte) in changes {
+                let place = place.index(data.len());
+                data[place] = byte;
+            }
+            fuzz_artifact(&data);
+        }
+    }
+}

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -58,6 +59,10 @@ pub struct Executor {
     pub root: Root,
     /// What is opened for it, by the names it knows them under.
     pub files: BTreeMap<String, HostFile>,
+    /// Addresses that are listened on for it, in the network of whoever makes the sandbox, by the names it knows the sockets
+    /// under.
+    #[serde(default)]
+    pub sockets: BTreeMap<String, SocketAddr>,
     /// Passed on as it is.
     pub settings: Value,
     /// Bytes of memory it may use beyond what `memory.limit` allows.
@@ -93,7 +98,7 @@ pub struct HostFile {
 /// What an executor is told at its start.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
-    /// The open files.
+    /// The open files and sockets.
     pub files: BTreeMap<String, RawFd>,
     /// [`Executor::settings`].
     pub settings: Value,
@@ -156,6 +161,7 @@ impl Executor {
             prefix: String::new(),
             root: Root::Image,
             files: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             settings: json!({ "memory": memory.filter(|limit| *limit > 0), "network": true }),
             memory_overhead: COMPILER_MEMORY,
             pids_overhead: COMPILER_TASKS,
@@ -164,7 +170,12 @@ impl Executor {
 
     /// Opens everything for the first process of `bundle`; comes back with the bundle of the sandbox around it too.
     pub(crate) fn prepare(&self, bundle: &Bundle) -> Result<(Ready, Bundle)> {
-        let (files, numbers) = self.open_files(|_| true)?;
+        let (mut files, mut numbers) = self.open_files(|_| true)?;
+        for (name, address) in &self.sockets {
+            let socket = TcpListener::bind(address).attempt(|| format!("listen on {address}"))?;
+            numbers.insert(name.clone(), socket.as_raw_fd());
+            files.push(socket.into());
+        }
         let handover = Handover { files: numbers, settings: self.settings.clone(), spec: bundle.spec.clone() };
         let document = document(&handover)?;
         let spec = self.sandbox(&bundle.spec, "start", &document);

@@ -37,3 +37,4 @@ mod user_namespaces;
 mod views;
 mod wasm;
 mod wasm_hostile;
+mod wasm_serve;

@@ -384,3 +384,41 @@ fn podman_runs_a_module_with_berth_oci() {
     assert!(before.elapsed() < Duration::from_secs(8), "it was not waited for");
     let _ = with("rm -f it").ok();
 }
+
+#[test]
+fn the_features_that_are_said_to_be_there_are() {
+    let home = Home::empty();
+    let cases = [
+        (
+            "simd",
+            "(module (func (export \"_start\") (drop (i32x4.add (v128.const i32x4 1 2 3 4) (v128.const i32x4 1 2 3 4)))))",
+        ),
+        (
+            "tail-calls",
+            "(module (func $f (param i32) (if (local.get 0) (then (return_call $f (i32.sub (local.get 0) (i32.const 1)))))) \
+            (func (export \"_start\") (call $f (i32.const 10000000))))",
+        ),
+        (
+            "memories",
+            "(module (memory 1) (memory 1) (func (export \"_start\") (i32.store 1 (i32.const 0) (i32.const 1))))",
+        ),
+        ("memory64", "(module (memory i64 1) (func (export \"_start\") (i64.store (i64.const 0) (i64.const 1))))"),
+        (
+            "bulk",
+            "(module (memory 1) (func (export \"_start\") (memory.fill (i32.const 0) (i32.const 1) (i32.const 100))))",
+        ),
+    ];
+    for (name, text) in cases {
+        let _ = home.berth("run --rm").arg(wasm::from_text(&home.scratch(), name, text)).ok();
+    }
+    for (name, text) in [
+        ("threads", "(module (memory 1 2 shared) (func (export \"_start\")))"),
+        ("gc", "(module (type $s (struct)) (func (export \"_start\") (drop (struct.new $s))))"),
+    ] {
+        home.berth("run --rm")
+            .arg(wasm::from_text(&home.scratch(), name, text))
+            .run()
+            .code(126)
+            .fails_with("cannot be compiled");
+    }
+}

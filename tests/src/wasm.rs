@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
 };
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
 use crate::fixtures;
 
@@ -38,4 +39,15 @@ pub fn component(dir: &Path) -> PathBuf {
         .and_then(|encoder| encoder.validate(true).encode())
         .expect("the fixture program can be made a component");
     write(dir, "component.wasm", &bytes)
+}
+
+/// A handler of HTTP requests, see `wasm_handler.wat`.
+pub fn handler(dir: &Path) -> PathBuf {
+    let mut module = wat::parse_str(include_str!("wasm_handler.wat")).expect("the handler's text is right");
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("wasm_handler.wit", include_str!("wasm_handler.wit")).expect("its interfaces too");
+    let world = resolve.select_world(&[package], None).expect("there is one world");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("it can be described");
+    let encoder = ComponentEncoder::default().module(&module).expect("the handler suits its world");
+    write(dir, "handler.wasm", &encoder.validate(true).encode().expect("the handler can be made a component"))
 }

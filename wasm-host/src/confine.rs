@@ -115,6 +115,17 @@ const NETWORK: &[libc::c_long] = &[
 
 const NETWORK_FAMILIES: [libc::c_int; 2] = [libc::AF_INET, libc::AF_INET6];
 
+/// Which sockets there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sockets {
+    /// None.
+    None,
+    /// Those that were handed over, and what they accept.
+    Given,
+    /// Those of the sandbox's network.
+    Any,
+}
+
 /// For the compiler: it reads one open file and writes another. It ends with whoever wants to know.
 pub fn compiler() -> Result<()> {
     let failed = |error| Error::Confine { wall: "limit the compiler", reason: std::io::Error::from(error).to_string() };
@@ -126,10 +137,14 @@ pub fn compiler() -> Result<()> {
     apply(|| filter(COMMON.iter(), &[]))
 }
 
-/// For a module that is about to run, after [`renounce`]: no memory becomes code any more, and without `network` there are no
+/// For a module that is about to run, after [`renounce`]: no memory becomes code any more, and there are no other
 /// sockets.
-pub fn module(network: bool) -> Result<()> {
-    let (calls, families): (&[_], &[_]) = if network { (NETWORK, &NETWORK_FAMILIES) } else { (&[], &[]) };
+pub fn module(sockets: Sockets) -> Result<()> {
+    let (calls, families): (&[_], &[_]) = match sockets {
+        Sockets::None => (&[], &[]),
+        Sockets::Given => (NETWORK, &[]),
+        Sockets::Any => (NETWORK, &NETWORK_FAMILIES),
+    };
     apply(|| filter(COMMON.iter().chain(WASI).chain(calls), families))
 }
 

@@ -15,9 +15,10 @@ mod error;
 mod grants;
 mod limits;
 pub mod run;
+mod serve;
 mod settings;
 mod stop;
 mod world;
 
 pub use error::{Error, Result};
-pub use settings::{Directory, Settings};
+pub use settings::{Directory, Serve, Settings};

@@ -14,11 +14,12 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p2, p3};
 
 use crate::code::{self, Code};
 use crate::compile;
-use crate::confine;
+use crate::confine::{self, Sockets};
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::grants;
 use crate::limits::Budget;
+use crate::serve;
 use crate::settings::Settings;
 use crate::stop;
 use crate::world::{self, START, World};
@@ -46,11 +47,14 @@ pub fn start(handover: Handover) -> Result<Ended> {
     let settings: Settings =
         serde_json::from_value(handover.settings).map_err(|error| Error::Handover(error.to_string()))?;
     let process = handover.spec.process().clone().unwrap_or_default();
+    if let Some(serve) = &settings.serve {
+        return serve::start(&handover.files, &handover.spec, &process, &settings, serve);
+    }
     let file = handover.files.get(CODE).copied().map(take);
     let (engine, code) = code(&settings, file, &process)?;
     let grants = grants::builder(&handover.spec, &process, &settings)?;
     let signals = stop::watch(&engine, settings.timeout_ms.map(Duration::from_millis))?;
-    confine::module(settings.network)?;
+    confine::module(if settings.network { Sockets::Any } else { Sockets::None })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS).build();
     let runtime = runtime.map_err(Error::io("start the event loop"))?;
     let result = runtime.block_on(async {
@@ -72,7 +76,7 @@ pub fn start(handover: Handover) -> Result<Ended> {
 }
 
 /// Takes over a descriptor that was handed over.
-fn take(number: RawFd) -> File {
+pub(crate) fn take(number: RawFd) -> File {
     // SAFETY: the descriptor was opened for this process alone to own, see `berth_runtime::executor`.
     unsafe { File::from_raw_fd(number) }
 }

@@ -16,12 +16,24 @@ pub struct Settings {
     pub directories: Option<Vec<Directory>>,
     /// Bytes its linear memories and tables may have together.
     pub memory: Option<u64>,
-    /// Milliseconds it may run.
+    /// Milliseconds it may run, or each request may take.
     pub timeout_ms: Option<u64>,
     /// Units of work it may do, about one an instruction.
     pub fuel: Option<u64>,
     /// Whether it may use the sandbox's network.
     pub network: bool,
+    /// How it serves requests; none: it is a command.
+    pub serve: Option<Serve>,
+}
+
+/// How a component serves requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// Requests served at once at most.
+    pub concurrency: u32,
+    /// Bytes that the memories and tables of one instance may have together.
+    pub memory: Option<u64>,
 }
 
 /// A directory that the module gets.

@@ -24,21 +24,26 @@ pub struct Run {
 impl Run {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let detach = self.flags.detach;
-        let Created { record, lock, .. } = make(context, self.flags.into_options()?)?;
-        if !detach {
-            match launch::become_monitor(&context.roots, &record, &lock)? {}
-        }
-        if let Err(error) = launch::start_detached(&context.roots, &record, &lock) {
-            drop(lock);
-            if record.options.remove {
-                // Its monitor may have removed it already.
-                let _ = remove::remove(&context.roots, &record.id, true, true);
-            }
-            return Err(error.into());
-        }
-        output::print(&format!("{}\n", record.id))?;
-        Ok(ExitCode::SUCCESS)
+        start(context, self.flags.into_options()?, detach)
     }
+}
+
+/// Makes a container and starts it; comes back where it runs in the background.
+pub fn start(context: &Context, options: Options, detach: bool) -> Result<ExitCode> {
+    let Created { record, lock, .. } = make(context, options)?;
+    if !detach {
+        match launch::become_monitor(&context.roots, &record, &lock)? {}
+    }
+    if let Err(error) = launch::start_detached(&context.roots, &record, &lock) {
+        drop(lock);
+        if record.options.remove {
+            // Its monitor may have removed it already.
+            let _ = remove::remove(&context.roots, &record.id, true, true);
+        }
+        return Err(error.into());
+    }
+    output::print(&format!("{}\n", record.id))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Make a container without starting it

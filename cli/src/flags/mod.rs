@@ -346,6 +346,7 @@ impl ContainerFlags {
             kernel: self.kernel,
             timeout: self.timeout,
             fuel: self.fuel,
+            serve: None,
         };
         if options.image.is_empty() {
             bail!("the image is empty: give its name, for example busybox");
