@@ -23,7 +23,7 @@ pub struct Wasm {
 #[derive(Debug, Subcommand)]
 enum Command {
     Compile(Compile),
-    Serve(Serve),
+    Serve(Box<Serve>),
 }
 
 impl Wasm {
