@@ -9,7 +9,7 @@ use berth_tests::wait;
 
 /// Whether process guests run here: so far where KVM has no hardware virtualization. If not, that is said past the capture of
 /// a test's output.
-fn is_possible(test: &str) -> bool {
+pub fn is_possible(test: &str) -> bool {
     use std::io::Write as _;
     let host = Cmd::new(binaries::dir().join("berth-vmm"), "host").run();
     let is_possible = host.exit_code() == 0 && host.text().contains("pvm");
@@ -27,7 +27,7 @@ fn both(home: &Home, flags: &str, image_and_command: &[&str], stdin: &str) -> [O
     })
 }
 
-fn same(home: &Home, flags: &str, image_and_command: &[&str], stdin: &str) -> Output {
+pub fn same(home: &Home, flags: &str, image_and_command: &[&str], stdin: &str) -> Output {
     let [container, guest] = both(home, flags, image_and_command, stdin);
     assert_eq!(guest.text(), container.text(), "{image_and_command:?}: {guest:?}");
     assert_eq!(guest.exit_code(), container.exit_code(), "{image_and_command:?}: {guest:?}");

@@ -6,6 +6,7 @@
 
 pub mod boot;
 pub mod devices;
+pub mod filter;
 pub mod guest;
 pub mod host;
 pub mod machine;

@@ -335,22 +335,23 @@ fn guest_threads_and_signals_work() {
     for (flags, again) in [(0, false), (libc::SA_RESTART, true)] {
         handle(libc::SIGUSR2, flags);
         let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let (tell, told) = mpsc::channel::<()>();
         let other = std::thread::spawn(move || {
-            let before = CALLS.load(Ordering::SeqCst);
-            while CALLS.load(Ordering::SeqCst) == before {
+            // The first ones may come before the read. The pipe is kept open: an end of file would end the read too.
+            for round in 0.. {
                 // SAFETY: a plain system call.
                 unsafe { libc::syscall(libc::SYS_tgkill, pid, main, libc::SIGUSR2) };
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if again {
-                std::io::Write::write_all(&mut writer, b"x").unwrap();
-            } else {
-                // Kept open: an end of file would end the read too.
-                std::thread::sleep(Duration::from_millis(200));
+                if round == 20 && again {
+                    std::io::Write::write_all(&mut writer, b"x").unwrap();
+                }
+                if told.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Disconnected) {
+                    break;
+                }
             }
         });
         let mut byte = [0];
         let done = std::io::Read::read(&mut reader, &mut byte);
+        drop(tell);
         match (again, done) {
             (true, Ok(1)) => assert_eq!(byte, *b"x"),
             (false, Err(error)) => assert_eq!(error.kind(), std::io::ErrorKind::Interrupted),

@@ -57,9 +57,10 @@ pub mod syscalls;
 pub mod task;
 pub mod vm;
 
+mod confine;
 mod run;
 
-pub use run::{Config, Identity, RunError, run};
+pub use run::{Config, RunError, run};
 
 /// The result of a system call or of a part of one.
 pub type Result<T = u64> = std::result::Result<T, nix::errno::Errno>;

@@ -11,8 +11,8 @@ use thiserror::Error;
 
 use crate::host;
 
-use super::files::{Descriptors, OpenFile, Root};
-pub use super::loader::Identity;
+use super::confine::confine;
+use super::files::{Authority, Credentials, Descriptors, OpenFile, Root};
 use super::loader::{self, Program};
 use super::memory::window::MappedFiles;
 use super::syscalls::futex::Futexes;
@@ -32,8 +32,6 @@ pub struct Config {
     pub kvm: OwnedFd,
     /// The root directory, open.
     pub root: OwnedFd,
-    /// Who the command runs as.
-    pub identity: Identity,
     /// The command and its arguments.
     pub arguments: Vec<Vec<u8>>,
     /// The environment, `NAME=value` each.
@@ -60,6 +58,9 @@ pub enum RunError {
     /// Something of the set-up failed.
     #[error("cannot {0}: {1}")]
     Setup(&'static str, Errno),
+    /// The VMM's own rights cannot be given up.
+    #[error("cannot confine the VMM: {0}")]
+    Confine(#[from] crate::filter::Error),
     /// The command is not there.
     #[error("cannot execute {0}: no such file in the image")]
     NotFound(String),
@@ -82,29 +83,31 @@ impl RunError {
 /// Runs a guest to the end of its first process and gives its exit code, 128+n for signal n.
 pub fn run(config: Config) -> Result<i32, RunError> {
     let started = Instant::now();
+    let setup = |what| move |error| RunError::Setup(what, error);
+    // While there is no other thread.
+    let authority = Authority::new().map_err(setup("start the broker"))?;
     let kvm = host::kvm(config.kvm)?;
     let vm = Arc::new(Vm::new(&kvm, config.memory)?);
-    let setup = |what| move |error| RunError::Setup(what, error);
     let top = config.root.try_clone().map_err(|_| setup("keep the root open")(Errno::ENFILE))?;
     let top = OpenFile::new(top, "/");
-    let root = Root::new(config.root);
+    let root = Root::new(config.root, authority);
+    let who = root.authority.own();
     let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
     let directory = root
-        .open(&top, &config.directory, flags, nix::sys::stat::Mode::empty())
+        .open(who, &top, &config.directory, flags, nix::sys::stat::Mode::empty())
         .map_err(setup("enter the working directory"))?;
 
     let name = config.arguments.first().cloned().unwrap_or_default();
     let shown = String::from_utf8_lossy(&name).into_owned();
-    let (file, path) = find(&root, &directory, &name, &config.environment).map_err(|error| match error {
+    let (file, path) = find(&root, who, &directory, &name, &config.environment).map_err(|error| match error {
         Errno::ENOENT | Errno::ENOTDIR => RunError::NotFound(shown.clone()),
         other => RunError::NotExecutable(shown.clone(), other),
     })?;
     let mapped = MappedFiles::default();
-    let identity = config.identity;
     let arguments = config.arguments.clone();
     let program = Program { file, path, arguments: config.arguments, environment: config.environment };
     let loaded =
-        loader::load(&vm, &mapped, &root, program, identity).map_err(|error| RunError::NotExecutable(shown, error))?;
+        loader::load(&vm, &mapped, &root, program, who).map_err(|error| RunError::NotExecutable(shown, error))?;
 
     let mut descriptors = Descriptors::default();
     let streams = [
@@ -133,12 +136,15 @@ pub fn run(config: Config) -> Result<i32, RunError> {
     });
     // Modes are the guest's to mask; a broken pipe is the guest's signal.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    // SAFETY: ignoring a signal runs no code.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // Orphans of `exec` and the broker are nobody's to wait for.
+    for signal in [libc::SIGPIPE, libc::SIGCHLD] {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    confine()?;
     forward_signals(&kernel).map_err(setup("wait for signals"))?;
     let place = Place { directory: Arc::new(directory), umask: 0o022 };
-    let status =
-        kernel.run_first(loaded, arguments, descriptors, place, identity).map_err(setup("run the first process"))?;
+    let status = kernel.run_first(loaded, arguments, descriptors, place).map_err(setup("run the first process"))?;
     Ok(match status {
         Status::Exited(code) => i32::from(code),
         Status::Killed(signal) => 128 + i32::from(signal),
@@ -186,16 +192,22 @@ const FORWARDED: [Signal; 10] = [
 ];
 
 /// Finds a command as execvp(3) does.
-fn find(root: &Root, directory: &OpenFile, name: &[u8], environment: &[Vec<u8>]) -> super::Result<(OwnedFd, Vec<u8>)> {
+fn find(
+    root: &Root,
+    who: &Credentials,
+    directory: &OpenFile,
+    name: &[u8],
+    environment: &[Vec<u8>],
+) -> super::Result<(OwnedFd, Vec<u8>)> {
     if name.contains(&b'/') {
         let path = super::files::join(&directory.path, name);
-        return root.open_program(&path).map(|file| (file, path));
+        return root.open_program(who, &path).map(|file| (file, path));
     }
     let path = environment.iter().find_map(|entry| entry.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
     let mut failure = Errno::ENOENT;
     for part in path.split(|&byte| byte == b':') {
         let path = super::files::join(part, name);
-        match root.open_program(&path) {
+        match root.open_program(who, &path) {
             Ok(file) => return Ok((file, path)),
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             Err(error) => failure = error,

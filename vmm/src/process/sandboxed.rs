@@ -8,7 +8,7 @@ use berth_runtime::executor::{ExecHandover, Handover};
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Identity, RunError, run};
+use super::{Config, RunError, run};
 use crate::machine::descriptor;
 
 /// Under this name `/dev/kvm` is handed over.
@@ -66,7 +66,6 @@ fn guest(process: &Process, mut files: BTreeMap<String, RawFd>, settings: serde_
     Ok(run(Config {
         kvm: descriptor::take(kvm, "/dev/kvm")?,
         root: File::open("/").map_err(Error::Root)?.into(),
-        identity: Identity { user: rustix::process::getuid().as_raw(), group: rustix::process::getgid().as_raw() },
         arguments: bytes(process.args().clone()),
         environment,
         directory: process.cwd().as_os_str().as_encoded_bytes().to_vec(),

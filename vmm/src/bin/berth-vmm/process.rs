@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use berth_vmm::host;
-use berth_vmm::process::{Config, Identity, run as run_guest};
+use berth_vmm::process::{Config, run as run_guest};
 
 use crate::executor::end_process;
 
@@ -28,7 +28,6 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode> {
     let config = Config {
         kvm: host::open()?,
         root: File::open(root).with_context(|| format!("opening the root {}", root.display()))?.into(),
-        identity: Identity { user: 0, group: 0 },
         arguments: command.iter().cloned().map(OsString::into_vec).collect(),
         environment: environment.collect(),
         directory: b"/".to_vec(),

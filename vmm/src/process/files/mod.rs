@@ -1,8 +1,13 @@
-//! Files: the root every path is resolved below, open files, and a process's descriptors.
+//! Files: the root every path is resolved below, whose rights that takes, open files, and a process's descriptors.
 
+mod authority;
+mod broker;
+pub mod credentials;
 mod descriptors;
 pub mod proc;
 mod root;
 
+pub use authority::Authority;
+pub use credentials::{Credentials, Ids};
 pub use descriptors::{Descriptors, Kind, MOST_DESCRIPTORS, OpenFile};
-pub use root::{Root, check_program, join, normal};
+pub use root::{Root, join, normal};

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::OpenFile;
 use super::descriptors::Kind;
+use super::{Ids, OpenFile};
 use crate::process::Result;
 use crate::process::memory::area::Source;
 use crate::process::task::Task;
@@ -96,13 +96,18 @@ fn process(task: &Task, pid: i32, name: &[u8]) -> Result<Entry> {
             Entry::File(text.into_bytes())
         }
         b"status" => {
-            let identity = record.identity;
-            let ids = |id: u32| format!("{id}\t{id}\t{id}\t{id}");
+            let who = record.credentials.clone();
+            let ids = |ids: Ids| format!("{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.effective);
+            let groups: Vec<String> = who.groups.iter().map(ToString::to_string).collect();
+            let (permitted, effective) = (who.permitted.bits(), who.capabilities().bits());
             let text = format!(
                 "Name:\t{short}\nState:\t{state}\nTgid:\t{pid}\nPid:\t{pid}\nPPid:\t{parent}\nTracerPid:\t0\n\
-                 Uid:\t{}\nGid:\t{}\nThreads:\t{threads}\n",
-                ids(identity.user),
-                ids(identity.group)
+                 Uid:\t{}\nGid:\t{}\nGroups:\t{} \nThreads:\t{threads}\n\
+                 CapInh:\t{:016x}\nCapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n",
+                ids(who.user),
+                ids(who.group),
+                groups.join(" "),
+                0
             );
             Entry::File(text.into_bytes())
         }

@@ -10,14 +10,12 @@ use nix::errno::Errno;
 
 use self::elf::{Header, Segment};
 use super::Result;
-use super::files::Root;
+use super::files::{Credentials, Root};
 use super::memory::area::{Protection, Source};
 use super::memory::window::{MappedFile, MappedFiles};
 use super::memory::{Memory, Place, page_of};
 use super::vm::{Vm, layout};
 use crate::paging::entry::PAGE_SIZE;
-
-pub use stack::Identity;
 
 /// How many `#!` lines may follow each other.
 const MOST_SCRIPTS: usize = 5;
@@ -55,21 +53,21 @@ pub struct Loaded {
 /// # Errors
 /// `ENOEXEC` where it is no program, `E2BIG` where its arguments are too long, `ENOENT` where its interpreter is
 /// missing, and what reading it gives.
-pub fn load(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, identity: Identity) -> Result<Loaded> {
+pub fn load(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, who: &Credentials) -> Result<Loaded> {
     let mut program = program;
     for _ in 0..MOST_SCRIPTS {
         let mut start = [0; SCRIPT_LINE];
         let length = nix::sys::uio::pread(&program.file, &mut start, 0)?;
         if !start[..length].starts_with(b"#!") {
-            return load_elf(vm, files, root, program, identity);
+            return load_elf(vm, files, root, program, who);
         }
-        program = interpreted(root, program, &start[2..length])?;
+        program = interpreted(root, program, &start[2..length], who)?;
     }
     Err(Errno::ELOOP)
 }
 
 /// The interpreter that a `#!` line names, with the script as its argument.
-fn interpreted(root: &Root, program: Program, line: &[u8]) -> Result<Program> {
+fn interpreted(root: &Root, program: Program, line: &[u8], who: &Credentials) -> Result<Program> {
     let end = line.iter().position(|&byte| byte == b'\n').unwrap_or(line.len());
     let line = line[..end].trim_ascii();
     let split = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
@@ -83,11 +81,11 @@ fn interpreted(root: &Root, program: Program, line: &[u8]) -> Result<Program> {
     }
     arguments.push(program.path);
     arguments.extend(program.arguments.into_iter().skip(1));
-    let file = root.open_program(&path)?;
+    let file = root.open_program(who, &path)?;
     Ok(Program { file, path, arguments, environment: program.environment })
 }
 
-fn load_elf(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, identity: Identity) -> Result<Loaded> {
+fn load_elf(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, who: &Credentials) -> Result<Loaded> {
     let Program { file, path, arguments, environment } = program;
     let header = Header::read(&file)?;
     let mut memory = Memory::new(vm.clone())?;
@@ -99,7 +97,7 @@ fn load_elf(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, id
     let (start, interpreter) = match &header.interpreter {
         None => (entry, 0),
         Some(path) => {
-            let file = root.open_program(path)?;
+            let file = root.open_program(who, path)?;
             let header = Header::read(&file).map_err(|_| Errno::ELIBBAD)?;
             let mapped = files.get(vm, &file, false, path)?;
             let base = if header.anywhere {
@@ -118,7 +116,7 @@ fn load_elf(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, id
         header_count: header.header_count,
         path: &path,
     };
-    let stack = stack::build(&mut memory, &program, &arguments, &environment, identity)?;
+    let stack = stack::build(&mut memory, &program, &arguments, &environment, who)?;
     Ok(Loaded { memory, entry: start, stack, path })
 }
 

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 
 use crate::paging::entry::PAGE_SIZE;
 use crate::process::Result;
+use crate::process::files::Credentials;
 use crate::process::memory::area::{Protection, Source};
 use crate::process::memory::{Memory, Place};
 use crate::process::vm::layout;
@@ -32,15 +33,6 @@ const AT_RANDOM: u64 = 25;
 const AT_EXECFN: u64 = 31;
 const AT_MINSIGSTKSZ: u64 = 51;
 
-/// Who a program runs as.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// The user.
-    pub user: u32,
-    /// The group.
-    pub group: u32,
-}
-
 /// What the auxiliary vector says of a program.
 #[derive(Debug)]
 pub struct Program<'a> {
@@ -62,7 +54,7 @@ pub fn build(
     program: &Program,
     arguments: &[Vec<u8>],
     environment: &[Vec<u8>],
-    identity: Identity,
+    who: &Credentials,
 ) -> Result {
     let strings: usize = arguments.iter().chain(environment).map(|text| text.len() + 9).sum();
     if strings > MOST_BYTES {
@@ -90,7 +82,6 @@ pub fn build(
     let base = (layout::STACK_END - 8 - bytes.len() as u64) & !15;
     memory.write(base, &bytes)?;
 
-    let (user, group) = (u64::from(identity.user), u64::from(identity.group));
     let auxiliary = [
         (AT_PHDR, program.headers),
         (AT_PHENT, 56),
@@ -99,10 +90,10 @@ pub fn build(
         (AT_BASE, program.interpreter),
         (AT_FLAGS, 0),
         (AT_ENTRY, program.entry),
-        (AT_UID, user),
-        (AT_EUID, user),
-        (AT_GID, group),
-        (AT_EGID, group),
+        (AT_UID, who.user.real.into()),
+        (AT_EUID, who.user.effective.into()),
+        (AT_GID, who.group.real.into()),
+        (AT_EGID, who.group.effective.into()),
         (AT_SECURE, 0),
         (AT_CLKTCK, 100),
         (AT_HWCAP, u64::from(core::arch::x86_64::__cpuid(1).edx)),

@@ -1,11 +1,11 @@
 //! Open files: reading, writing, descriptors.
 
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::Arguments;
 use super::host::{self, Arg};
+use super::{Arguments, names};
 use crate::process::Result;
 use crate::process::files::OpenFile;
 use crate::process::plain::word;
@@ -51,9 +51,11 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         | libc::SYS_ftruncate
         | libc::SYS_fallocate
         | libc::SYS_fadvise64
-        | libc::SYS_fchmod
         | libc::SYS_readahead
         | libc::SYS_sync_file_range => on_descriptor(task, number, a),
+        libc::SYS_fchmod => {
+            task.file(a[0]).and_then(|file| names::call(task, number, [file.as_fd().into(), a[1].into()]))
+        }
         libc::SYS_flock => {
             task.file(a[0]).and_then(|file| host::blocking(task.flag(), number, [file.as_raw_fd().into(), a[1].into()]))
         }
@@ -222,6 +224,30 @@ fn control(task: &Task, descriptor: u64, command: i32, argument: u64) -> Result 
     }
 }
 
+/// What descriptors are asked for the guest: terminals, their sizes and queues, network interfaces.
+pub const REQUESTS: [u64; 21] = [
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TCSBRK,
+    libc::TCXONC,
+    libc::TCFLSH,
+    libc::TIOCGWINSZ,
+    libc::TIOCSWINSZ,
+    libc::TIOCGPTN,
+    libc::TIOCSPTLCK,
+    libc::TIOCOUTQ,
+    libc::FIONREAD,
+    libc::FIONBIO,
+    libc::SIOCGIFNAME,
+    libc::SIOCGIFINDEX,
+    libc::SIOCGIFFLAGS,
+    libc::SIOCGIFADDR,
+    libc::SIOCGIFNETMASK,
+    libc::SIOCGIFHWADDR,
+    libc::SIOCGIFMTU,
+];
 /// Bytes of the kernel's `struct termios`.
 const TERMIOS: usize = 36;
 

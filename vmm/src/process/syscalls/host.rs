@@ -1,6 +1,8 @@
 //! Calls of the host on behalf of the guest. Buffers are always the VMM's own: nothing of the guest's memory is ever
 //! passed, so that no other thread of the guest can change what the host looks at.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+
 use nix::errno::Errno;
 
 use crate::process::Result;
@@ -9,8 +11,10 @@ use crate::process::task::gate::{self, Flag};
 /// An argument of a call.
 #[derive(Debug)]
 pub enum Arg<'a> {
-    /// A number, a descriptor, flags.
+    /// A number, flags, a descriptor that only this process needs.
     Word(u64),
+    /// A descriptor, which the call may be made with elsewhere.
+    Descriptor(RawFd),
     /// A buffer the call reads.
     In(&'a [u8]),
     /// A buffer the call fills.
@@ -21,6 +25,7 @@ impl Arg<'_> {
     fn raw(&mut self) -> u64 {
         match self {
             Self::Word(word) => *word,
+            Self::Descriptor(fd) => i64::from(*fd).cast_unsigned(),
             Self::In(bytes) => bytes.as_ptr() as u64,
             Self::Out(bytes) => bytes.as_mut_ptr() as u64,
         }
@@ -36,6 +41,12 @@ impl From<u64> for Arg<'_> {
 impl From<i32> for Arg<'_> {
     fn from(word: i32) -> Self {
         Self::Word(i64::from(word).cast_unsigned())
+    }
+}
+
+impl From<BorrowedFd<'_>> for Arg<'_> {
+    fn from(fd: BorrowedFd<'_>) -> Self {
+        Self::Descriptor(fd.as_raw_fd())
     }
 }
 
@@ -77,9 +88,14 @@ pub fn blocking<const N: usize>(flag: &Flag, number: i64, arguments: [Arg; N]) -
 }
 
 /// Makes a call that does not block.
-pub fn call<const N: usize>(number: i64, arguments: [Arg; N]) -> Result {
+pub fn call<const N: usize>(number: i64, mut arguments: [Arg; N]) -> Result {
+    borrowed(number, &mut arguments)
+}
+
+/// As [`call`], with arguments that may be needed again.
+pub fn borrowed(number: i64, arguments: &mut [Arg]) -> Result {
     let mut raw = [0; 6];
-    for (to, mut from) in raw.iter_mut().zip(arguments) {
+    for (to, from) in raw.iter_mut().zip(arguments) {
         *to = from.raw();
     }
     // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! Who and where a program is: ids, limits, names, random bytes, scheduling.
+//! Where a program is: limits, names, random bytes, scheduling.
 
 use nix::errno::Errno;
 
@@ -18,23 +18,9 @@ const UTSNAME_FIELD: usize = 65;
 pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     let task = &*task;
     let write = |address: u64, bytes: &[u8]| lock(&task.memory).write(address, bytes).map(|()| 0);
-    let identity = || lock(&task.kernel.table).process(task.pid).map(|process| process.identity);
     Some(match number {
-        libc::SYS_getuid | libc::SYS_geteuid => identity().map(|own| u64::from(own.user)),
-        libc::SYS_getgid | libc::SYS_getegid => identity().map(|own| u64::from(own.group)),
-        libc::SYS_getresuid | libc::SYS_getresgid => identity().and_then(|own| {
-            let id = if number == libc::SYS_getresuid { own.user } else { own.group };
-            a[..3].iter().try_fold(0, |_, &at| write(at, &id.to_le_bytes()))
-        }),
-        // To what it is already: allowed. To others: there are no others.
-        libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => {
-            identity().and_then(|own| unchanged(&a[..if number == libc::SYS_setuid { 1 } else { 2 }], own.user))
-        }
-        libc::SYS_setgid | libc::SYS_setregid | libc::SYS_setresgid => {
-            identity().and_then(|own| unchanged(&a[..if number == libc::SYS_setgid { 1 } else { 2 }], own.group))
-        }
         libc::SYS_uname => write(a[0], &uname(&lock(&task.kernel.host_name))),
-        libc::SYS_setgroups | libc::SYS_sethostname => Err(Errno::EPERM),
+        libc::SYS_sethostname => Err(Errno::EPERM),
         libc::SYS_getrandom => {
             let mut bytes = vec![0; a[1].min(MOST_RANDOM) as usize];
             let length = bytes.len() as u64;
@@ -66,7 +52,6 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         | libc::SYS_sched_setparam
         | libc::SYS_membarrier
         | libc::SYS_sched_getscheduler
-        | libc::SYS_getgroups
         | libc::SYS_setrlimit => Ok(0),
         libc::SYS_sched_getparam => write(a[1], &[0; 4]),
         // Niceness is kept, and has no effect: the sandbox's share of the processor is its control group's.
@@ -84,13 +69,6 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
                 cpu.and(node)
             })
         }
-        libc::SYS_capget => {
-            if a[1] == 0 {
-                Ok(0)
-            } else {
-                write(a[1], &[0; 24])
-            }
-        }
         _ => return None,
     })
 }
@@ -102,11 +80,6 @@ fn with_target(task: &Task, a: Arguments, change: impl FnOnce(&mut Process) -> u
     }
     let pid = if a[0] != u64::from(libc::PRIO_PROCESS) || a[1] == 0 { task.pid } else { a[1] as i32 };
     lock(&task.kernel.table).process(pid).map(change)
-}
-
-fn unchanged(wanted: &[u64], own: u32) -> Result {
-    let same = wanted.iter().all(|&id| id as u32 == own || id as u32 == u32::MAX);
-    if same { Ok(0) } else { Err(Errno::EPERM) }
 }
 
 /// `struct utsname`.

@@ -12,12 +12,14 @@
 //! | [`time`] | clocks, sleeping, timerfd |
 //! | [`poll`] | poll, select, epoll |
 //! | [`sockets`], [`messages`], [`unix`] | sockets, in the sandbox's network namespace; local ones by paths below the root |
-//! | [`identity`] | ids, limits, uname, random, scheduling |
+//! | [`credentials`] | users, groups, capabilities |
+//! | [`identity`] | limits, uname, random, scheduling |
 //!
 //! What is not there is refused with `ENOSYS`. What differs: signals reach
 //! the first process only where it handles them, as in a container; one process group's locks of fcntl(2) are held by the open
-//! file, as with `F_OFD_SETLK`; ids cannot be changed to others.
+//! file, as with `F_OFD_SETLK`; ids belong to a process, not to each of its threads.
 
+pub mod credentials;
 pub mod files;
 pub mod futex;
 pub mod host;
@@ -71,6 +73,7 @@ pub fn dispatch(task: &mut Task, number: u64, arguments: Arguments) -> Result<An
         pipes::serve,
         poll::serve,
         identity::serve,
+        credentials::serve,
         sockets::serve,
         messages::serve,
     ];

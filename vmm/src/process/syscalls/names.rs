@@ -1,6 +1,6 @@
 //! What takes a path. A path is resolved below the root to a descriptor first; the call is made on that.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -91,7 +91,7 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         libc::SYS_lchown => change_owner(task, [HERE, a[0], a[1], a[2], NO_FOLLOW]),
         libc::SYS_fchownat => change_owner(task, [a[0], a[1], a[2], a[3], a[4]]),
         libc::SYS_fchown => {
-            task.file(a[0]).and_then(|file| host::call(number, [file.as_raw_fd().into(), a[1].into(), a[2].into()]))
+            task.file(a[0]).and_then(|file| call(task, number, [file.as_fd().into(), a[1].into(), a[2].into()]))
         }
         libc::SYS_utimensat => change_times(task, a),
         libc::SYS_truncate => open_file(task, HERE, a[0], OFlag::O_WRONLY, 0)
@@ -120,6 +120,11 @@ pub fn base(task: &Task, descriptor: u64) -> Result<Arc<OpenFile>> {
         return Ok(lock(&task.place).directory.clone());
     }
     task.file(descriptor)
+}
+
+/// A call of the host on files, with the rights of the process.
+pub fn call<const N: usize>(task: &Task, number: i64, arguments: [Arg; N]) -> Result {
+    task.kernel.root.authority.call(&*task.credentials()?, number, arguments)
 }
 
 fn path(task: &Task, address: u64) -> Result<Vec<u8>> {
@@ -151,12 +156,12 @@ pub fn open_path(task: &Task, directory: u64, path: &[u8], flags: OFlag, mode: u
         let to = join(b"/proc", to);
         found = proc::find(task, &to);
         if found.is_none() {
-            return task.kernel.root.open(&base, &to, flags, mode).map(Arc::new);
+            return task.kernel.root.open(&*task.credentials()?, &base, &to, flags, mode).map(Arc::new);
         }
     }
     match found {
         Some(entry) => proc::open(entry?, full, flags),
-        None => match task.kernel.root.open(&base, path, flags, mode) {
+        None => match task.kernel.root.open(&*task.credentials()?, &base, path, flags, mode) {
             Err(Errno::ENOENT) => device(task, path, flags),
             done => done.map(Arc::new),
         },
@@ -214,9 +219,13 @@ fn stat_file(task: &Task, file: &OpenFile, to: u64) -> Result {
 }
 
 fn access(task: &Task, directory: u64, address: u64, mode: u64, flags: u64) -> Result {
+    let effective = flags & libc::AT_EACCESS as u64 != 0;
+    let who = task.credentials()?;
+    let who = if effective { who } else { Arc::new(who.as_real()) };
     let fd = target(task, directory, address, flags)?;
-    let flags = flags & !NO_FOLLOW | EMPTY_PATH;
-    host::call(libc::SYS_faccessat2, [fd.as_raw_fd().into(), Arg::In(b"\0"), mode.into(), flags.into()])
+    let flags = flags & !NO_FOLLOW | EMPTY_PATH | libc::AT_EACCESS as u64;
+    let arguments = [fd.as_fd().into(), Arg::In(b"\0"), mode.into(), flags.into()];
+    task.kernel.root.authority.call(&who, libc::SYS_faccessat2, arguments)
 }
 
 fn read_link(task: &Task, directory: u64, address: u64, to: u64, length: u64) -> Result {
@@ -270,8 +279,8 @@ fn change_directory(task: &Task, address: u64) -> Result {
 
 fn enter(task: &Task, directory: Arc<OpenFile>) -> Result {
     // Searching it must be allowed; on the descriptor itself, since it has no path here.
-    let arguments = [directory.as_raw_fd().into(), Arg::In(b".\0"), (libc::X_OK).into(), 0.into()];
-    host::call(libc::SYS_faccessat2, arguments)?;
+    let effective = libc::AT_EACCESS.into();
+    call(task, libc::SYS_faccessat2, [directory.as_fd().into(), Arg::In(b".\0"), libc::X_OK.into(), effective])?;
     lock(&task.place).directory = directory;
     Ok(0)
 }
@@ -284,14 +293,14 @@ fn parent(task: &Task, directory: u64, address: u64) -> Result<(OwnedFd, Vec<u8>
 /// The directory that holds the last part of a path, and that part with its zero.
 pub fn parent_of(task: &Task, directory: u64, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
     let base = if path.starts_with(b"/") { lock(&task.place).directory.clone() } else { base(task, directory)? };
-    let (directory, last) = task.kernel.root.parent(&base, path)?;
+    let (directory, last) = task.kernel.root.parent(&*task.credentials()?, &base, path)?;
     Ok((directory, terminated(&last)?))
 }
 
 /// A call of the kind `call(directory, name, number)`.
 fn at_parent(task: &Task, number: i64, directory: u64, address: u64, last: u64) -> Result {
     let (directory, name) = parent(task, directory, address)?;
-    host::call(number, [directory.as_raw_fd().into(), Arg::In(&name), last.into()])
+    call(task, number, [directory.as_fd().into(), Arg::In(&name), last.into()])
 }
 
 fn make_node(task: &Task, directory: u64, address: u64, mode: u64) -> Result {
@@ -302,49 +311,54 @@ fn make_node(task: &Task, directory: u64, address: u64, mode: u64) -> Result {
     }
     let (directory, name) = parent(task, directory, address)?;
     let mode = u64::from(kind) | new_mode(task, mode);
-    host::call(libc::SYS_mknodat, [directory.as_raw_fd().into(), Arg::In(&name), mode.into(), 0.into()])
+    call(task, libc::SYS_mknodat, [directory.as_fd().into(), Arg::In(&name), mode.into(), 0.into()])
 }
 
 fn rename(task: &Task, [from_directory, from, to_directory, to]: [u64; 4], flags: u64) -> Result {
     let (from_directory, from) = parent(task, from_directory, from)?;
     let (to_directory, to) = parent(task, to_directory, to)?;
-    let (from_fd, to_fd) = (from_directory.as_raw_fd(), to_directory.as_raw_fd());
-    host::call(libc::SYS_renameat2, [from_fd.into(), Arg::In(&from), to_fd.into(), Arg::In(&to), flags.into()])
+    let (from_fd, to_fd) = (from_directory.as_fd(), to_directory.as_fd());
+    call(task, libc::SYS_renameat2, [from_fd.into(), Arg::In(&from), to_fd.into(), Arg::In(&to), flags.into()])
 }
 
 fn link(task: &Task, [from_directory, from, to_directory, to]: [u64; 4], flags: u64) -> Result {
-    let follow = if flags & libc::AT_SYMLINK_FOLLOW as u64 == 0 { NO_FOLLOW } else { 0 };
-    let from = target(task, from_directory, from, follow | flags & EMPTY_PATH)?;
     let (to_directory, to) = parent(task, to_directory, to)?;
-    let to_fd = to_directory.as_raw_fd();
-    let arguments = [from.as_raw_fd().into(), Arg::In(b"\0"), to_fd.into(), Arg::In(&to), EMPTY_PATH.into()];
-    host::call(libc::SYS_linkat, arguments)
+    let to_fd = to_directory.as_fd();
+    if flags & (EMPTY_PATH | libc::AT_SYMLINK_FOLLOW as u64) == 0 {
+        let (directory, from) = parent(task, from_directory, from)?;
+        let arguments = [directory.as_fd().into(), Arg::In(&from), to_fd.into(), Arg::In(&to), 0.into()];
+        return call(task, libc::SYS_linkat, arguments);
+    }
+    // The host follows links only after they were resolved below the root.
+    let from = target(task, from_directory, from, flags & EMPTY_PATH)?;
+    let arguments = [from.as_fd().into(), Arg::In(b"\0"), to_fd.into(), Arg::In(&to), EMPTY_PATH.into()];
+    call(task, libc::SYS_linkat, arguments)
 }
 
 fn symlink(task: &Task, text: u64, directory: u64, address: u64) -> Result {
     let text = terminated(&path(task, text)?)?;
     let (directory, name) = parent(task, directory, address)?;
-    host::call(libc::SYS_symlinkat, [Arg::In(&text), directory.as_raw_fd().into(), Arg::In(&name)])
+    call(task, libc::SYS_symlinkat, [Arg::In(&text), directory.as_fd().into(), Arg::In(&name)])
 }
 
 fn change_mode(task: &Task, directory: u64, address: u64, mode: u64, flags: u64) -> Result {
     let fd = target(task, directory, address, flags)?;
-    let arguments = [fd.as_raw_fd().into(), Arg::In(b"\0"), (mode & 0o7777).into(), EMPTY_PATH.into()];
-    host::call(libc::SYS_fchmodat2, arguments)
+    let arguments = [fd.as_fd().into(), Arg::In(b"\0"), (mode & 0o7777).into(), EMPTY_PATH.into()];
+    call(task, libc::SYS_fchmodat2, arguments)
 }
 
 fn change_owner(task: &Task, [directory, address, user, group, flags]: [u64; 5]) -> Result {
     let fd = target(task, directory, address, flags)?;
-    let arguments = [fd.as_raw_fd().into(), Arg::In(b"\0"), user.into(), group.into(), EMPTY_PATH.into()];
-    host::call(libc::SYS_fchownat, arguments)
+    let arguments = [fd.as_fd().into(), Arg::In(b"\0"), user.into(), group.into(), EMPTY_PATH.into()];
+    call(task, libc::SYS_fchownat, arguments)
 }
 
 fn change_times(task: &Task, [directory, address, times, flags, ..]: Arguments) -> Result {
     let file = if address == 0 { task.file(directory)? } else { target(task, directory, address, flags)? };
-    let fd = file.as_raw_fd();
+    let fd = file.as_fd();
     if times == 0 {
-        return host::call(libc::SYS_utimensat, [fd.into(), Arg::In(b"\0"), 0.into(), EMPTY_PATH.into()]);
+        return call(task, libc::SYS_utimensat, [fd.into(), Arg::In(b"\0"), 0.into(), EMPTY_PATH.into()]);
     }
     let times: [u8; 32] = lock(&task.memory).array(times)?;
-    host::call(libc::SYS_utimensat, [fd.into(), Arg::In(b"\0"), Arg::In(&times), EMPTY_PATH.into()])
+    call(task, libc::SYS_utimensat, [fd.into(), Arg::In(b"\0"), Arg::In(&times), EMPTY_PATH.into()])
 }

@@ -1,11 +1,13 @@
 //! Processes: making and ending them, waiting, groups and sessions.
 
+use std::os::fd::AsFd as _;
+
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::{Arguments, names};
 use crate::process::Result;
-use crate::process::files::{check_program, join};
+use crate::process::files::join;
 use crate::process::loader::Program;
 use crate::process::plain::word;
 use crate::process::task::{Answer, CloneRequest, Task};
@@ -148,15 +150,16 @@ pub fn execute(task: &mut Task, number: i64, a: Arguments) -> Result<Answer> {
     };
     let (arguments, environment) = (strings(arguments)?, strings(environment)?);
     drop(memory);
+    let who = task.credentials()?;
     let (fd, path) = if name.is_empty() && flags & libc::AT_EMPTY_PATH as u64 != 0 {
         let file = task.file(directory)?;
         (file.fd.try_clone().map_err(|_| Errno::ENFILE)?, file.path.clone())
     } else if name == b"/proc/self/exe" {
         let path = lock(&task.kernel.table).process(task.pid)?.executable.clone();
-        (task.kernel.root.open_program(&path)?, path)
+        (task.kernel.root.open_program(&who, &path)?, path)
     } else {
         let file = names::open_file(task, directory, path, OFlag::O_RDONLY, 0)?;
-        check_program(&file.fd)?;
+        task.kernel.root.check_program(&who, file.as_fd())?;
         let base = if name.starts_with(b"/") { Vec::new() } else { names::base(task, directory)?.path.clone() };
         (file.fd.try_clone().map_err(|_| Errno::ENFILE)?, join(&base, &name))
     };

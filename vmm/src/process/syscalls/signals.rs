@@ -269,7 +269,7 @@ pub fn send_self(task: &Task, signal: i32) {
 fn kill(task: &Task, target: i32, signal: u64) -> Result {
     let mut table = lock(&task.kernel.table);
     let own = table.process(task.pid)?;
-    let (group, user) = (own.group, own.identity.user);
+    let (group, who) = (own.group, own.credentials.clone());
     let targets = match target {
         0 => table.group(group),
         -1 => table.processes.keys().copied().filter(|&pid| pid != task.pid && pid != 1).collect(),
@@ -279,10 +279,15 @@ fn kill(task: &Task, target: i32, signal: u64) -> Result {
     if targets.is_empty() {
         return Err(Errno::ESRCH);
     }
+    let may = |pid: &i32| table.processes.get(pid).is_some_and(|target| who.may_signal(&target.credentials));
+    let targets: Vec<i32> = targets.into_iter().filter(may).collect();
+    if targets.is_empty() {
+        return Err(Errno::EPERM);
+    }
     if signal == 0 {
         return Ok(0);
     }
-    let info = Info::from_process(number(signal)?, libc::SI_USER, task.pid, user);
+    let info = Info::from_process(number(signal)?, libc::SI_USER, task.pid, who.user.real);
     for target in targets {
         table.send(target, info);
     }

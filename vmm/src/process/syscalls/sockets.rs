@@ -6,11 +6,14 @@ use nix::errno::Errno;
 
 use super::host::{self, Arg};
 use super::pipes::pair;
-use super::{Arguments, files, unix};
+use super::{Arguments, files, names, unix};
 use crate::process::Result;
 use crate::process::task::Task;
 use crate::process::vm::lock;
 
+/// The kinds of addresses there are sockets for.
+pub const FAMILIES: [u64; 4] =
+    [libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64];
 const CLOSE: u64 = libc::SOCK_CLOEXEC as u64;
 /// Bytes of `struct sockaddr_storage`.
 const ADDRESS: u64 = 128;
@@ -21,8 +24,10 @@ const MOST_OPTION: u64 = 4096;
 pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     let task = &*task;
     Some(match number {
-        libc::SYS_socket => host::call(number, [a[0].into(), (a[1] | CLOSE).into(), a[2].into()])
+        libc::SYS_socket | libc::SYS_socketpair if !FAMILIES.contains(&a[0]) => Err(Errno::EAFNOSUPPORT),
+        libc::SYS_socket => names::call(task, number, [a[0].into(), (a[1] | CLOSE).into(), a[2].into()])
             .and_then(|fd| files::adopt(task, fd, "socket:", a[1] & CLOSE != 0)),
+        libc::SYS_socketpair if a[0] != libc::AF_UNIX as u64 => Err(Errno::EOPNOTSUPP),
         libc::SYS_socketpair => {
             let mut ends = [0; 8];
             host::call(number, [a[0].into(), (a[1] | CLOSE).into(), a[2].into(), Arg::from(&mut ends)])

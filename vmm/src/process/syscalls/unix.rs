@@ -2,7 +2,7 @@
 //! (no other thread shares it) is set for the call: to the parent directory where a socket is made, and to the VMM's own
 //! descriptors where one is reached, so that the file that was resolved below the root is the one that is reached.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -37,7 +37,7 @@ fn address(name: &[u8]) -> Result<Vec<u8>> {
 pub fn bind(task: &Task, socket: &OpenFile, to: &[u8]) -> Result {
     let Some(path) = path(to) else {
         let length = to.len() as u64;
-        return host::call(libc::SYS_bind, [socket.as_raw_fd().into(), Arg::In(to), length.into()]);
+        return names::call(task, libc::SYS_bind, [socket.as_fd().into(), Arg::In(to), length.into()]);
     };
     let (directory, name) = names::parent_of(task, libc::AT_FDCWD as u64, path)?;
     let own = address(&name)?;

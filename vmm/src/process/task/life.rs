@@ -12,7 +12,7 @@ use super::table::{Handle, Process, Status, Thread};
 use super::{Kernel, Place, Task};
 use crate::process::Result;
 use crate::process::files::Descriptors;
-use crate::process::loader::{self, Identity, Loaded, Program};
+use crate::process::loader::{self, Loaded, Program};
 use crate::process::vm::lock;
 use crate::process::vm::vcpu::Vcpu;
 
@@ -62,7 +62,6 @@ impl Kernel {
         arguments: Vec<Vec<u8>>,
         descriptors: Descriptors,
         place: Place,
-        identity: Identity,
     ) -> Result<Status> {
         gate::install();
         let mut table = lock(&self.table);
@@ -81,7 +80,7 @@ impl Kernel {
             exit_signal: 0,
             stopped: None,
             news: None,
-            identity,
+            credentials: Arc::new(self.root.authority.own().clone()),
             nice: 0,
             executable: loaded.path,
             arguments,
@@ -229,7 +228,7 @@ impl Task {
                 exit_signal: request.exit_signal,
                 stopped: None,
                 news: None,
-                identity: parent.identity,
+                credentials: parent.credentials.clone(),
                 nice: parent.nice,
                 executable: parent.executable.clone(),
                 arguments: parent.arguments.clone(),
@@ -287,9 +286,9 @@ impl Task {
     /// Executes a program in place of this one.
     pub fn execute(&mut self, program: Program) -> Result<()> {
         let kernel = self.kernel.clone();
-        let identity = lock(&kernel.table).process(self.pid)?.identity;
+        let who = self.credentials()?;
         let arguments = program.arguments.clone();
-        let loaded = loader::load(&kernel.vm, &kernel.mapped, &kernel.root, program, identity)?;
+        let loaded = loader::load(&kernel.vm, &kernel.mapped, &kernel.root, program, &who)?;
         self.become_sole()?;
 
         let mut table = lock(&kernel.table);
@@ -462,7 +461,7 @@ impl super::Table {
         let Ok(process) = self.process(pid) else { return };
         process.zombie = Some(status);
         process.pending.clear();
-        let (parent, signal, user) = (process.parent, process.exit_signal, process.identity.user);
+        let (parent, signal, user) = (process.parent, process.exit_signal, process.credentials.user.real);
         // Orphans go to the first process.
         let first = self.processes.keys().next().copied().unwrap_or(1);
         for child in self.children(pid) {

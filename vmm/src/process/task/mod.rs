@@ -23,7 +23,7 @@ use self::gate::{Event, Flag};
 use self::signal::{AlternateStack, Info, Next};
 use self::table::{Handle, Status, Table};
 use super::Result;
-use super::files::{Descriptors, OpenFile, Root};
+use super::files::{Credentials, Descriptors, OpenFile, Root};
 use super::memory::window::MappedFiles;
 use super::memory::{Failure, Memory, Resolution};
 use super::syscalls::{self, futex::Futexes};
@@ -250,6 +250,11 @@ impl Task {
     /// The open file behind a descriptor.
     pub fn file(&self, number: u64) -> Result<Arc<OpenFile>> {
         lock(&self.descriptors).get(number)
+    }
+
+    /// Who the process is.
+    pub fn credentials(&self) -> Result<Arc<Credentials>> {
+        lock(&self.kernel.table).process(self.pid).map(|process| process.credentials.clone())
     }
 
     /// The flag that ends calls of the host when this thread has something to look at.

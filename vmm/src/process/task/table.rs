@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::gate::{self, Flag};
 use super::signal::{Action, Disposition, Info, Set};
 use crate::process::Result;
-use crate::process::loader::Identity;
+use crate::process::files::Credentials;
 use crate::process::vm::vcpu::Kick;
 
 /// A thread as others see it.
@@ -100,7 +100,7 @@ pub struct Process {
     /// A stop or continuation that no wait has reported yet, as wait's status.
     pub news: Option<u32>,
     /// Who it runs as.
-    pub identity: Identity,
+    pub credentials: Arc<Credentials>,
     /// Its niceness.
     pub nice: i32,
     /// The path of its program.
