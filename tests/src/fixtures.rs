@@ -28,6 +28,13 @@ pub fn wasm_program() -> &'static Path {
     PATH.get_or_init(|| made_by("program.wasm", "wasm-program", &[]))
 }
 
+/// An OCI image layout with the tag `latest`: the tools that people run, and Python's own tests.
+pub fn tools_layout() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    let packages = "python3 sqlite3 perl git gawk xz-utils";
+    PATH.get_or_init(|| made_by("tools", "debian-image", &["latest", packages, "libpython3.[0-9]+-testsuite"]))
+}
+
 /// The fixture `name`, made by `scripts/SCRIPT PATH ARGS…` unless it is there and newer than the script; or the one in
 /// the folder named by `BERTH_FIXTURES_DIR`, as it is.
 fn made_by(name: &str, script: &str, args: &[&str]) -> PathBuf {

@@ -16,6 +16,7 @@ use super::files::{Authority, Credentials, Descriptors, OpenFile, Root};
 use super::loader::{self, Program};
 use super::memory::window::MappedFiles;
 use super::syscalls::futex::Futexes;
+use super::syscalls::limits::Limits;
 use super::task::alarm::Alarms;
 use super::task::signal::Info;
 use super::task::table::Status;
@@ -106,10 +107,14 @@ pub fn run(config: Config) -> Result<i32, RunError> {
     let mapped = MappedFiles::default();
     let arguments = config.arguments.clone();
     let program = Program { file, path, arguments: config.arguments, environment: config.environment };
-    let loaded =
-        loader::load(&vm, &mapped, &root, program, who).map_err(|error| RunError::NotExecutable(shown, error))?;
+    let loaded = loader::load(&vm, &mapped, &root, program, who).map_err(|error| match error {
+        // What it asks to be loaded by is not there.
+        Errno::ENOENT => RunError::NotFound(shown),
+        other => RunError::NotExecutable(shown, other),
+    })?;
 
-    let mut descriptors = Descriptors::default();
+    let limits = Limits::own();
+    let mut descriptors = Descriptors::new(limits.descriptors());
     let streams = [
         std::io::stdin().as_fd().try_clone_to_owned(),
         std::io::stdout().as_fd().try_clone_to_owned(),
@@ -125,7 +130,7 @@ pub fn run(config: Config) -> Result<i32, RunError> {
         mapped,
         root,
         devices: devices(),
-        own_descriptors: File::open("/proc/self/fd").ok().map(Into::into),
+        own: File::open("/proc/self").ok().map(Into::into),
         table: Mutex::default(),
         changed: Event::default(),
         alarms: Alarms::default(),
@@ -144,7 +149,8 @@ pub fn run(config: Config) -> Result<i32, RunError> {
     confine()?;
     forward_signals(&kernel).map_err(setup("wait for signals"))?;
     let place = Place { directory: Arc::new(directory), umask: 0o022 };
-    let status = kernel.run_first(loaded, arguments, descriptors, place).map_err(setup("run the first process"))?;
+    let status =
+        kernel.run_first(loaded, arguments, descriptors, place, limits).map_err(setup("run the first process"))?;
     Ok(match status {
         Status::Exited(code) => i32::from(code),
         Status::Killed(signal) => 128 + i32::from(signal),

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::process::Result;
 
 /// Most descriptors of one process.
-pub const MOST_DESCRIPTORS: u64 = 1024;
+pub const MOST_DESCRIPTORS: u64 = 1 << 20;
 
 /// An open file: one open file description of the host.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub enum Kind {
     Plain,
     /// A directory of ours: a memory file of entries.
     Listing,
+    /// Signals of the process that reads it; to the host an event counter.
+    Signals,
 }
 
 impl AsFd for OpenFile {
@@ -64,45 +66,54 @@ struct Descriptor {
 }
 
 /// The descriptors of a process.
-#[derive(Debug, Clone, Default)]
-pub struct Descriptors(BTreeMap<i32, Descriptor>);
+#[derive(Debug, Clone)]
+pub struct Descriptors {
+    open: BTreeMap<i32, Descriptor>,
+    /// All are below this, `RLIMIT_NOFILE`.
+    pub limit: u64,
+}
 
 impl Descriptors {
+    /// None, of at most `limit`.
+    pub fn new(limit: u64) -> Self {
+        Self { open: BTreeMap::new(), limit: limit.min(MOST_DESCRIPTORS) }
+    }
+
     /// The open file behind a descriptor.
     pub fn get(&self, number: u64) -> Result<Arc<OpenFile>> {
         // As the kernel does: an `unsigned int`.
-        self.0.get(&(number as i32)).map(|descriptor| descriptor.file.clone()).ok_or(Errno::EBADF)
+        self.open.get(&(number as i32)).map(|descriptor| descriptor.file.clone()).ok_or(Errno::EBADF)
     }
 
     /// The lowest free descriptor from `from` on for `file`.
     pub fn add(&mut self, file: Arc<OpenFile>, close_on_exec: bool, from: u64) -> Result {
-        if from >= MOST_DESCRIPTORS {
+        if from >= self.limit {
             return Err(Errno::EINVAL);
         }
-        let free = (from as i32..MOST_DESCRIPTORS as i32).find(|number| !self.0.contains_key(number));
+        let free = (from as i32..self.limit as i32).find(|number| !self.open.contains_key(number));
         let number = free.ok_or(Errno::EMFILE)?;
-        self.0.insert(number, Descriptor { file, close_on_exec });
+        self.open.insert(number, Descriptor { file, close_on_exec });
         Ok(number as u64)
     }
 
     /// Makes `number` stand for `file`, whatever it stood for.
     pub fn set(&mut self, number: u64, file: Arc<OpenFile>, close_on_exec: bool) -> Result {
-        if number >= MOST_DESCRIPTORS {
+        if number >= self.limit {
             return Err(Errno::EBADF);
         }
-        self.0.insert(number as i32, Descriptor { file, close_on_exec });
+        self.open.insert(number as i32, Descriptor { file, close_on_exec });
         Ok(number)
     }
 
     /// Closes a descriptor; the file is closed with the last reference to it.
     pub fn close(&mut self, number: u64) -> Result<Arc<OpenFile>> {
-        self.0.remove(&(number as i32)).map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
+        self.open.remove(&(number as i32)).map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
     }
 
     /// Closes or marks all descriptors from `first` to `last`.
     pub fn close_range(&mut self, first: u64, last: u64, mark_only: bool) {
         let last = last.min(MOST_DESCRIPTORS);
-        self.0.retain(|&number, descriptor| {
+        self.open.retain(|&number, descriptor| {
             let within = (first..=last).contains(&(number as u64));
             descriptor.close_on_exec |= within && mark_only;
             !within || mark_only
@@ -111,21 +122,21 @@ impl Descriptors {
 
     /// Whether a descriptor is closed by execve.
     pub fn close_on_exec(&self, number: u64) -> Result<bool> {
-        self.0.get(&(number as i32)).map(|descriptor| descriptor.close_on_exec).ok_or(Errno::EBADF)
+        self.open.get(&(number as i32)).map(|descriptor| descriptor.close_on_exec).ok_or(Errno::EBADF)
     }
 
     /// Sets whether a descriptor is closed by execve.
     pub fn set_close_on_exec(&mut self, number: u64, value: bool) -> Result<()> {
-        self.0.get_mut(&(number as i32)).map(|descriptor| descriptor.close_on_exec = value).ok_or(Errno::EBADF)
+        self.open.get_mut(&(number as i32)).map(|descriptor| descriptor.close_on_exec = value).ok_or(Errno::EBADF)
     }
 
     /// What execve does.
     pub fn execute(&mut self) {
-        self.0.retain(|_, descriptor| !descriptor.close_on_exec);
+        self.open.retain(|_, descriptor| !descriptor.close_on_exec);
     }
 
     /// The descriptors in use.
     pub fn numbers(&self) -> Vec<i32> {
-        self.0.keys().copied().collect()
+        self.open.keys().copied().collect()
     }
 }

@@ -2,11 +2,11 @@
 //! directories of processes is made here: a file's contents are written to a memory file when it is opened.
 
 use std::fmt::Write as _;
-use std::io::{Seek as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::descriptors::Kind;
@@ -14,6 +14,7 @@ use super::{Ids, OpenFile};
 use crate::process::Result;
 use crate::process::memory::area::Source;
 use crate::process::task::Task;
+use crate::process::task::signal::Set;
 use crate::process::vm::{layout, lock};
 
 /// What a path below `/proc` or `/dev` stands for.
@@ -99,10 +100,17 @@ fn process(task: &Task, pid: i32, name: &[u8]) -> Result<Entry> {
             let who = record.credentials.clone();
             let ids = |ids: Ids| format!("{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.effective);
             let groups: Vec<String> = who.groups.iter().map(ToString::to_string).collect();
+            let set = |wanted: fn(u64) -> bool| {
+                let signals = (1..=64u8).filter(|&signal| wanted(record.actions[usize::from(signal)].handler));
+                signals.fold(0, |set, signal| set | Set::one(signal).0)
+            };
+            let (ignored, caught) = (set(|handler| handler == 1), set(|handler| handler > 1));
+            let blocked = record.threads.get(&pid).map_or(0, |thread| thread.blocked.0);
             let (permitted, effective) = (who.permitted.bits(), who.capabilities().bits());
             let text = format!(
                 "Name:\t{short}\nState:\t{state}\nTgid:\t{pid}\nPid:\t{pid}\nPPid:\t{parent}\nTracerPid:\t0\n\
                  Uid:\t{}\nGid:\t{}\nGroups:\t{} \nThreads:\t{threads}\n\
+                 SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n\
                  CapInh:\t{:016x}\nCapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n",
                 ids(who.user),
                 ids(who.group),
@@ -115,7 +123,11 @@ fn process(task: &Task, pid: i32, name: &[u8]) -> Result<Entry> {
             drop(table);
             Entry::File(maps(task))
         }
-        b"mounts" => Entry::File(b"rootfs / rootfs rw 0 0\n".to_vec()),
+        // The sandbox's mounts are all there are.
+        b"mounts" | b"mountinfo" | b"mountstats" => {
+            drop(table);
+            Entry::File(own_file(task, name)?)
+        }
         b"cgroup" => Entry::File(b"0::/\n".to_vec()),
         b"fd" if own => {
             let numbers = lock(&task.descriptors).numbers();
@@ -131,8 +143,29 @@ fn process(task: &Task, pid: i32, name: &[u8]) -> Result<Entry> {
     })
 }
 
-const NAMES: [&[u8]; 10] =
-    [b"cgroup", b"cmdline", b"comm", b"cwd", b"exe", b"fd", b"maps", b"mounts", b"stat", b"status"];
+const NAMES: [&[u8]; 12] = [
+    b"cgroup",
+    b"cmdline",
+    b"comm",
+    b"cwd",
+    b"exe",
+    b"fd",
+    b"maps",
+    b"mountinfo",
+    b"mounts",
+    b"mountstats",
+    b"stat",
+    b"status",
+];
+
+/// A file that says the same of the VMM as of any process of the guest.
+fn own_file(task: &Task, name: &[u8]) -> Result<Vec<u8>> {
+    let directory = task.kernel.own.as_ref().ok_or(Errno::ENOENT)?;
+    let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH);
+    let mut text = Vec::new();
+    let read = std::fs::File::from(openat2(directory, name, how)?).read_to_end(&mut text);
+    read.map(|_| text).map_err(|_| Errno::EIO)
+}
 
 fn maps(task: &Task) -> Vec<u8> {
     let memory = lock(&task.memory);

@@ -31,6 +31,7 @@ const AT_CLKTCK: u64 = 17;
 const AT_SECURE: u64 = 23;
 const AT_RANDOM: u64 = 25;
 const AT_EXECFN: u64 = 31;
+const AT_SYSINFO_EHDR: u64 = 33;
 const AT_MINSIGSTKSZ: u64 = 51;
 
 /// What the auxiliary vector says of a program.
@@ -101,6 +102,7 @@ pub fn build(
         (AT_RANDOM, base + random_at),
         (AT_EXECFN, base + path_at),
         (AT_MINSIGSTKSZ, 2048),
+        (AT_SYSINFO_EHDR, layout::VDSO),
         (0, 0),
     ];
     let mut words = vec![arguments.len() as u64];

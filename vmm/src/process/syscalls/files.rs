@@ -5,9 +5,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use nix::errno::Errno;
 
 use super::host::{self, Arg};
-use super::{Arguments, names};
+use super::{Arguments, names, signals};
 use crate::process::Result;
-use crate::process::files::OpenFile;
+use crate::process::files::{Kind, OpenFile};
 use crate::process::plain::word;
 use crate::process::task::Task;
 use crate::process::vm::lock;
@@ -28,6 +28,10 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         libc::SYS_writev => parts(task, a[1], a[2]).and_then(|parts| write(task, a[0], &parts, None)),
         libc::SYS_preadv => parts(task, a[1], a[2]).and_then(|parts| read(task, a[0], &parts, Some(a[3]))),
         libc::SYS_pwritev => parts(task, a[1], a[2]).and_then(|parts| write(task, a[0], &parts, Some(a[3]))),
+        // Flags ask for what cannot be promised here.
+        libc::SYS_preadv2 | libc::SYS_pwritev2 if a[5] != 0 => Err(Errno::EOPNOTSUPP),
+        libc::SYS_preadv2 => parts(task, a[1], a[2]).and_then(|parts| read(task, a[0], &parts, unless_here(a[3]))),
+        libc::SYS_pwritev2 => parts(task, a[1], a[2]).and_then(|parts| write(task, a[0], &parts, unless_here(a[3]))),
         libc::SYS_close => lock(&task.descriptors).close(a[0]).map(|_| 0),
         libc::SYS_close_range => {
             let mark = a[2] & u64::from(libc::CLOSE_RANGE_CLOEXEC) != 0;
@@ -71,6 +75,11 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     })
 }
 
+/// An offset; -1 means where the file stands.
+fn unless_here(offset: u64) -> Option<u64> {
+    Some(offset).filter(|&offset| offset != u64::MAX)
+}
+
 /// A call whose first argument is a descriptor and the others numbers.
 fn on_descriptor(task: &Task, number: i64, a: Arguments) -> Result {
     let file = task.file(a[0])?;
@@ -89,6 +98,12 @@ pub fn parts(task: &Task, address: u64, count: u64) -> Result<Vec<(u64, u64)>> {
 /// Reads into the parts, from `offset` or where the file stands.
 pub fn read(task: &Task, descriptor: u64, parts: &[(u64, u64)], offset: Option<u64>) -> Result {
     let file = task.file(descriptor)?;
+    if file.kind == Kind::Signals {
+        let room = parts.iter().map(|part| part.1).fold(0, u64::saturating_add).min(MOST_BYTES);
+        let records = signals::read_signals(task, &file, room as usize)?;
+        scatter(task, parts, &records)?;
+        return Ok(records.len() as u64);
+    }
     let wanted = parts.iter().map(|part| part.1).fold(0, u64::saturating_add).min(MOST_BYTES);
     let mut buffer = vec![0; wanted as usize];
     let fd = file.as_raw_fd();
@@ -134,7 +149,7 @@ pub fn write(task: &Task, descriptor: u64, parts: &[(u64, u64)], offset: Option<
         Some(at) => host::call(libc::SYS_pwrite64, [fd.into(), Arg::In(&bytes), length.into(), at.into()]),
     };
     if written == Err(Errno::EPIPE) {
-        super::signals::send_self(task, libc::SIGPIPE);
+        signals::send_self(task, libc::SIGPIPE);
     }
     written
 }

@@ -1,11 +1,10 @@
-//! Where a program is: limits, names, random bytes, scheduling.
+//! Where a program is: names, random bytes, scheduling.
 
 use nix::errno::Errno;
 
 use super::Arguments;
 use super::host::{self, Arg};
 use crate::process::Result;
-use crate::process::files::MOST_DESCRIPTORS;
 use crate::process::task::Task;
 use crate::process::task::table::Process;
 use crate::process::vm::lock;
@@ -27,15 +26,6 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             host::call(number, [Arg::Out(&mut bytes), length.into(), a[2].into()])
                 .and_then(|read| write(a[0], &bytes[..read as usize]).map(|_| read))
         }
-        libc::SYS_getrlimit => write(a[1], &limit(a[0])),
-        libc::SYS_prlimit64 => {
-            if a[3] == 0 {
-                Ok(0)
-            } else {
-                write(a[3], &limit(a[1]))
-            }
-        }
-        libc::SYS_getrusage => write(a[1], &[0; size_of::<libc::rusage>()]),
         libc::SYS_sysinfo => {
             let mut bytes = [0; 112];
             host::call(number, [Arg::from(&mut bytes)]).and_then(|_| write(a[0], &bytes))
@@ -51,8 +41,13 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         | libc::SYS_sched_setscheduler
         | libc::SYS_sched_setparam
         | libc::SYS_membarrier
-        | libc::SYS_sched_getscheduler
-        | libc::SYS_setrlimit => Ok(0),
+        | libc::SYS_sched_getscheduler => Ok(0),
+        // Every program is scheduled the ordinary way.
+        libc::SYS_sched_get_priority_max | libc::SYS_sched_get_priority_min => match a[0] as i32 {
+            libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE => Ok(0),
+            libc::SCHED_FIFO | libc::SCHED_RR => Ok(if number == libc::SYS_sched_get_priority_max { 99 } else { 1 }),
+            _ => Err(Errno::EINVAL),
+        },
         libc::SYS_sched_getparam => write(a[1], &[0; 4]),
         // Niceness is kept, and has no effect: the sandbox's share of the processor is its control group's.
         libc::SYS_getpriority => with_target(task, a, |process| (20 - i64::from(process.nice)).cast_unsigned()),
@@ -90,20 +85,5 @@ fn uname(host_name: &[u8]) -> Vec<u8> {
         let length = from.len().min(UTSNAME_FIELD - 1);
         to[..length].copy_from_slice(&from[..length]);
     }
-    bytes
-}
-
-/// `struct rlimit64` of a resource: soft and hard limit.
-fn limit(resource: u64) -> [u8; 16] {
-    let (soft, hard) = match resource as u32 {
-        libc::RLIMIT_STACK => (8 << 20, u64::MAX),
-        libc::RLIMIT_NOFILE => (MOST_DESCRIPTORS, MOST_DESCRIPTORS),
-        libc::RLIMIT_NPROC => (4096, 4096),
-        libc::RLIMIT_CORE => (0, 0),
-        _ => (u64::MAX, u64::MAX),
-    };
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&soft.to_le_bytes());
-    bytes[8..].copy_from_slice(&hard.to_le_bytes());
     bytes
 }

@@ -30,7 +30,12 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             _ => Ok(0),
         },
         // Shared mappings are the page cache itself; the rest is advice.
-        libc::SYS_msync | libc::SYS_mlock | libc::SYS_munlock | libc::SYS_mlockall | libc::SYS_munlockall => Ok(0),
+        libc::SYS_msync
+        | libc::SYS_mlock
+        | libc::SYS_mlock2
+        | libc::SYS_munlock
+        | libc::SYS_mlockall
+        | libc::SYS_munlockall => Ok(0),
         _ => return None,
     })
 }

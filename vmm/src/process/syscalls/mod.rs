@@ -8,12 +8,15 @@
 //! | [`pipes`] | pipe, eventfd, memfd, socketpair's kin |
 //! | [`processes`] | clone, execve, exit, wait, groups, sessions, prctl |
 //! | [`futex`] | futex, robust lists |
-//! | [`signals`] | actions, masks, kill, sigsuspend, alternate stacks, interval timers |
+//! | [`signals`] | actions, masks, kill, sigsuspend, alternate stacks, signalfd |
+//! | [`timers`] | alarm, setitimer, timer_create |
+//! | [`limits`] | limits, rusage, times |
 //! | [`time`] | clocks, sleeping, timerfd |
 //! | [`poll`] | poll, select, epoll |
-//! | [`sockets`], [`messages`], [`unix`] | sockets, in the sandbox's network namespace; local ones by paths below the root |
+//! | [`sockets`], [`messages`] | sockets, in the sandbox's network namespace |
+//! | [`unix`] | local sockets by paths below the root; watching files |
 //! | [`credentials`] | users, groups, capabilities |
-//! | [`identity`] | limits, uname, random, scheduling |
+//! | [`identity`] | uname, random, scheduling |
 //!
 //! What is not there is refused with `ENOSYS`. What differs: signals reach
 //! the first process only where it handles them, as in a container; one process group's locks of fcntl(2) are held by the open
@@ -24,6 +27,7 @@ pub mod files;
 pub mod futex;
 pub mod host;
 pub mod identity;
+pub mod limits;
 pub mod memory;
 pub mod messages;
 pub mod names;
@@ -33,6 +37,7 @@ pub mod processes;
 pub mod signals;
 pub mod sockets;
 pub mod time;
+pub mod timers;
 pub mod unix;
 
 use nix::errno::Errno;
@@ -69,6 +74,8 @@ pub fn dispatch(task: &mut Task, number: u64, arguments: Arguments) -> Result<An
         futex::serve,
         signals::serve,
         time::serve,
+        timers::serve,
+        limits::serve,
         processes::serve,
         pipes::serve,
         poll::serve,
@@ -76,6 +83,7 @@ pub fn dispatch(task: &mut Task, number: u64, arguments: Arguments) -> Result<An
         credentials::serve,
         sockets::serve,
         messages::serve,
+        unix::serve,
     ];
     categories
         .into_iter()

@@ -12,6 +12,7 @@ use super::host::{self, Arg, terminated};
 use crate::process::Result;
 use crate::process::files::proc::{self, Entry};
 use crate::process::files::{Kind, OpenFile, join, normal};
+use crate::process::plain::{word, words};
 use crate::process::task::Task;
 use crate::process::vm::lock;
 
@@ -87,6 +88,7 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         libc::SYS_symlinkat => symlink(task, a[0], a[1], a[2]),
         libc::SYS_chmod => change_mode(task, HERE, a[0], a[1], 0),
         libc::SYS_fchmodat => change_mode(task, a[0], a[1], a[2], 0),
+        libc::SYS_fchmodat2 => change_mode(task, a[0], a[1], a[2], a[3]),
         libc::SYS_chown => change_owner(task, [HERE, a[0], a[1], a[2], 0]),
         libc::SYS_lchown => change_owner(task, [HERE, a[0], a[1], a[2], NO_FOLLOW]),
         libc::SYS_fchownat => change_owner(task, [a[0], a[1], a[2], a[3], a[4]]),
@@ -94,6 +96,9 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             task.file(a[0]).and_then(|file| call(task, number, [file.as_fd().into(), a[1].into(), a[2].into()]))
         }
         libc::SYS_utimensat => change_times(task, a),
+        libc::SYS_utime => old_times(task, HERE, a[0], a[1], 8, 0),
+        libc::SYS_utimes => old_times(task, HERE, a[0], a[1], 16, 1000),
+        libc::SYS_futimesat => old_times(task, a[0], a[1], a[2], 16, 1000),
         libc::SYS_truncate => open_file(task, HERE, a[0], OFlag::O_WRONLY, 0)
             .and_then(|file| host::call(libc::SYS_ftruncate, [file.as_raw_fd().into(), a[1].into()])),
         libc::SYS_umask => {
@@ -361,4 +366,19 @@ fn change_times(task: &Task, [directory, address, times, flags, ..]: Arguments) 
     }
     let times: [u8; 32] = lock(&task.memory).array(times)?;
     call(task, libc::SYS_utimensat, [fd.into(), Arg::In(b"\0"), Arg::In(&times), EMPTY_PATH.into()])
+}
+
+/// The calls before `utimensat`: two times of `size` bytes each, whose fractions are `unit` nanoseconds, if they have any.
+fn old_times(task: &Task, directory: u64, address: u64, times: u64, size: u64, unit: u64) -> Result {
+    let file = target(task, directory, address, 0)?;
+    let given = match times {
+        0 => None,
+        at => Some(lock(&task.memory).bytes(at, 2 * size)?),
+    };
+    let whole = given.map(|bytes| {
+        let times = bytes.chunks_exact(size as usize);
+        words(&times.flat_map(|time| [word(time, 0), word(time, 8).wrapping_mul(unit)]).collect::<Vec<_>>())
+    });
+    let times = whole.as_ref().map_or(Arg::Word(0), |times| Arg::In(times));
+    call(task, libc::SYS_utimensat, [file.as_fd().into(), Arg::In(b"\0"), times, EMPTY_PATH.into()])
 }

@@ -9,11 +9,12 @@ use super::signals::with_mask;
 use super::time::{Deadline, bytes, timespec};
 use super::{Arguments, files};
 use crate::process::Result;
-use crate::process::files::MOST_DESCRIPTORS;
 use crate::process::plain::{half, word};
 use crate::process::task::Task;
 use crate::process::vm::lock;
 
+/// Most descriptors of one `select`, as in `fd_set`.
+const MOST_SELECTED: u64 = 1024;
 /// Most events of one `epoll_wait`.
 const MOST_EVENTS: u64 = 1024;
 const EPOLL_EVENT: u64 = 12;
@@ -42,6 +43,13 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         libc::SYS_epoll_ctl => epoll_control(task, a),
         libc::SYS_epoll_wait => epoll_wait(task, a),
         libc::SYS_epoll_pwait => with_mask(task, a[4], |task| epoll_wait(task, a)),
+        libc::SYS_epoll_pwait2 => timeout(task, a[3]).and_then(|deadline| {
+            let left = deadline.map(|deadline| deadline.left());
+            // Rounded up: it is not to end before its time.
+            let left = left.map_or(-1, |left| left.tv_sec.saturating_mul(1000) + (left.tv_nsec + 999_999) / 1_000_000);
+            let left = left.min(i32::MAX.into()).cast_unsigned();
+            with_mask(task, a[4], |task| epoll_wait(task, [a[0], a[1], a[2], left, 0, 0]))
+        }),
         _ => return None,
     })
 }
@@ -68,7 +76,7 @@ fn host_poll(task: &Task, descriptors: &mut [u8], deadline: Option<Deadline>) ->
 }
 
 fn poll(task: &Task, address: u64, count: u64, deadline: Option<Deadline>) -> Result {
-    if count > MOST_DESCRIPTORS {
+    if count > lock(&task.descriptors).limit {
         return Err(Errno::EINVAL);
     }
     let mut guest = lock(&task.memory).bytes(address, count * 8)?;
@@ -116,7 +124,7 @@ const SETS: [(i16, i16); 3] = [
 ];
 
 fn select(task: &Task, a: Arguments, deadline: Option<Deadline>) -> Result {
-    let count = a[0].min(MOST_DESCRIPTORS);
+    let count = a[0].min(MOST_SELECTED);
     let length = count.div_ceil(64) * 8;
     let mut sets = Vec::new();
     for &address in &a[1..4] {

@@ -176,7 +176,7 @@ fn wait4(task: &mut Task, [wanted, status, options, usage, ..]: Arguments) -> Re
         memory.write(status, &found.status.to_le_bytes())?;
     }
     if usage != 0 {
-        memory.write(usage, &[0; size_of::<libc::rusage>()])?;
+        memory.write(usage, &super::limits::usage(found.spent))?;
     }
     Ok(found.pid as u64)
 }

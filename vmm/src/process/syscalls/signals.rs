@@ -1,14 +1,16 @@
-//! Signals: actions, masks, sending, waiting for them.
+//! Signals: actions, masks, sending, waiting for them, also by reading a descriptor.
 
-use std::time::Duration;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::Arguments;
+use super::host::{self, Arg};
 use super::time::{Deadline, timespec};
 use crate::process::Result;
+use crate::process::files::{Kind, OpenFile};
 use crate::process::plain::word;
-use crate::process::task::alarm::Timer;
 use crate::process::task::signal::{Action, AlternateStack, Info, Set};
 use crate::process::task::table::Status;
 use crate::process::task::{Answer, Task};
@@ -35,14 +37,10 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         libc::SYS_kill => kill(task, a[0] as i32, a[1]),
         libc::SYS_tkill => kill_thread(task, None, a[0] as i32, a[1]),
         libc::SYS_tgkill => kill_thread(task, Some(a[0] as i32), a[1] as i32, a[2]),
-        libc::SYS_rt_sigqueueinfo => queue(task, a),
-        libc::SYS_alarm => {
-            let before =
-                task.kernel.alarms.set(&task.kernel, task.pid, Timer::once(Duration::from_secs(a[0] & 0xffff_ffff)));
-            Ok(before.left().as_secs() + u64::from(before.left().subsec_nanos() > 0))
-        }
-        libc::SYS_getitimer => interval_timer(task, a[0], 0, a[1]),
-        libc::SYS_setitimer => interval_timer(task, a[0], a[1], a[2]),
+        libc::SYS_rt_sigqueueinfo => queue(task, None, a[0], a[1], a[2]),
+        libc::SYS_rt_tgsigqueueinfo => queue(task, Some(a[1] as i32), a[0], a[2], a[3]),
+        libc::SYS_signalfd => signal_file(task, a, 0),
+        libc::SYS_signalfd4 => signal_file(task, a, a[3]),
         _ => return None,
     })
 }
@@ -55,7 +53,8 @@ pub fn return_from_handler(task: &mut Task) -> Result<Answer> {
     Ok(Answer::Registers)
 }
 
-fn number(signal: u64) -> Result<u8> {
+/// The number of a signal that exists.
+pub fn number(signal: u64) -> Result<u8> {
     u8::try_from(signal).ok().filter(|signal| (1..=64).contains(signal)).ok_or(Errno::EINVAL)
 }
 
@@ -175,12 +174,8 @@ fn timed_wait(task: &mut Task, [set, info, timeout, ..]: Arguments) -> Result {
         task.handle.flag.take();
         let mut table = lock(&task.kernel.table);
         let process = table.process(task.pid)?;
+        let taken = process.take(task.tid, |signal| set.has(signal));
         let thread = process.threads.get_mut(&task.tid).ok_or(Errno::ESRCH)?;
-        let wanted = |info: &Info| set.has(info.signal);
-        let taken = match thread.pending.iter().position(wanted) {
-            Some(at) => thread.pending.remove(at),
-            None => process.pending.iter().position(wanted).and_then(|at| process.pending.remove(at)),
-        };
         thread.awaited = if taken.is_some() { Set::default() } else { set };
         drop(table);
         if let Some(taken) = taken {
@@ -210,31 +205,6 @@ fn await_nothing(task: &Task) -> Result<()> {
     let thread = table.process(task.pid)?.threads.get_mut(&task.tid).ok_or(Errno::ESRCH)?;
     thread.awaited = Set::default();
     Ok(())
-}
-
-fn interval_timer(task: &Task, which: u64, new: u64, old: u64) -> Result {
-    // Clocks of a process's own time would count the VMM's.
-    if which as i32 != libc::ITIMER_REAL {
-        return Err(Errno::ENOSYS);
-    }
-    let before = if new == 0 {
-        task.kernel.alarms.get(task.pid)
-    } else {
-        let bytes: [u8; 32] = lock(&task.memory).array(new)?;
-        let word = |at: usize| word(&bytes, at * 8);
-        if word(1) >= 1_000_000 || word(3) >= 1_000_000 {
-            return Err(Errno::EINVAL);
-        }
-        let time = |at: usize| Duration::from_secs(word(at).min(1 << 32)) + Duration::from_micros(word(at + 1));
-        task.kernel.alarms.set(&task.kernel, task.pid, Timer::new(time(2), time(0)))
-    };
-    if old != 0 {
-        let times = [before.interval, before.left()];
-        let words = times.iter().flat_map(|time| [time.as_secs(), u64::from(time.subsec_micros())]);
-        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-        lock(&task.memory).write(old, &bytes)?;
-    }
-    Ok(0)
 }
 
 fn alternate_stack(task: &mut Task, new: u64, old: u64) -> Result {
@@ -307,10 +277,90 @@ fn kill_thread(task: &Task, process: Option<i32>, thread: i32, signal: u64) -> R
     table.send_to_thread(found, thread, info).map(|()| 0)
 }
 
-fn queue(task: &Task, [target, signal, info, ..]: Arguments) -> Result {
+fn queue(task: &Task, thread: Option<i32>, target: u64, signal: u64, info: u64) -> Result {
     let bytes: [u8; 128] = lock(&task.memory).array(info)?;
+    let info = Info::from_bytes(number(signal)?, &bytes);
+    let target = target as i32;
     let mut table = lock(&task.kernel.table);
-    table.process(target as i32)?;
-    table.send(target as i32, Info::from_bytes(number(signal)?, &bytes));
+    let who = table.process(task.pid)?.credentials.clone();
+    if !who.may_signal(&table.process(target)?.credentials) {
+        return Err(Errno::EPERM);
+    }
+    match thread {
+        Some(thread) => table.send_to_thread(target, thread, info)?,
+        None => table.send(target, info),
+    }
     Ok(0)
+}
+
+/// Bytes of `struct signalfd_siginfo`.
+const SIGNAL_RECORD: usize = 128;
+/// The code of a signal from a timer.
+pub const SI_TIMER: i32 = -2;
+
+/// A descriptor that signals are read from (signalfd(2)): an event of the host that counts up when one of them comes, so
+/// that it can be waited for like any other.
+fn signal_file(task: &Task, [descriptor, mask, size, ..]: Arguments, flags: u64) -> Result {
+    if size != 8 {
+        return Err(Errno::EINVAL);
+    }
+    let mask = Set(lock(&task.memory).word(mask)?).blockable();
+    if descriptor as i32 != -1 {
+        let file = task.file(descriptor)?;
+        lock(&task.kernel.table).process(task.pid)?.watch(&file, mask);
+        return Ok(descriptor);
+    }
+    let fd = host::call(libc::SYS_eventfd2, [0.into(), (flags | libc::EFD_CLOEXEC as u64).into()])?;
+    // SAFETY: the host has just given this descriptor to nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let file = Arc::new(OpenFile::of(fd, b"anon_inode:[signalfd]".to_vec(), Kind::Signals));
+    let number = lock(&task.descriptors).add(file.clone(), flags & libc::SFD_CLOEXEC as u64 != 0, 0)?;
+    lock(&task.kernel.table).process(task.pid)?.watch(&file, mask);
+    Ok(number)
+}
+
+/// Reads as many signals as fit, waiting for the first where the descriptor says so.
+pub fn read_signals(task: &Task, file: &OpenFile, room: usize) -> Result<Vec<u8>> {
+    if room < SIGNAL_RECORD {
+        return Err(Errno::EINVAL);
+    }
+    loop {
+        // The event counts no more; what is left beyond the room makes it count again.
+        let mut count = [0; 8];
+        host::blocking(task.flag(), libc::SYS_read, [file.as_raw_fd().into(), Arg::from(&mut count), 8.into()])?;
+        let mut records = Vec::new();
+        let mut table = lock(&task.kernel.table);
+        let process = table.process(task.pid)?;
+        let mask = process.watched(file);
+        while records.len() + SIGNAL_RECORD <= room
+            && let Some(info) = process.take(task.tid, |signal| mask.has(signal))
+        {
+            records.extend_from_slice(&record(&info));
+        }
+        process.tell_files();
+        if !records.is_empty() {
+            return Ok(records);
+        }
+    }
+}
+
+/// A signal as `struct signalfd_siginfo`.
+fn record(info: &Info) -> [u8; SIGNAL_RECORD] {
+    let mut bytes = [0; SIGNAL_RECORD];
+    let mut put = |at: usize, number: u32| bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    let [low, high] = [info.fields[0] as u32, (info.fields[0] >> 32) as u32];
+    put(0, info.signal.into());
+    put(8, info.code.cast_unsigned());
+    // Who sent it; of a child how it ended; of a timer which, and its value.
+    if info.code == SI_TIMER {
+        put(24, low);
+        put(32, high);
+    } else {
+        put(12, low);
+        put(16, high);
+        put(40, info.fields[1] as u32);
+    }
+    put(44, info.fields[1] as u32);
+    bytes[48..56].copy_from_slice(&info.fields[1].to_le_bytes());
+    bytes
 }

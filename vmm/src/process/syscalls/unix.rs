@@ -1,6 +1,7 @@
 //! Addresses of local sockets that are paths. The host takes no descriptor for these, so the thread's working directory
 //! (no other thread shares it) is set for the call: to the parent directory where a socket is made, and to the VMM's own
 //! descriptors where one is reached, so that the file that was resolved below the root is the one that is reached.
+//! Watches of files (inotify(7)) are made in the same way.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
@@ -9,12 +10,40 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::host::{self, Arg};
-use super::names;
+use super::{Arguments, files, names};
 use crate::process::Result;
 use crate::process::files::OpenFile;
 use crate::process::plain::short;
 use crate::process::task::Task;
 use crate::process::vm::lock;
+
+/// Serves watching files.
+pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
+    let task = &*task;
+    Some(match number {
+        libc::SYS_inotify_init => watcher(task, 0),
+        libc::SYS_inotify_init1 => watcher(task, a[0]),
+        libc::SYS_inotify_add_watch => task.file(a[0]).and_then(|watcher| {
+            let mask = a[2] as u32;
+            let only = |bit: u32, flag| if mask & bit == 0 { OFlag::empty() } else { flag };
+            let flags = only(libc::IN_DONT_FOLLOW, OFlag::O_NOFOLLOW) | only(libc::IN_ONLYDIR, OFlag::O_DIRECTORY);
+            let file = names::open_file(task, libc::AT_FDCWD as u64, a[1], OFlag::O_PATH | flags, 0)?;
+            let path = by_descriptor(task, &file)?;
+            // The link in /proc has to be followed.
+            let mask = mask & !(libc::IN_DONT_FOLLOW | libc::IN_ONLYDIR);
+            host::call(number, [watcher.as_raw_fd().into(), Arg::In(&path), u64::from(mask).into()])
+        }),
+        libc::SYS_inotify_rm_watch => {
+            task.file(a[0]).and_then(|watcher| host::call(number, [watcher.as_raw_fd().into(), a[1].into()]))
+        }
+        _ => return None,
+    })
+}
+
+fn watcher(task: &Task, flags: u64) -> Result {
+    let fd = host::call(libc::SYS_inotify_init1, [(flags | libc::IN_CLOEXEC as u64).into()])?;
+    files::adopt(task, fd, "anon_inode:inotify", flags & libc::IN_CLOEXEC as u64 != 0)
+}
 
 /// Bytes of `sun_path`.
 const MOST_PATH: usize = 108;
@@ -57,8 +86,13 @@ pub fn bind(task: &Task, socket: &OpenFile, to: &[u8]) -> Result {
 pub fn reach(task: &Task, to: Vec<u8>) -> Result<(Vec<u8>, Option<Arc<OpenFile>>)> {
     let Some(path) = path(&to) else { return Ok((to, None)) };
     let file = names::open_path(task, libc::AT_FDCWD as u64, path, OFlag::O_PATH, 0)?;
-    let descriptors = task.kernel.own_descriptors.as_ref().ok_or(Errno::EOPNOTSUPP)?;
-    nix::unistd::fchdir(descriptors)?;
-    let own = address(format!("{}\0", file.as_raw_fd()).as_bytes())?;
+    let own = address(&by_descriptor(task, &file)?)?;
     Ok((own, Some(file)))
+}
+
+/// A path by which the host finds an open file, from this thread's working directory, with its zero.
+pub fn by_descriptor(task: &Task, file: &OpenFile) -> Result<Vec<u8>> {
+    let process = task.kernel.own.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+    nix::unistd::fchdir(process)?;
+    Ok(format!("fd/{}\0", file.as_raw_fd()).into_bytes())
 }

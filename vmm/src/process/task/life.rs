@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kvm_bindings::kvm_regs;
 use nix::errno::Errno;
 
 use super::gate::{self, Event};
 use super::signal::{AlternateStack, Info, Set};
-use super::table::{Handle, Process, Status, Thread};
+use super::table::{self, Handle, Process, Status, Thread};
 use super::{Kernel, Place, Task};
 use crate::process::Result;
 use crate::process::files::Descriptors;
 use crate::process::loader::{self, Loaded, Program};
+use crate::process::syscalls::limits::Limits;
 use crate::process::vm::lock;
 use crate::process::vm::vcpu::Vcpu;
 
@@ -43,6 +45,8 @@ pub struct Waited {
     pub pid: i32,
     /// Its status, encoded as wait(2) does.
     pub status: u32,
+    /// The processor time it has used, with its children's.
+    pub spent: Duration,
 }
 
 /// Everything a new host thread needs to begin.
@@ -62,6 +66,7 @@ impl Kernel {
         arguments: Vec<Vec<u8>>,
         descriptors: Descriptors,
         place: Place,
+        limits: Limits,
     ) -> Result<Status> {
         gate::install();
         let mut table = lock(&self.table);
@@ -82,6 +87,9 @@ impl Kernel {
             news: None,
             credentials: Arc::new(self.root.authority.own().clone()),
             nice: 0,
+            limits,
+            signal_files: Vec::new(),
+            spent: [Duration::ZERO; 2],
             executable: loaded.path,
             arguments,
         };
@@ -230,6 +238,9 @@ impl Task {
                 news: None,
                 credentials: parent.credentials.clone(),
                 nice: parent.nice,
+                limits: parent.limits,
+                signal_files: parent.signal_files.clone(),
+                spent: [Duration::ZERO; 2],
                 executable: parent.executable.clone(),
                 arguments: parent.arguments.clone(),
             };
@@ -290,6 +301,7 @@ impl Task {
         let arguments = program.arguments.clone();
         let loaded = loader::load(&kernel.vm, &kernel.mapped, &kernel.root, program, &who)?;
         self.become_sole()?;
+        kernel.alarms.forget(self.pid, false);
 
         let mut table = lock(&kernel.table);
         let process = table.process(self.pid)?;
@@ -385,7 +397,7 @@ impl Task {
         }
         self.release_vfork();
         let kernel = self.kernel.clone();
-        let (pid, tid) = (self.pid, self.tid);
+        let (pid, tid, host_thread) = (self.pid, self.tid, self.handle.host_thread);
         // The memory and the files go before anyone learns of the end.
         let Self { memory, descriptors, place, vcpu, .. } = self;
         drop((memory, descriptors, place));
@@ -393,9 +405,11 @@ impl Task {
 
         let mut table = lock(&kernel.table);
         if let Ok(process) = table.process(pid) {
+            process.spent[0] += table::thread_time(host_thread);
             process.threads.remove(&tid);
             if process.threads.is_empty() {
                 let status = process.ending.unwrap_or(Status::Exited(0));
+                kernel.alarms.forget(pid, true);
                 table.bury(pid, status);
             }
         }
@@ -430,10 +444,12 @@ impl Task {
             for pid in children {
                 let child = table.process(pid)?;
                 if let Some(status) = child.zombie.filter(|_| options & libc::WEXITED != 0) {
+                    let spent = child.spent.iter().sum();
                     if !keep {
                         table.processes.remove(&pid);
+                        table.process(self.pid)?.spent[1] += spent;
                     }
-                    return Ok(Some(Waited { pid, status: status.bits() }));
+                    return Ok(Some(Waited { pid, status: status.bits(), spent }));
                 }
                 let asked = |news: u32| {
                     let bit = if news == 0xffff { libc::WCONTINUED } else { libc::WUNTRACED };
@@ -443,7 +459,7 @@ impl Task {
                     if !keep {
                         child.news = None;
                     }
-                    return Ok(Some(Waited { pid, status }));
+                    return Ok(Some(Waited { pid, status, spent: Duration::ZERO }));
                 }
             }
             drop(table);

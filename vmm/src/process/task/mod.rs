@@ -3,7 +3,7 @@
 //! - [`gate`] calls that block and how they are interrupted;
 //! - [`table`] all processes and what waits for them;
 //! - [`signal`] delivery and frames;
-//! - [`alarm`] interval timers;
+//! - [`alarm`] timers that send signals;
 //! - [`life`] clone, execve, exit, wait.
 
 pub mod alarm;
@@ -43,8 +43,8 @@ pub struct Kernel {
     pub root: Root,
     /// Files of `/dev` that programs need, where the root has none: name and open file.
     pub devices: Vec<(Vec<u8>, OwnedFd)>,
-    /// The VMM's own descriptors as a directory, where there is a `/proc` to open it in.
-    pub own_descriptors: Option<OwnedFd>,
+    /// `/proc/self` of the VMM, where there is a `/proc`: its descriptors and mounts.
+    pub own: Option<OwnedFd>,
     /// All processes. A thread that holds this lock takes no other but for [`Task::place`] and [`Task::descriptors`];
     /// one that holds the futexes' may take the memory's. Otherwise one is held at a time.
     pub table: Mutex<Table>,

@@ -210,19 +210,15 @@ impl Task {
             if process.ending.is_some() || process.sole.is_some_and(|sole| sole != self.tid) {
                 return Next::End;
             }
-            let Some(thread) = process.threads.get_mut(&self.tid) else { return Next::End };
+            let Some(thread) = process.threads.get(&self.tid) else { return Next::End };
+            let blocked = thread.blocked;
             if process.stopped.is_some() {
                 drop(table);
                 let _ = kernel.changed.wait(&self.handle.flag, seen, None);
                 continue;
             }
-            let blocked = thread.blocked;
-            let ready = |info: &Info| !blocked.has(info.signal);
-            let taken = match thread.pending.iter().position(ready) {
-                Some(at) => thread.pending.remove(at),
-                None => process.pending.iter().position(ready).and_then(|at| process.pending.remove(at)),
-            };
-            let Some(info) = taken else {
+            let Some(info) = process.take(self.tid, |signal| !blocked.has(signal)) else {
+                let Some(thread) = process.threads.get_mut(&self.tid) else { return Next::End };
                 if let Some(restore) = thread.restore.take() {
                     thread.blocked = restore;
                     continue;
@@ -249,6 +245,7 @@ impl Task {
                     return Next::End;
                 }
                 Disposition::Handle => {
+                    let Some(thread) = process.threads.get_mut(&self.tid) else { return Next::End };
                     let old = thread.restore.take().unwrap_or(blocked);
                     let mut mask = Set(old.0 | blocked.0 | action.mask.0);
                     if !action.has(libc::SA_NODEFER) {

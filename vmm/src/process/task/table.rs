@@ -1,7 +1,9 @@
 //! The table of processes: who is whose child, what waits to be delivered, who is to end. One lock, held briefly.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -9,6 +11,9 @@ use super::gate::{self, Flag};
 use super::signal::{Action, Disposition, Info, Set};
 use crate::process::Result;
 use crate::process::files::Credentials;
+use crate::process::files::OpenFile;
+use crate::process::syscalls::host::{self, Arg};
+use crate::process::syscalls::limits::Limits;
 use crate::process::vm::vcpu::Kick;
 
 /// A thread as others see it.
@@ -103,6 +108,12 @@ pub struct Process {
     pub credentials: Arc<Credentials>,
     /// Its niceness.
     pub nice: i32,
+    /// Its limits, which its children inherit.
+    pub limits: Limits,
+    /// The descriptors that signals are read from, with which they are.
+    pub signal_files: Vec<(Set, Weak<OpenFile>)>,
+    /// Processor time of its threads that have ended, and of its children that were waited for.
+    pub spent: [Duration; 2],
     /// The path of its program.
     pub executable: Vec<u8>,
     /// Its arguments, as `/proc/self/cmdline` shows them.
@@ -171,6 +182,7 @@ impl Table {
             return;
         }
         process.pending.push_back(info);
+        process.tell_files();
         let ready = |thread: &&Thread| thread.takes(info.signal);
         let chosen = process.threads.values().find(ready);
         if let Some(handle) = chosen.and_then(|thread| thread.handle.as_ref()) {
@@ -194,6 +206,8 @@ impl Table {
         if info.signal >= 32 || !thread.pending.iter().any(|other| other.signal == info.signal) {
             thread.pending.push_back(info);
         }
+        process.tell_files();
+        let thread = process.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
         if let Some(handle) = thread.handle.as_ref().filter(|_| thread.takes(info.signal)) {
             handle.interrupt();
         }
@@ -217,6 +231,55 @@ impl Table {
 }
 
 impl Process {
+    /// Takes a signal that waits for a thread of the process, or for any of them.
+    pub fn take(&mut self, tid: i32, wanted: impl Fn(u8) -> bool) -> Option<Info> {
+        let find = |queue: &VecDeque<Info>| queue.iter().position(|info| wanted(info.signal));
+        let own = self.threads.get_mut(&tid).map(|thread| &mut thread.pending);
+        match own.and_then(|queue| find(queue).and_then(|at| queue.remove(at))) {
+            None => find(&self.pending).and_then(|at| self.pending.remove(at)),
+            taken => taken,
+        }
+    }
+
+    /// Whether a signal said with these words has not been taken yet.
+    pub fn has_pending(&self, info: &Info) -> bool {
+        let own = self.threads.values().flat_map(|thread| &thread.pending);
+        self.pending.iter().chain(own).any(|other| other == info)
+    }
+
+    /// Has signals of `mask` read from a descriptor.
+    pub fn watch(&mut self, file: &Arc<OpenFile>, mask: Set) {
+        self.signal_files.retain(|(_, other)| other.strong_count() > 0 && other.as_ptr() != Arc::as_ptr(file));
+        self.signal_files.push((mask, Arc::downgrade(file)));
+        self.tell_files();
+    }
+
+    /// Which signals are read from a descriptor.
+    pub fn watched(&self, file: &OpenFile) -> Set {
+        self.signal_files
+            .iter()
+            .find(|(_, other)| std::ptr::eq(other.as_ptr(), file))
+            .map_or(Set::default(), |known| known.0)
+    }
+
+    /// Makes the descriptors ready that a signal can be read from.
+    pub fn tell_files(&self) {
+        let waiting = |mask: Set| {
+            let own = self.threads.values().flat_map(|thread| &thread.pending);
+            self.pending.iter().chain(own).any(|info| mask.has(info.signal))
+        };
+        for file in self.signal_files.iter().filter(|(mask, _)| waiting(*mask)).filter_map(|(_, file)| file.upgrade()) {
+            let count = 1u64.to_le_bytes();
+            let _ = host::call(libc::SYS_write, [file.as_raw_fd().into(), Arg::In(&count), 8.into()]);
+        }
+    }
+
+    /// The processor time of its threads, the VMM's work for them included.
+    pub fn processor_time(&self) -> Duration {
+        let threads = self.threads.values().filter_map(|thread| thread.handle.as_ref());
+        threads.map(|handle| thread_time(handle.host_thread)).sum::<Duration>() + self.spent[0]
+    }
+
     /// Makes every thread look at the table.
     pub fn interrupt_all(&self) {
         for handle in self.threads.values().filter_map(|thread| thread.handle.as_ref()) {
@@ -254,4 +317,14 @@ impl Process {
         let blocked = self.threads.values().all(|thread| thread.blocked.has(signal));
         blocked || self.actions[usize::from(signal)].disposition(signal) != Disposition::Ignore
     }
+}
+
+/// The processor time of a thread of the host; zero once it is gone.
+pub fn thread_time(host_thread: i32) -> Duration {
+    // The clock of another thread (pthread_getcpuclockid(3)): scheduled time, of a thread.
+    let clock = !host_thread << 3 | 6;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is filled by the call, or left as it is.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -9,6 +9,12 @@ pub const STUB: u64 = 0x7fff_ff00_0000;
 /// The task segment, for the supervisor only: its I/O bitmap lets ring 3 leave by `out`.
 pub const TASK: u64 = 0x7fff_ff00_1000;
 
+/// The page the time is read from.
+pub const CLOCK: u64 = 0x7fff_ff00_2000;
+
+/// The shared object that reads it.
+pub const VDSO: u64 = 0x7fff_ff00_3000;
+
 /// The highest address of the first stack.
 pub const STACK_END: u64 = 0x7fff_e000_0000;
 

@@ -1,10 +1,12 @@
-//! The VM: guest-physical memory, its frames, vCPUs, and the stub that leaves ring 3.
+//! The VM: guest-physical memory, its frames, vCPUs, the stub that leaves ring 3, and the time.
 
 pub mod arena;
+pub mod clock;
 pub mod cpuid;
 pub mod frames;
 pub mod layout;
 pub mod vcpu;
+mod vdso;
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,7 @@ use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use self::arena::Arena;
+use self::clock::Clock;
 use self::frames::FrameAllocator;
 use self::vcpu::Vcpu;
 use crate::paging::tables::{AddressSpace, EditError, Frames, Rights};
@@ -34,6 +37,11 @@ pub enum VmError {
     Tables(#[from] EditError),
 }
 
+/// What may be done with the pages that stand in every address space.
+const CODE: Rights = Rights { user: true, write: false, execute: true };
+const DATA: Rights = Rights { user: true, write: false, execute: false };
+const HIDDEN: Rights = Rights { user: false, write: true, execute: false };
+
 /// How many retired page tables are kept until all shadow tables are dropped at once, so that they can serve again.
 const RETIRED_TABLES: usize = 1024;
 
@@ -47,8 +55,10 @@ pub struct Vm {
     frames: Mutex<FrameAllocator>,
     retired: Mutex<Vec<u64>>,
     idle: Mutex<(Vec<Vcpu>, u64)>,
-    stub: u64,
-    task: u64,
+    /// The time, where programs can read it themselves.
+    pub clock: Option<Clock>,
+    /// Where each address space has which page, and what may be done with it.
+    fixed: Vec<(u64, u64, Rights)>,
 }
 
 /// Takes a lock; what a panicking thread left is as good as what it found, each holder leaves whole states only.
@@ -65,7 +75,12 @@ impl Vm {
         arena.grow(&fd, frames.end())?;
         let mut frame =
             || frames.allocate(1).ok_or(VmError::Memory("reserve the first pages", io::ErrorKind::OutOfMemory.into()));
-        let (stub, task) = (frame()?, frame()?);
+        let pages = [(layout::STUB, CODE), (layout::TASK, HIDDEN), (layout::CLOCK, DATA), (layout::VDSO, CODE)];
+        let mut fixed = Vec::new();
+        for (address, rights) in pages {
+            fixed.push((address, frame()?, rights));
+        }
+        let [stub, task, page, vdso] = std::array::from_fn(|at| fixed[at].1);
         let write = |bytes: &[u8], at| {
             let written = arena.memory().write_slice(bytes, GuestAddress(at));
             written.map_err(|error| VmError::Memory("write the first pages", io::Error::other(error)))
@@ -73,9 +88,11 @@ impl Vm {
         write(layout::STUB_CODE, stub)?;
         // The I/O permission bitmap starts at byte 104 of the task segment, as the word at 102 says; zeroes allow.
         write(&104u16.to_le_bytes(), task + 102)?;
+        write(&vdso::image(), vdso)?;
+        let clock = Clock::new(arena.host(page));
         let cpuid = cpuid::table();
         let (frames, retired, idle) = (Mutex::new(frames), Mutex::default(), Mutex::default());
-        Ok(Self { arena, fd, cpuid, frames, retired, idle, stub, task })
+        Ok(Self { arena, fd, cpuid, frames, retired, idle, clock, fixed })
     }
 
     /// A vCPU that no thread uses.
@@ -164,14 +181,12 @@ impl Vm {
         }
     }
 
-    /// An empty address space, but for the stub and the task segment.
+    /// An empty address space, but for what stands in each.
     pub fn space(&self) -> Result<AddressSpace, EditError> {
         let mut frames = self;
         let memory = self.arena.memory();
         let mut space = AddressSpace::new(memory, &mut frames, false, true)?;
-        let stub = Rights { user: true, write: false, execute: true };
-        let task = Rights { user: false, write: true, execute: false };
-        for (address, frame, rights) in [(layout::STUB, self.stub, stub), (layout::TASK, self.task, task)] {
+        for &(address, frame, rights) in &self.fixed {
             let _ = space.map(memory, &mut frames, (address, frame), PageSize::Small, rights)?;
         }
         Ok(space)

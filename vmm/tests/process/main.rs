@@ -1,6 +1,10 @@
 //! The process guest, with this very test binary as the guest's program: it is static, threaded, and knows what it
 //! expects. A test named `guest_…` runs inside; the test without the prefix starts it there.
 
+mod bad_input;
+mod clock;
+mod wild;
+
 use std::arch::asm;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -359,66 +363,6 @@ fn guest_threads_and_signals_work() {
         }
         other.join().unwrap();
     }
-}
-
-#[test]
-fn random_calls_only_hurt_the_caller() {
-    in_guest("guest_random_calls_only_hurt_the_caller");
-}
-
-/// A generator of numbers that is good enough here (xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn argument(&mut self, memory: u64) -> u64 {
-        match self.next() % 6 {
-            0 => self.next() % 8,
-            1 => memory + self.next() % 8192,
-            2 => self.next(),
-            3 => self.next() & 0xffff_ffff,
-            4 => u64::MAX - self.next() % 4096,
-            _ => 1 << (self.next() % 64),
-        }
-    }
-}
-
-#[test]
-#[ignore = "runs in a guest"]
-fn guest_random_calls_only_hurt_the_caller() {
-    if !inside() {
-        return;
-    }
-    let memory = pages(2) as u64;
-    for seed in 1..=40 {
-        // A call may block for ever, or stop the child.
-        let status = child(|| {
-            let mut numbers = Numbers(seed * 0x9e37_79b9_7f4a_7c15);
-            // SAFETY: nothing is: whatever happens, it happens to this child.
-            unsafe {
-                libc::alarm(2);
-                for _ in 0..400 {
-                    let number = numbers.next() % 470;
-                    let with: [u64; 6] = std::array::from_fn(|_| numbers.argument(memory));
-                    let blocks = [libc::SYS_pause, libc::SYS_alarm, libc::SYS_rt_sigsuspend, libc::SYS_setitimer];
-                    let ends = [libc::SYS_exit, libc::SYS_exit_group, libc::SYS_vfork, libc::SYS_fork];
-                    let clones = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_kill, libc::SYS_rt_sigaction];
-                    if [blocks, ends, clones].concat().contains(&(number as i64)) {
-                        continue;
-                    }
-                    libc::syscall(number as i64, with[0], with[1], with[2], with[3], with[4], with[5]);
-                }
-            }
-        });
-        assert!(libc::WIFEXITED(status) || libc::WIFSIGNALED(status), "seed {seed}: {status:#x}");
-    }
-    assert_eq!(child(|| ()), 0, "the guest goes on");
 }
 
 #[test]
