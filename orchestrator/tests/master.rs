@@ -360,3 +360,33 @@ fn frameworks_hear_from_the_master_again_and_again() {
         assert_eq!(told.iter().filter(|event| matches!(event, Event::Heartbeat)).count(), heartbeats, "{time}");
     }
 }
+
+#[test]
+fn a_lost_task_that_runs_is_ended_though_the_master_dies_meanwhile() {
+    let mut cluster = Cluster::new(false);
+    cluster.launch("t");
+    let mut registry = Registry::default();
+    cluster.master.tick(seconds(80));
+    let agent = cluster.agent.clone();
+    let report = cluster.report("t", TaskState::Running);
+    cluster.master.register(Connection(3), registration(Some(&agent), vec![report.clone()]), seconds(90));
+    // The kill is under way, and nothing else is launched there.
+    cluster.master.allocate(seconds(91));
+    for output in cluster.master.take_outputs() {
+        match output {
+            Output::Store(change) => registry.apply(change),
+            Output::Framework(_, Event::Offers(offers)) => panic!("{offers:?}"),
+            Output::Framework(..) | Output::Agent(..) | Output::Close(_) => {}
+        }
+    }
+    cluster.master = Master::new(Config::new("n"), registry, seconds(92));
+    cluster.master.subscribe(FRAMEWORK, Some(cluster.framework.clone()), info(false), seconds(92)).unwrap();
+    cluster.master.register(AGENT_LINK, registration(Some(&agent), vec![report]), seconds(93));
+    assert!(matches!(cluster.sent()[..], [ToAgent::Registered(_), ToAgent::Kill { .. }]));
+    cluster.update("t", TaskState::Killed, 1);
+    let outputs = cluster.master.take_outputs();
+    let reachable =
+        |output: &Output| matches!(output, Output::Store(Change::Agent(_, admission)) if !admission.unreachable);
+    assert!(outputs.iter().any(reachable), "{outputs:?}");
+    cluster.offer();
+}

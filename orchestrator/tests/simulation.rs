@@ -3,7 +3,9 @@
 //! `BERTH_SEEDS=FIRST..END` chooses others: one that failed, or many more.
 
 use std::env;
+use std::num::NonZero;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use berth_orchestrator::simulator;
@@ -16,15 +18,27 @@ fn seeds() -> Range<u64> {
 
 #[test]
 fn no_task_is_lost_duplicated_or_double_booked() {
-    let mut tasks = 0;
-    let mut failovers = 0;
-    for seed in seeds() {
-        let history = thread::spawn(move || simulator::run(seed));
-        let summary = history.join().unwrap_or_else(|_| panic!("seed {seed}: see above"));
-        tasks += summary.tasks;
-        failovers += summary.failovers;
-    }
-    println!("{tasks} tasks, {failovers} master failovers");
+    let seeds = seeds();
+    let next = AtomicU64::new(seeds.start);
+    let (tasks, failovers) = (AtomicU64::new(0), AtomicU64::new(0));
+    let run_some = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if !seeds.contains(&seed) {
+                break;
+            }
+            let history = thread::spawn(move || simulator::run(seed));
+            let summary = history.join().unwrap_or_else(|_| panic!("seed {seed}: see above"));
+            tasks.fetch_add(summary.tasks, Ordering::Relaxed);
+            failovers.fetch_add(summary.failovers, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(run_some);
+        }
+    });
+    println!("{} tasks, {} master failovers", tasks.into_inner(), failovers.into_inner());
 }
 
 #[test]
