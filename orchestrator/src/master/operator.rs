@@ -1,0 +1,140 @@
+//! What people ask for, and see.
+
+use std::sync::Arc;
+
+use super::agents::Place;
+use super::frameworks::Link;
+use super::{
+    Admission, AgentId, AgentInfo, Change, Event, FrameworkId, FrameworkInfo, Master, Output, Refused, Task, TaskState,
+    ToAgent,
+};
+use crate::allocator::{Fairness, Quota, Weight};
+
+/// Where an agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentState {
+    /// It takes part.
+    Connected,
+    /// Its connection was closed a short while ago.
+    Disconnected,
+    /// It is yet to come back to a new master.
+    Awaited,
+    /// It was not heard of for too long.
+    Unreachable,
+}
+
+/// An agent, for people to see.
+#[derive(Debug, Clone)]
+pub struct AgentView {
+    /// Its id.
+    pub id: AgentId,
+    /// What it said of itself; nothing, if it has not come back yet.
+    pub info: Arc<AgentInfo>,
+    /// Where it is.
+    pub state: AgentState,
+    /// It gets no new tasks.
+    pub draining: bool,
+}
+
+/// A framework, for people to see.
+#[derive(Debug, Clone)]
+pub struct FrameworkView {
+    /// Its id.
+    pub id: FrameworkId,
+    /// What it said of itself.
+    pub info: Arc<FrameworkInfo>,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Whether it is over, and only its last tasks are not.
+    pub gone: bool,
+}
+
+impl Master {
+    /// All agents that ever took part and are not gone.
+    pub fn agents(&self) -> impl Iterator<Item = AgentView> {
+        self.agents.iter().map(|(id, agent)| AgentView {
+            id: id.clone(),
+            info: Arc::clone(&agent.info),
+            state: match agent.place {
+                Place::Here { connection: Some(_), .. } => AgentState::Connected,
+                Place::Here { connection: None, .. } => AgentState::Disconnected,
+                Place::Awaited { .. } => AgentState::Awaited,
+                Place::Unreachable => AgentState::Unreachable,
+            },
+            draining: self.registry.agents.get(id).is_some_and(|admission| admission.draining),
+        })
+    }
+
+    /// All frameworks that are not over.
+    pub fn frameworks(&self) -> impl Iterator<Item = FrameworkView> {
+        self.frameworks.iter().map(|(id, framework)| FrameworkView {
+            id: id.clone(),
+            info: Arc::clone(&framework.info),
+            connected: matches!(framework.link, Link::Connected { .. }),
+            gone: framework.is_gone(),
+        })
+    }
+
+    /// All tasks whose end was not acknowledged yet.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.frameworks.values().flat_map(|framework| framework.tasks.values())
+    }
+
+    /// What everybody has, and waits for.
+    pub fn fairness(&self) -> Fairness {
+        self.allocator.fairness()
+    }
+
+    /// A role weighs more or less than others from now on.
+    pub fn set_weight(&mut self, role: &str, weight: Weight) {
+        self.allocator.set_weight(role, weight);
+        self.store(Change::Weight(role.to_owned(), weight));
+    }
+
+    /// A role has another guarantee and limit from now on.
+    pub fn set_quota(&mut self, role: &str, quota: Quota) -> Result<(), Refused> {
+        self.allocator.set_quota(role, quota)?;
+        self.store(Change::Quota(role.to_owned(), quota));
+        Ok(())
+    }
+
+    /// An agent gets no new tasks, and those it has are killed; or it gets tasks again.
+    pub fn drain(&mut self, id: &AgentId, draining: bool) -> Result<(), Refused> {
+        let admission = self.registry.agents.get(id).copied().ok_or_else(|| Refused::UnknownAgent(id.clone()))?;
+        let admission = Admission { draining, ..admission };
+        self.store(Change::Agent(id.clone(), admission));
+        let Some(agent) = self.agents.get(id) else { return Ok(()) };
+        let tasks = agent.tasks.clone();
+        if let (Some(key), Some(_)) = (agent.key(), agent.connection()) {
+            let rescinded = self.allocator.set_agent_active(key, admission.is_open())?;
+            self.tell_rescinded(rescinded);
+        }
+        if draining {
+            for (framework, task) in tasks {
+                if let Some(known) = self.framework_mut(&framework).tasks.get_mut(&(task.clone(), id.clone())) {
+                    known.kill = true;
+                }
+                self.send(id, ToAgent::Kill { framework, task });
+            }
+        }
+        Ok(())
+    }
+
+    /// An agent is gone for good, with its tasks: a person has made sure of that.
+    pub fn mark_gone(&mut self, id: &AgentId) -> Result<(), Refused> {
+        let agent = self.agents.get(id).ok_or_else(|| Refused::UnknownAgent(id.clone()))?;
+        let (tasks, connection) = (agent.tasks.clone(), agent.connection());
+        self.store(Change::Gone(id.clone()));
+        if let Some(connection) = connection {
+            let shut_down = ToAgent::ShutDown(format!("agent {id} was marked as gone"));
+            self.outputs.push(Output::Agent(connection, shut_down));
+        }
+        self.withdraw(id);
+        for (framework, task) in tasks {
+            self.task_out_of_reach(&framework, &(task, id.clone()), TaskState::GoneByOperator, "its agent is gone");
+        }
+        self.agents.remove(id);
+        self.tell_all(&Event::Failure(id.clone()));
+        Ok(())
+    }
+}
