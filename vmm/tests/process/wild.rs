@@ -83,18 +83,18 @@ fn guest_random_instructions_only_hurt_the_caller() {
         assert!(dies_of(libc::SIGSEGV, || run(code, &bytes)), "{bytes:x?}");
     }
     let privileged: [&[u8]; 12] = [
-        &[0xfa], // cli
-        &[0xf4], // hlt
-        &[0xee], // out dx, al
-        &[0x6c], // insb
+        &[0xfa],             // cli
+        &[0xf4],             // hlt
+        &[0xee],             // out dx, al
+        &[0x6c],             // insb
         &[0x0f, 0x01, 0xd0], // xgetbv, which is allowed
         &[0x0f, 0x01, 0xc1], // vmcall
         &[0x0f, 0x22, 0xc0], // mov cr0, rax
-        &[0x0f, 0x30], // wrmsr
-        &[0x0f, 0x07], // sysretq
-        &[0x48, 0xcf], // iretq
+        &[0x0f, 0x30],       // wrmsr
+        &[0x0f, 0x07],       // sysretq
+        &[0x48, 0xcf],       // iretq
         &[0x0f, 0x01, 0xf8], // swapgs
-        &[0xff, 0xe0], // jmp rax
+        &[0xff, 0xe0],       // jmp rax
     ];
     let mut numbers = Numbers(0x1234_5678_9abc_def1);
     for round in 0..120usize {
