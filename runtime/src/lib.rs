@@ -7,6 +7,7 @@ pub mod annotations;
 pub mod attach;
 pub mod bundle;
 pub mod cgroup;
+pub mod confine;
 pub mod error;
 pub mod executor;
 pub mod monitor;

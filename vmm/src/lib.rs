@@ -6,7 +6,6 @@
 
 pub mod boot;
 pub mod devices;
-pub mod filter;
 pub mod guest;
 pub mod host;
 pub mod machine;

@@ -1,7 +1,8 @@
 //! The VMM's own seccomp filter. It is loaded when everything is open and before the guest's first instruction.
 
+use berth_runtime::confine::{self as walls, Filter};
+
 use super::error::Error;
-use crate::filter::{self, Filter};
 
 /// Calls whose arguments do not matter: they work on what is open.
 const ALLOWED: &[libc::c_long] = &[
@@ -63,9 +64,11 @@ pub fn confine() -> Result<(), Error> {
     load().map_err(Error::Seccomp)
 }
 
-fn load() -> Result<(), filter::Error> {
+fn load() -> Result<(), walls::Error> {
     let local = [libc::AF_UNIX as u64];
     Filter::threaded(ALLOWED)?
+        // What malloc(3) asks about processors and overcommitment once threads compete.
+        .missing(libc::SYS_openat)
         .only(libc::SYS_socket, 0, &local)?
         .only(libc::SYS_socketpair, 0, &local)?
         .only(libc::SYS_ioctl, 1, &REQUESTS)?

@@ -52,7 +52,7 @@ pub enum Error {
     },
     /// The filter cannot be made or loaded.
     #[error("loading the VMM's seccomp filter: {0}; the kernel needs CONFIG_SECCOMP_FILTER")]
-    Seccomp(seccompiler::Error),
+    Seccomp(berth_runtime::confine::Error),
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] memory::Error),

@@ -2,10 +2,9 @@
 //! capabilities, and a seccomp filter that lists the calls its servers make of the host. The right column of the table in
 //! [`super::syscalls`] is served with these; a server checks arguments that are limited here before it asks.
 
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use berth_runtime::confine::{self as walls, Filter};
 
 use super::syscalls::{files, sockets};
-use crate::filter::{self, Filter};
 
 /// Calls with any argument. None takes a path that is not below a descriptor but for local sockets, whose names are
 /// resolved within this thread's own directory.
@@ -93,12 +92,12 @@ const SET_XSAVE: u64 = 0x5000_aea5;
 
 /// Gives up what the first process of a sandbox has beyond its user, and loads the filter into this thread, which those it
 /// starts inherit.
-pub fn confine() -> Result<(), filter::Error> {
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
-        .map_err(|error| filter::Error::Prctl(error.into()))?;
+pub fn confine() -> Result<(), walls::Error> {
+    walls::renounce()?;
     let requests: Vec<u64> = KVM_REQUESTS.into_iter().chain([SET_XSAVE]).chain(files::REQUESTS).collect();
     Filter::threaded(ALLOWED)?
+        // What malloc(3) asks about processors and overcommitment once threads compete.
+        .missing(libc::SYS_openat)
         // A working directory of its own for each thread.
         .only(libc::SYS_unshare, 0, &[libc::CLONE_FS as u64])?
         .only(libc::SYS_socket, 0, &sockets::FAMILIES)?

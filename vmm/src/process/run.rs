@@ -61,7 +61,7 @@ pub enum RunError {
     Setup(&'static str, Errno),
     /// The VMM's own rights cannot be given up.
     #[error("cannot confine the VMM: {0}")]
-    Confine(#[from] crate::filter::Error),
+    Confine(#[from] berth_runtime::confine::Error),
     /// The command is not there.
     #[error("cannot execute {0}: no such file in the image")]
     NotFound(String),

@@ -10,6 +10,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 use std::sync::Mutex;
 
+use berth_runtime::confine::Filter;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::SigSet;
@@ -19,7 +20,6 @@ use nix::sys::socket::{
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::credentials::{Credentials, MOST_GROUPS};
-use crate::filter::Filter;
 use crate::process::Result;
 use crate::process::memory::PATH_MAX;
 use crate::process::plain::{word, words};

@@ -1,15 +1,16 @@
-//! Seccomp filters for what handles a guest's data: a list of the calls it still makes, within whatever the sandbox
-//! around it forbids already. What is not on the list ends the process.
+//! The walls that an executor's program raises round itself when what it needs is open, within whatever the sandbox forbids
+//! already: no capabilities, and of the system calls a list of those it still makes.
 
 use std::collections::BTreeMap;
 
 use libc::c_long;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule,
 };
 
-/// Why a filter is not in place.
+/// Why a wall does not stand.
 pub type Error = seccompiler::Error;
 
 /// What any program with threads and a heap does, its arguments apart from those [`Filter::threaded`] looks at.
@@ -44,30 +45,54 @@ const THREADED: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Calls that the C library makes and can do without, said not to exist: `clone3`, which hides its flags behind a pointer,
-/// and opening what malloc(3) asks about processors and overcommitment once threads compete.
-const MISSING: &[c_long] = &[libc::SYS_clone3, libc::SYS_openat];
+/// Gives up all capabilities of the calling thread, and every way to new ones.
+pub fn renounce() -> Result<(), Error> {
+    let none = CapabilitySet::empty();
+    set_no_new_privs(true)
+        .and_then(|()| set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }))
+        .map_err(|error| Error::Prctl(error.into()))
+}
 
-/// A filter in the making.
+/// A seccomp filter in the making.
 #[derive(Debug)]
-pub struct Filter(BTreeMap<c_long, Vec<SeccompRule>>);
+pub struct Filter {
+    allowed: BTreeMap<c_long, Vec<SeccompRule>>,
+    missing: Vec<c_long>,
+    otherwise: SeccompAction,
+}
 
 impl Filter {
-    /// Allows `calls`, whatever their arguments.
+    /// Allows `calls`, whatever their arguments. What is not allowed ends the process.
     pub fn new(calls: &[c_long]) -> Self {
-        Self(calls.iter().map(|&call| (call, Vec::new())).collect())
+        let allowed = calls.iter().map(|&call| (call, Vec::new())).collect();
+        Self { allowed, missing: Vec::new(), otherwise: SeccompAction::KillProcess }
     }
 
     /// Allows `calls`, threads and memory. No memory becomes code, and no other process is begun or signalled.
     pub fn threaded(calls: &[c_long]) -> Result<Self, Error> {
         let thread = libc::CLONE_THREAD as u64;
         let executable = libc::PROT_EXEC as u64;
-        Self::new(&[THREADED, MISSING, calls].concat())
+        Self::new(&[THREADED, calls].concat())
+            // It hides its flags behind a pointer; the C library then takes `clone`.
+            .missing(libc::SYS_clone3)
             .rule(libc::SYS_mmap, 2, &SeccompCmpOp::MaskedEq(executable), &[0])?
             .rule(libc::SYS_mprotect, 2, &SeccompCmpOp::MaskedEq(executable), &[0])?
             .rule(libc::SYS_clone, 0, &SeccompCmpOp::MaskedEq(thread), &[thread])?
             .only(libc::SYS_tgkill, 0, &[u64::from(std::process::id())])?
             .only(libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64])
+    }
+
+    /// Says that a call does not exist which the C library makes and can do without.
+    #[must_use]
+    pub fn missing(mut self, call: c_long) -> Self {
+        self.missing.push(call);
+        self
+    }
+
+    /// What is not allowed fails with `EPERM` instead.
+    #[must_use]
+    pub fn refusing(self) -> Self {
+        Self { otherwise: SeccompAction::Errno(libc::EPERM as u32), ..self }
     }
 
     /// Allows `call` where an argument is one of `values`.
@@ -82,25 +107,28 @@ impl Filter {
                 .and_then(|condition| SeccompRule::new(vec![condition]))
         };
         let rules = values.iter().map(rule).collect::<Result<_, BackendError>>()?;
-        self.0.insert(call, rules);
+        self.allowed.insert(call, rules);
         Ok(self)
     }
 
     /// Loads the filter into the calling thread; those it starts inherit it. Sets `no_new_privs`.
-    pub fn load(self) -> Result<(), Error> {
-        let Self(rules) = self;
-        let all = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64);
-        let all: BpfProgram = all.and_then(TryInto::try_into)?;
-        // Where both have an answer, the kernel takes the one that forbids.
-        for program in [missing()?, all] {
-            seccompiler::apply_filter(&program)?;
+    pub fn load(mut self) -> Result<(), Error> {
+        if !self.missing.is_empty() {
+            let missing = self.missing.iter().map(|&call| (call, Vec::new()));
+            // Where both filters have an answer, the kernel takes the one that forbids.
+            self.allowed.extend(missing.clone());
+            apply(missing.collect(), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
         }
-        Ok(())
+        apply(self.allowed, self.otherwise, SeccompAction::Allow)
     }
 }
 
-fn missing() -> Result<BpfProgram, BackendError> {
-    let rules = MISSING.iter().map(|&call| (call, Vec::new())).collect();
-    let missing = SeccompAction::Errno(libc::ENOSYS as u32);
-    SeccompFilter::new(rules, SeccompAction::Allow, missing, TargetArch::x86_64)?.try_into()
+fn apply(
+    rules: BTreeMap<c_long, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    matching: SeccompAction,
+) -> Result<(), Error> {
+    let architecture = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(rules, otherwise, matching, architecture)?;
+    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
 }
