@@ -30,7 +30,9 @@ fn program(segments: &[Segment], interpreter: Option<&str>) -> Vec<u8> {
     if let Some(path) = interpreter {
         header(3, (4, 0x900, CODE + 0x900, path.len() as u64 + 1, path.len() as u64 + 1));
     }
-    segments.iter().for_each(|&segment| header(1, segment));
+    for &segment in segments {
+        header(1, segment);
+    }
     file.resize(0x800, 0);
     // `mov edi, 7; mov eax, 60; syscall`.
     file.extend([0xbf, 7, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05]);

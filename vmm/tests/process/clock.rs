@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::{in_guest, inside};
 
+fn nanoseconds(time: libc::timespec) -> i64 {
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
 #[test]
 fn the_time_is_the_hosts_and_needs_no_system_call() {
     in_guest("clock::guest_the_time_is_the_hosts_and_needs_no_system_call");
@@ -14,9 +18,6 @@ fn the_time_is_the_hosts_and_needs_no_system_call() {
 fn guest_the_time_is_the_hosts_and_needs_no_system_call() {
     if !inside() {
         return;
-    }
-    fn nanoseconds(time: libc::timespec) -> i64 {
-        time.tv_sec * 1_000_000_000 + time.tv_nsec
     }
     let library = |clock| {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

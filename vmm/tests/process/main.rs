@@ -335,6 +335,29 @@ fn guest_threads_and_signals_work() {
     }
     assert!(CALLS.load(Ordering::SeqCst) > 0);
 
+    // Copies of much memory hold it in vector registers while they fault, whole ones and halves.
+    let from: Vec<u8> = (0..3 << 20).map(|at: u32| (at % 251) as u8).collect();
+    let every = libc::timeval { tv_sec: 0, tv_usec: 3000 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    handle(libc::SIGALRM, libc::SA_RESTART);
+    // SAFETY: the structure is read by the call.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    for round in 0..20 {
+        let to = pages(from.len() / PAGE);
+        // SAFETY: the mapping is fresh and as long as what is copied; nothing refers to it at the end.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+            assert!(std::slice::from_raw_parts(to, from.len()) == from, "round {round}");
+            libc::munmap(to.cast(), from.len());
+        }
+    }
+    let none = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval { tv_sec: 0, tv_usec: 0 },
+    };
+    // SAFETY: as above.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const none, std::ptr::null_mut()) };
+
     // A read that a signal interrupts ends, or begins again, as the handler asks.
     for (flags, again) in [(0, false), (libc::SA_RESTART, true)] {
         handle(libc::SIGUSR2, flags);

@@ -10,6 +10,8 @@ use crate::process::memory::window::SharedPages;
 use crate::process::task::Task;
 use crate::process::vm::lock;
 
+const MSYNC_FLAGS: u64 = (libc::MS_ASYNC | libc::MS_SYNC | libc::MS_INVALIDATE) as u64;
+
 /// Serves the calls of this category.
 pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     let done = |result: Result<()>| result.map(|()| 0);
@@ -29,6 +31,7 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             libc::MADV_REMOVE => Err(Errno::EOPNOTSUPP),
             _ => Ok(0),
         },
+        libc::SYS_msync if !a[0].is_multiple_of(4096) || a[2] & !MSYNC_FLAGS != 0 => Err(Errno::EINVAL),
         // Shared mappings are the page cache itself; the rest is advice.
         libc::SYS_msync
         | libc::SYS_mlock

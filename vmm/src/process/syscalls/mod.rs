@@ -9,7 +9,7 @@
 //! | [`processes`] | clone, execve, exit, wait, groups, sessions, prctl |
 //! | [`futex`] | futex, robust lists |
 //! | [`signals`] | actions, masks, kill, sigsuspend, alternate stacks, signalfd |
-//! | [`timers`] | alarm, setitimer, timer_create |
+//! | [`timers`] | alarm, setitimer, `timer_create` |
 //! | [`limits`] | limits, rusage, times |
 //! | [`time`] | clocks, sleeping, timerfd |
 //! | [`poll`] | poll, select, epoll |

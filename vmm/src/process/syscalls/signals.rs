@@ -305,7 +305,7 @@ fn signal_file(task: &Task, [descriptor, mask, size, ..]: Arguments, flags: u64)
         return Err(Errno::EINVAL);
     }
     let mask = Set(lock(&task.memory).word(mask)?).blockable();
-    if descriptor as i32 != -1 {
+    if descriptor as u32 != u32::MAX {
         let file = task.file(descriptor)?;
         lock(&task.kernel.table).process(task.pid)?.watch(&file, mask);
         return Ok(descriptor);

@@ -1,4 +1,4 @@
-//! Timers that send signals: alarm, setitimer, timer_create.
+//! Timers that send signals: alarm, setitimer, `timer_create`.
 
 use std::time::Duration;
 

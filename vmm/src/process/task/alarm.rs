@@ -1,4 +1,4 @@
-//! Timers that send signals: interval timers and those of timer_create(2). One host thread for all, begun with the first.
+//! Timers that send signals: interval timers and those of `timer_create(2)`. One host thread for all, begun with the first.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -39,7 +39,7 @@ impl Clock {
 pub enum Name {
     /// One of setitimer(2): `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
     Interval(u8),
-    /// One of timer_create(2).
+    /// One of `timer_create(2)`.
     Created(i32),
 }
 
@@ -77,7 +77,7 @@ impl Timer {
         if self.interval.is_zero() {
             self.at = None;
         } else {
-            let missed = (now - at).as_nanos() / self.interval.as_nanos();
+            let missed = now.saturating_sub(at).as_nanos() / self.interval.as_nanos();
             self.overrun = u32::try_from(missed).unwrap_or(u32::MAX);
             self.at = Some(at + self.interval.saturating_mul(self.overrun.saturating_add(1)));
         }
@@ -143,7 +143,7 @@ impl Alarms {
         lock(&self.timers).all.remove(&(pid, name)).is_some()
     }
 
-    /// Removes those timers of a process that timer_create made, as execve does; with `all` the others too.
+    /// Removes those timers of a process that `timer_create` made, as execve does; with `all` the others too.
     pub fn forget(&self, pid: i32, all: bool) {
         lock(&self.timers).all.retain(|(owner, name), _| *owner != pid || !(all || matches!(name, Name::Created(_))));
     }

@@ -112,6 +112,7 @@ impl Kernel {
             clear_child_tid: 0,
             robust_list: 0,
             interrupted: None,
+            returning: None,
             vfork: None,
             last_fault: None,
         });
@@ -273,6 +274,7 @@ impl Task {
             clear_child_tid,
             robust_list: 0,
             interrupted: None,
+            returning: None,
             vfork: its_vfork,
             last_fault: None,
         });

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use kvm_bindings::kvm_regs;
 use nix::errno::Errno;
 
 use self::alarm::Alarms;
@@ -98,6 +99,8 @@ pub struct Task {
     pub robust_list: u64,
     /// The call that a signal interrupted and that may begin again.
     pub interrupted: Option<u64>,
+    /// Where a signal handler returns to once ring 3 has the vector registers back.
+    returning: Option<kvm_regs>,
     /// Who waits for this process to execute or exit, after vfork.
     vfork: Option<Arc<Event>>,
     /// The last fault: where it was and at which address, so that one that comes again is known.
@@ -123,6 +126,7 @@ impl Task {
             match self.vcpu.run() {
                 Ok(Exit::Syscall) => self.system_call(),
                 Ok(Exit::PageFault(address)) => self.page_fault(address),
+                Ok(Exit::Restored) => self.restored(),
                 Ok(Exit::Fault) => self.other_fault(),
                 Ok(Exit::NoPage) => self.no_page(),
                 Ok(Exit::Interrupted) => {}
@@ -234,6 +238,8 @@ impl Task {
 
     /// Sends this thread a signal that cannot be put off: where it is blocked or ignored the process ends.
     fn force(&mut self, info: Info) {
+        // A handler whose frame is bad returns nowhere.
+        self.returning = None;
         let mut table = lock(&self.kernel.table);
         let Ok(process) = table.process(self.pid) else { return };
         let ignored = process.actions[usize::from(info.signal)].handler == 1;

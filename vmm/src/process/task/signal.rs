@@ -1,14 +1,13 @@
 //! Signals: sets, actions, and the frame a handler finds on its stack (System V ABI; Linux's `struct rt_sigframe`).
 
 use kvm_bindings::kvm_regs;
-use nix::errno::Errno;
 
 use super::Task;
 use super::table::Status;
 use crate::process::Result;
 use crate::process::plain::{half, word};
-use crate::process::vm::lock;
 use crate::process::vm::vcpu::XSAVE_BYTES;
+use crate::process::vm::{layout, lock};
 
 /// A set of signals, as the kernel's `sigset_t`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -217,6 +216,9 @@ impl Task {
                 let _ = kernel.changed.wait(&self.handle.flag, seen, None);
                 continue;
             }
+            if self.returning.is_some() {
+                return Next::Run;
+            }
             let Some(info) = process.take(self.tid, |signal| !blocked.has(signal)) else {
                 let Some(thread) = process.threads.get_mut(&self.tid) else { return Next::End };
                 if let Some(restore) = thread.restore.take() {
@@ -281,7 +283,6 @@ impl Task {
 
     /// Puts the frame on the stack and goes to the handler.
     fn enter_handler(&mut self, info: &Info, action: &Action, mask: Set) -> Result<()> {
-        let extended = self.vcpu.extended().map_err(|_| Errno::EFAULT)?;
         let mut registers = *self.vcpu.registers();
         let alternate = self.alternate_stack;
         let switch = action.has(libc::SA_ONSTACK) && alternate.size > 0 && !alternate.holds(registers.rsp);
@@ -289,7 +290,8 @@ impl Task {
         let floating = top.wrapping_sub(XSAVE_BYTES as u64 + 4) & !63;
         let frame = (floating.wrapping_sub(FRAME) & !15).wrapping_sub(8);
 
-        let mut state: Vec<u8> = extended.region.iter().flat_map(|word| word.to_le_bytes()).take(XSAVE_BYTES).collect();
+        // The stub fills in what is not here.
+        let mut state = vec![0; XSAVE_BYTES];
         let mut put = |at: usize, bytes: &[u8]| state[at..at + bytes.len()].copy_from_slice(bytes);
         put(SOFTWARE, &MAGIC_1.to_le_bytes());
         put(SOFTWARE + 4, &(XSAVE_BYTES as u32 + 4).to_le_bytes());
@@ -321,8 +323,8 @@ impl Task {
         drop(memory);
         let registers = self.vcpu.registers();
         (registers.rdi, registers.rsi) = (u64::from(info.signal), frame + 8 + CONTEXT);
-        (registers.rdx, registers.rax) = (frame + 8, 0);
-        (registers.rip, registers.rsp) = (action.handler, frame);
+        (registers.r8, registers.r9, registers.r10) = (floating, frame + 8, action.handler);
+        (registers.rip, registers.rsp) = (layout::SAVE, frame);
         registers.rflags &= !0x400;
         Ok(())
     }
@@ -334,27 +336,20 @@ impl Task {
         let context: [u8; CONTEXT as usize] = memory.array(at)?;
         let word = |at| word(&context, at);
         let floating = word(FLOATING_POINT);
-        let mut state = Box::new(kvm_bindings::kvm_xsave::default());
-        if floating != 0 {
-            let bytes: [u8; XSAVE_BYTES] = memory.array(floating)?;
-            for (to, from) in state.region.iter_mut().zip(bytes.chunks_exact(4)) {
-                *to = half(from, 0);
-            }
-            // What software said of the area is not the processor's; of the header only x87, SSE and AVX are.
-            state.region[SOFTWARE / 4..512 / 4].fill(0);
-            state.region[512 / 4] &= 7;
-            state.region[512 / 4 + 1..576 / 4].fill(0);
-        }
         drop(memory);
-        let registers = self.vcpu.registers();
+        let mut registers = *self.vcpu.registers();
         let flags = registers.rflags;
-        for (at, register) in ordered(registers).into_iter().enumerate() {
+        for (at, register) in ordered(&mut registers).into_iter().enumerate() {
             *register = word(MACHINE + at * 8);
         }
         // The arithmetic flags, DF, TF not, AC, ID: the rest is not a program's to set.
         registers.rflags = registers.rflags & 0x24_0cd5 | flags & !0x24_0cd5;
-        if floating != 0 {
-            self.vcpu.set_extended(&state).map_err(|_| Errno::EFAULT)?;
+        if floating == 0 {
+            *self.vcpu.registers() = registers;
+        } else {
+            self.returning = Some(registers);
+            let registers = self.vcpu.registers();
+            (registers.r8, registers.rip) = (floating, layout::RESTORE);
         }
         let mut table = lock(&self.kernel.table);
         if let Some(thread) = table.process(self.pid)?.threads.get_mut(&self.tid) {
@@ -362,5 +357,16 @@ impl Task {
         }
         self.handle.flag.set();
         Ok(())
+    }
+
+    /// Goes on where the handler was entered from, now that the vector registers are those of then.
+    pub fn restored(&mut self) {
+        match self.returning.take() {
+            Some(registers) => *self.vcpu.registers() = registers,
+            // A program has jumped there.
+            None => self.other_fault(),
+        }
+        // What came meanwhile was put off.
+        self.handle.flag.set();
     }
 }

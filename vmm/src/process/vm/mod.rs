@@ -85,7 +85,9 @@ impl Vm {
             let written = arena.memory().write_slice(bytes, GuestAddress(at));
             written.map_err(|error| VmError::Memory("write the first pages", io::Error::other(error)))
         };
-        write(layout::STUB_CODE, stub)?;
+        for (address, code) in layout::STUB_CODE {
+            write(code, stub + (address - layout::STUB))?;
+        }
         // The I/O permission bitmap starts at byte 104 of the task segment, as the word at 102 says; zeroes allow.
         write(&104u16.to_le_bytes(), task + 102)?;
         write(&vdso::image(), vdso)?;

@@ -23,6 +23,8 @@ pub const XSAVE_BYTES: usize = 832;
 pub enum Exit {
     /// A system call: its number is in RAX, where to go on in RCX.
     Syscall,
+    /// The vector registers are restored, at the end of a signal handler.
+    Restored,
     /// A page fault at this address.
     PageFault(u64),
     /// Another fault, at RIP.
@@ -158,6 +160,7 @@ impl Vcpu {
         }
         match self.fd.run() {
             Ok(VcpuExit::IoOut(layout::PORT, _)) => Ok(Exit::Syscall),
+            Ok(VcpuExit::IoOut(layout::RESTORED, _)) => Ok(Exit::Restored),
             Ok(VcpuExit::Shutdown) => {
                 let found = self.fd.get_sregs().map_err(|error| VmError::Kvm("read a vCPU's registers", error))?;
                 // The registers have to be loaded again to leave the shutdown state.
