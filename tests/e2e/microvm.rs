@@ -13,7 +13,7 @@ use berth_tests::wait;
 use berth_tests::{binaries, cgroup};
 
 /// An emulated machine is slow.
-pub const TIMEOUT: Duration = Duration::from_secs(150);
+pub const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// What keeps this host from running Linux guests.
 fn obstacle() -> Option<String> {
