@@ -7,6 +7,7 @@ use crate::process::Result;
 use crate::process::files::Credentials;
 use crate::process::memory::area::{Protection, Source};
 use crate::process::memory::{Memory, Place};
+use crate::process::task::signal;
 use crate::process::vm::layout;
 
 /// Bytes of stack that are mapped at first; it grows from there.
@@ -101,7 +102,7 @@ pub fn build(
         (AT_PLATFORM, base + platform_at),
         (AT_RANDOM, base + random_at),
         (AT_EXECFN, base + path_at),
-        (AT_MINSIGSTKSZ, 2048),
+        (AT_MINSIGSTKSZ, signal::most_frame_bytes()),
         (AT_SYSINFO_EHDR, layout::VDSO),
         (0, 0),
     ];

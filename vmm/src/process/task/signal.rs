@@ -6,7 +6,7 @@ use super::Task;
 use super::table::Status;
 use crate::process::Result;
 use crate::process::plain::{half, word};
-use crate::process::vm::vcpu::XSAVE_BYTES;
+use crate::process::vm::vcpu::ExtendedState;
 use crate::process::vm::{layout, lock};
 
 /// A set of signals, as the kernel's `sigset_t`.
@@ -170,6 +170,11 @@ const MAGIC_2: u32 = 0x4650_5845;
 const SOFTWARE: usize = 464;
 const RED_ZONE: u64 = 128;
 
+/// How much of its stack a signal takes at most before its handler begins.
+pub fn most_frame_bytes() -> u64 {
+    RED_ZONE + ExtendedState::get().bytes as u64 + 4 + 63 + FRAME + 15 + 8
+}
+
 /// The general registers in the order of `struct sigcontext`.
 fn ordered(registers: &mut kvm_regs) -> [&mut u64; 18] {
     let r = registers;
@@ -287,16 +292,17 @@ impl Task {
         let alternate = self.alternate_stack;
         let switch = action.has(libc::SA_ONSTACK) && alternate.size > 0 && !alternate.holds(registers.rsp);
         let top = if switch { alternate.start + alternate.size } else { registers.rsp.wrapping_sub(RED_ZONE) };
-        let floating = top.wrapping_sub(XSAVE_BYTES as u64 + 4) & !63;
+        let extended = ExtendedState::get();
+        let floating = top.wrapping_sub(extended.bytes as u64 + 4) & !63;
         let frame = (floating.wrapping_sub(FRAME) & !15).wrapping_sub(8);
 
         // The stub fills in what is not here.
-        let mut state = vec![0; XSAVE_BYTES];
+        let mut state = vec![0; extended.bytes];
         let mut put = |at: usize, bytes: &[u8]| state[at..at + bytes.len()].copy_from_slice(bytes);
         put(SOFTWARE, &MAGIC_1.to_le_bytes());
-        put(SOFTWARE + 4, &(XSAVE_BYTES as u32 + 4).to_le_bytes());
-        put(SOFTWARE + 8, &7u64.to_le_bytes());
-        put(SOFTWARE + 16, &(XSAVE_BYTES as u32).to_le_bytes());
+        put(SOFTWARE + 4, &(extended.bytes as u32 + 4).to_le_bytes());
+        put(SOFTWARE + 8, &extended.components.to_le_bytes());
+        put(SOFTWARE + 16, &(extended.bytes as u32).to_le_bytes());
         state.extend_from_slice(&MAGIC_2.to_le_bytes());
 
         let mut context = [0; CONTEXT as usize];

@@ -31,7 +31,7 @@ pub const PORT: u16 = 0x10;
 pub const RESTORED: u16 = 0x11;
 
 /// What follows happens in ring 3, since not every KVM tells the upper halves of vector registers (`KVM_GET_XSAVE`).
-/// Saves x87, SSE and AVX state at R8, then goes to a signal handler at R10 with R9 as its third argument.
+/// Saves all extended state that is enabled at R8, then goes to a signal handler at R10 with R9 as its third argument.
 pub const SAVE: u64 = STUB + 0x10;
 
 /// Takes that state back from R8 and leaves by [`RESTORED`].
@@ -41,8 +41,11 @@ pub const RESTORE: u64 = STUB + 0x30;
 pub const STUB_CODE: &[(u64, &[u8])] = &[
     // With VT-x in ring 0, on PVM in ring 3: `out %al,$PORT`. The VMM resumes elsewhere.
     (STUB, &[0xe6, PORT as u8]),
-    // mov eax, 7; xor edx, edx; xsave64 [r8]; mov rdx, r9; xor eax, eax; jmp r10
-    (SAVE, &[0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x49, 0x0f, 0xae, 0x20, 0x4c, 0x89, 0xca, 0x31, 0xc0, 0x41, 0xff, 0xe2]),
-    // mov eax, 7; xor edx, edx; xrstor64 [r8]; out %al, $RESTORED
-    (RESTORE, &[0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x49, 0x0f, 0xae, 0x28, 0xe6, RESTORED as u8]),
+    // or eax, -1; or edx, -1; xsave64 [r8]; mov rdx, r9; xor eax, eax; jmp r10
+    (
+        SAVE,
+        &[0x83, 0xc8, 0xff, 0x83, 0xca, 0xff, 0x49, 0x0f, 0xae, 0x20, 0x4c, 0x89, 0xca, 0x31, 0xc0, 0x41, 0xff, 0xe2],
+    ),
+    // or eax, -1; or edx, -1; xrstor64 [r8]; out %al, $RESTORED
+    (RESTORE, &[0x83, 0xc8, 0xff, 0x83, 0xca, 0xff, 0x49, 0x0f, 0xae, 0x28, 0xe6, RESTORED as u8]),
 ];

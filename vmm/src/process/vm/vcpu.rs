@@ -1,5 +1,7 @@
 //! One vCPU, in ring 3 for good.
 
+use core::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave};
@@ -15,8 +17,39 @@ const USER_CS: u16 = 0x33;
 const USER_SS: u16 = 0x2b;
 /// The mark in CR2 that no page fault leaves: it is not canonical.
 const NO_FAULT: u64 = 0xbe47_0000_0000_0000;
-/// Bytes of XSAVE state with x87, SSE and AVX.
-pub const XSAVE_BYTES: usize = 832;
+
+/// What XSAVE saves in ring 3, and how long that is.
+///
+/// It is what the host has enabled: PVM leaves XCR0 as it is, and where CPUID cannot be made to fault programs see the host's
+/// and use all of it, AVX-512 too. Where KVM does switch XCR0 less is saved.
+#[derive(Debug, Clone, Copy)]
+pub struct ExtendedState {
+    /// The components, as bits of XCR0.
+    pub components: u64,
+    /// The bytes of an area for them.
+    pub bytes: usize,
+}
+
+impl ExtendedState {
+    /// That of this machine.
+    pub fn get() -> Self {
+        static STATE: OnceLock<ExtendedState> = OnceLock::new();
+        *STATE.get_or_init(|| {
+            // Leaf 0xd: EBX is the size for XCR0 as it is (Intel SDM volume 1, 13.2).
+            let bytes = __cpuid_count(0xd, 0).ebx as usize;
+            // SAFETY: KVM needs a processor with XSAVE to give guests AVX, and Linux enables it.
+            let components = unsafe { enabled_components() };
+            Self { components, bytes }
+        })
+    }
+}
+
+/// XCR0.
+#[target_feature(enable = "xsave")]
+fn enabled_components() -> u64 {
+    // SAFETY: register 0 is there wherever XSAVE is.
+    unsafe { _xgetbv(0) }
+}
 
 /// Why ring 3 was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
