@@ -129,7 +129,9 @@ impl Task {
                 Ok(Exit::Restored) => self.restored(),
                 Ok(Exit::Fault) => self.other_fault(),
                 Ok(Exit::NoPage) => self.no_page(),
-                Ok(Exit::Interrupted) => {}
+                // Who interrupts sets the flag before the kick: the flag may be taken in between, and the kick be left. A look
+                // takes it back.
+                Ok(Exit::Interrupted) => self.handle.flag.set(),
                 Err(error) => {
                     self.report(&error);
                     self.end_process(Status::Killed(libc::SIGKILL as u8));
