@@ -38,8 +38,12 @@ pub fn report_usage(error: &clap::Error, command: &str) -> ExitCode {
 fn usage(message: &str, command: &str) -> String {
     let what = message.split("Usage: ").next().unwrap_or(message);
     let what = what.trim().trim_start_matches("error: ");
-    let parts: Vec<String> =
-        what.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    // clap advises to pass what looks like a flag behind `--`, where it would be the image or its command.
+    let parts: Vec<String> = what
+        .split("\n\n")
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|part| !part.contains("use '-- "))
+        .collect();
     let what = parts.join("; ").replace("; For more information, try '--help'.", "");
     format!("{what}; `{command} --help` tells more")
 }
@@ -79,9 +83,10 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_line() {
         let message = "error: unexpected argument '--x' found\n\n  tip: to pass it as a value,\n  use '-- --x'\n\n\
+                       tip: a similar\n  argument exists: '--xy'\n\n\
                        Usage: berth run [OPTIONS] IMAGE\n\nFor more information, try '--help'.\n";
         let expected =
-            "unexpected argument '--x' found; tip: to pass it as a value, use '-- --x'; `berth run --help` tells more";
+            "unexpected argument '--x' found; tip: a similar argument exists: '--xy'; `berth run --help` tells more";
         assert_eq!(usage(message, "berth run"), expected);
         let without = "error: invalid value 'x' for '--cpus': no\n\nFor more information, try '--help'.\n";
         assert_eq!(

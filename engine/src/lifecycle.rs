@@ -207,6 +207,9 @@ pub fn restart(container: &Container, signal: Option<&str>, timeout: Option<Dura
 pub fn rename(container: &Container, name: &str) -> Result<()> {
     let (roots, id) = (container.roots(), container.id());
     names::check(name)?;
+    if container.name() == name {
+        return Err(Error::Invalid(format!("{name} has this name already; give another")));
+    }
     let state = container.state(&container.status()?);
     if container.record.options.remove && state.is_alive() {
         let advice = "its name is given back when it ends (--rm), so it cannot change before";

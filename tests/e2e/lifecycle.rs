@@ -209,6 +209,7 @@ fn rename_gives_another_name() {
     assert_eq!(home.inspect("new")["Id"], *id);
     home.berth("inspect old").run().fails_with("old");
     home.berth("rename new other").run().fails_with("other");
+    home.berth("rename new new").run().fails_with("has this name already");
     assert_eq!(home.inspect("other")["Id"], *other);
     let _ = home.shell("--name old", "true").ok();
 }

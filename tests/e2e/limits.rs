@@ -73,6 +73,8 @@ fn cpuset_cpus_pins() {
     let home = Home::new();
     assert_eq!(home.prints("--cpuset-cpus 0", "grep Cpus_allowed_list /proc/self/status | cut -f2; nproc"), "0\n1");
     home.shell("--cpuset-cpus 9999", "true").run().fails_with("9999");
+    home.shell("--cpuset-cpus 1023", "true").run().code(125).fails_with("this host has the CPUs 0");
+    home.shell("--pids-limit 4194305", "true").run().code(125).fails_with("the most is 4194304");
     home.shell("--cpuset-cpus nonsense", "true").run().code(125).fails_with("nonsense");
 }
 

@@ -71,6 +71,10 @@ fn environment_comes_from_flags_and_files_alone() {
     has("TAKEN=taken");
     assert!(!out.contains("SECRET") && !out.contains("NOT_SET") && !out.contains("BERTH_"), "{out}");
     assert!(out.contains("PATH=") && out.contains("HOME=/root") && out.contains("HOSTNAME="), "{out}");
+
+    std::fs::write(&file, b"A=1\nB=\xff\n").unwrap();
+    let refused = home.berth("run --rm --env-file").arg(&file).args(["busybox", "env"]).run().code(125);
+    refused.fails_with("line 2: it is no UTF-8 text");
 }
 
 #[test]
@@ -108,6 +112,8 @@ fn init_is_process_1_and_reaps() {
     assert_eq!(home.prints("", "echo $$"), "1");
     let script = "[ $$ != 1 ] || exit 9; (sleep 0 & exec sleep 0.1) & wait; sleep 1; ps -o stat | grep -c Z; exit 0";
     assert_eq!(home.prints("--init", script), "0", "no zombies are left under --init");
+    // What `ps` shows of it tells nothing of the host.
+    assert_eq!(home.prints("--init", "tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/comm"), "berth-init berth-init");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Standard input, output and error behave as if the command ran locally.
 
+use std::fs;
 use std::process::Stdio;
 
 use berth_tests::home::Home;
@@ -43,6 +44,16 @@ fn a_reader_that_leaves_ends_the_command() {
     let mut child = command.inner.spawn().unwrap();
     drop(command);
     wait::until("`berth run busybox yes` into a closed pipe ends", || child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn output_that_cannot_be_passed_on_is_told_once() {
+    let home = Home::new();
+    let mut command = home.berth("run --rm busybox sh -c").arg("echo one; sleep 0.1; echo two; exit 3");
+    command.inner.stdin(Stdio::null()).stdout(fs::File::create("/dev/full").unwrap()).stderr(Stdio::piped());
+    let output = command.inner.spawn().unwrap().wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), message.matches("No space left").count()), (Some(3), 1), "{message}");
 }
 
 #[test]

@@ -133,6 +133,20 @@ fn mounts_that_make_no_sense_are_refused() {
     ] {
         let _ = home.shell(flags, "true").run().code(125);
     }
+    for (flags, message) in [
+        ("-v /etc/passwd:/etc", "one is a directory and the other a file"),
+        ("-v /tmp:/etc/passwd", "one is a directory and the other a file"),
+        ("-v /tmp:/proc", "may hide /proc"),
+        ("-v /tmp:/proc/sys", "may hide /proc"),
+        ("--tmpfs /proc/self", "may hide /proc"),
+        ("-v /etc/passwd:/proc/version", "may hide /proc"),
+    ] {
+        home.shell(flags, "true").run().code(125).fails_with(message);
+    }
+    // As lxcfs does it.
+    let file = home.scratch().join("uptime");
+    fs::write(&file, "7 7").unwrap();
+    assert_eq!(home.prints(&format!("-v {}:/proc/uptime:ro", file.display()), "cat /proc/uptime"), "7 7");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Logs {
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Only the last lines: a number, or all
-    #[arg(short = 'n', long, value_name = "N", default_value = "all", value_parser = tail)]
+    #[arg(short = 'n', long, value_name = "N", default_value = "all", allow_negative_numbers = true, value_parser = tail)]
     tail: Tail,
     /// Put the time before each line
     #[arg(short, long)]
@@ -38,7 +38,11 @@ struct Tail(Option<u64>);
 fn tail(text: &str) -> Result<Tail, String> {
     match text {
         "all" => Ok(Tail(None)),
-        _ => text.parse().map(|lines| Tail(Some(lines))).map_err(|_| "give a number of lines, or all".to_owned()),
+        // As in docker, less than nothing is all.
+        _ => match text.parse::<i64>() {
+            Ok(lines) => Ok(Tail(u64::try_from(lines).ok())),
+            Err(_) => Err("give a number of lines, or all".to_owned()),
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// Bounds a file of pairs, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -67,7 +67,11 @@ fn lines(path: &Path, flag: &str) -> Result<Vec<String>> {
     if size > MAX_FILE {
         bail!("{}: {size} bytes; give a file of at most {MAX_FILE} with one KEY=VALUE a line", what());
     }
-    let text = fs::read_to_string(path).with_context(what)?;
+    let bytes = fs::read(path).with_context(what)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|&byte| byte == b'\n').count();
+        anyhow!("{} line {line}: it is no UTF-8 text; convert it, for example with iconv(1)", what())
+    })?;
     let mut pairs = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim_start();

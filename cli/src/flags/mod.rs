@@ -142,8 +142,8 @@ pub struct ContainerFlags {
     /// Let the container only read the image's files
     #[arg(long, help_heading = "Files")]
     read_only: bool,
-    /// Size of /dev/shm in bytes, or with k, m, g [default: 64m]
-    #[arg(long, value_name = "SIZE", value_parser = size::some_bytes, help_heading = "Files")]
+    /// Size of /dev/shm in bytes, or with k, m, g; 0: the default [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes, help_heading = "Files")]
     shm_size: Option<u64>,
     /// Give a device of the host: HOST[:CONTAINER][:rwm]
     #[arg(long, value_name = "DEVICE", value_parser = isolation::device, help_heading = "Files")]
@@ -302,8 +302,8 @@ impl ContainerFlags {
             remove: self.rm,
             env: lists::env(&self.env_file, &self.env, |key| std::env::var(key).ok())?,
             mounts: [self.volume, self.mount, self.tmpfs].concat(),
-            workdir: self.workdir,
-            user: self.user,
+            workdir: self.workdir.filter(|directory| !directory.is_empty()),
+            user: self.user.filter(|user| !user.is_empty()),
             group_add: self.group_add,
             read_only: self.read_only,
             cap_add: self.cap_add,
@@ -314,7 +314,7 @@ impl ContainerFlags {
             devices: self.device,
             ulimits: self.ulimit,
             sysctls: self.sysctl.into_iter().collect(),
-            shm_size: self.shm_size,
+            shm_size: self.shm_size.filter(|&bytes| bytes > 0),
             limits: self.limits.into(),
             network: self.network,
             pid_host: self.pid == Namespace::Host,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use berth_engine::options::{Filesystem, Mount, MountSource};
 use berth_engine::{spec, volumes};
+use csv::StringRecord;
 
 use super::size;
 
@@ -125,7 +126,8 @@ pub fn mount(text: &str) -> Result<Mount, String> {
 }
 
 fn parse_mount(text: &str) -> Result<Mount, String> {
-    let keys = keys(text)?;
+    let fields = fields(text)?;
+    let keys = keys(&fields)?;
     let target = target(keys.target.ok_or("'target' is missing")?)?;
     let kind = keys.kind.unwrap_or("volume");
     let misplaced = [
@@ -168,9 +170,17 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
     Ok(Mount { target, source, read_only: keys.read_only || kind == "erofs" })
 }
 
-fn keys(text: &str) -> Result<Keys<'_>, String> {
+/// The fields, separated by commas; one with a comma in it is quoted, as in docker: `"source=/srv/a,b"`.
+fn fields(text: &str) -> Result<StringRecord, String> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    let mut record = StringRecord::new();
+    reader.read_record(&mut record).map_err(|error| format!("not a list of fields: {error}"))?;
+    Ok(record)
+}
+
+fn keys(fields: &StringRecord) -> Result<Keys<'_>, String> {
     let mut keys = Keys::default();
-    for field in text.split(',') {
+    for field in fields {
         let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
         let needed = || value.ok_or_else(|| format!("'{key}' has no value"));
         match key {
@@ -285,6 +295,7 @@ mod tests {
         let cases = [
             ("type=bind,source=/srv,target=/data", at("/data", bind("/srv", false, None), false)),
             ("type=bind,src=/srv,dst=/data,ro", at("/data", bind("/srv", false, None), true)),
+            ("type=bind,\"src=/a,b\",dst=/data", at("/data", bind("/a,b", false, None), false)),
             (
                 "type=bind,src=/s,destination=/d,readonly=false,bind-propagation=shared",
                 at("/d", bind("/s", false, Some("shared")), false),

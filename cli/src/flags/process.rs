@@ -124,10 +124,11 @@ pub fn add_host(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// `--user NAME|UID[:GROUP|GID]`; names are looked up in the image.
+/// `--user NAME|UID[:GROUP|GID]`; names are looked up in the image. An empty one, as an unset variable of a script gives, is
+/// the image's.
 pub fn user(text: &str) -> Result<String, String> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    if is_account(user) && group.is_none_or(is_account) {
+    if text.is_empty() || is_account(user) && group.is_none_or(is_account) {
         Ok(text.to_owned())
     } else {
         Err(String::from(
@@ -156,9 +157,13 @@ fn is_account(text: &str) -> bool {
     }
 }
 
-/// `--workdir`
+/// `--workdir`; an empty one is the image's.
 pub fn workdir(text: &str) -> Result<String, String> {
-    if text.starts_with('/') { Ok(text.to_owned()) } else { Err(String::from("it must be absolute, for example /srv")) }
+    if text.is_empty() || text.starts_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err(String::from("it must be absolute, for example /srv"))
+    }
 }
 
 /// `--platform OS[/ARCHITECTURE[/VARIANT]]`

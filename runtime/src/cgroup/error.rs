@@ -1,8 +1,9 @@
 //! What can go wrong with a control group.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -54,7 +55,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file of the group refused a value.
-    #[error("cannot write '{value}' to {}: {source}", path.display())]
+    #[error("cannot write '{value}' to {}: {source}{}", path.display(), advice(path, source))]
     Write {
         /// The file.
         path: PathBuf,
@@ -109,6 +110,24 @@ pub enum Error {
         /// Why.
         source: cgroups_rs::fs::error::Error,
     },
+}
+
+/// What a file takes, where it refused a value.
+fn advice(path: &Path, source: &io::Error) -> String {
+    if !matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ERANGE | libc::EACCES)) {
+        return String::new();
+    }
+    let online = |what, file| match std::fs::read_to_string(file) {
+        Ok(online) => format!("; this host has the {what} {}", online.trim()),
+        Err(_) => String::new(),
+    };
+    match path.file_name().and_then(OsStr::to_str) {
+        Some("cpuset.cpus") => online("CPUs", "/sys/devices/system/cpu/online"),
+        Some("cpuset.mems") => online("memory nodes", "/sys/devices/system/node/online"),
+        // PID_MAX_LIMIT of 64-bit kernels, see proc_sys_kernel(5).
+        Some("pids.max") => String::from("; the most is 4194304"),
+        _ => String::new(),
+    }
 }
 
 fn list(pids: &[i32]) -> String {

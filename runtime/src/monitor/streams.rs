@@ -54,6 +54,8 @@ pub(super) struct Streams {
     tty: bool,
     interactive: bool,
     foreground: bool,
+    /// Whether it was said that output is lost.
+    complained: bool,
     log: Log,
     socket: PathBuf,
     listener: UnixListener,
@@ -82,6 +84,7 @@ impl Streams {
             tty: config.tty,
             interactive: config.interactive,
             foreground,
+            complained: false,
             log: Log::open(&config.bundle.join("container.log"))?,
             socket,
             listener,
@@ -308,10 +311,18 @@ impl Streams {
         }
         if self.foreground {
             let target = standard(if stream == Stream::Output { 1 } else { 2 });
-            if relay::write_all(target, bytes) == Err(Errno::EPIPE) && !self.tty {
+            match relay::write_all(target, bytes) {
                 // As if it wrote there itself: its next write fails.
-                self.outputs.remove(index);
-                return false;
+                Err(Errno::EPIPE) if !self.tty => {
+                    self.outputs.remove(index);
+                    return false;
+                }
+                Err(errno) if errno != Errno::EPIPE && !std::mem::replace(&mut self.complained, true) => {
+                    eprintln!(
+                        "berth-oci: cannot pass the command's output on: {errno}; it goes on without, see its log"
+                    );
+                }
+                _ => {}
             }
         }
         true

@@ -1,6 +1,8 @@
 //! `--init`: process 1 of the sandbox passes signals on to the command, reaps orphans, and ends with the command's exit code
 //! (what `tini` and `docker-init` do, without a program in the image).
 
+use std::ops::Range;
+
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -24,11 +26,39 @@ pub(super) fn fork_command(channel: &Channel) -> Result<()> {
         ForkResult::Parent { child } => {
             // Only the command reports whether it could be executed.
             channel.close_here();
+            change_title();
             let code = serve(child);
             // SAFETY: `_exit` ends this process without running what belongs to the maker it was copied from.
             unsafe { libc::_exit(code) }
         }
     }
+}
+
+/// Shows in `ps` what this is, in place of the maker's arguments: they name directories of the host.
+fn change_title() {
+    const TITLE: &[u8] = b"berth-init\0";
+    let _ = nix::sys::prctl::set_name(c"berth-init");
+    let Some(arguments) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(argument_bytes) else {
+        return;
+    };
+    if arguments.len() <= TITLE.len() {
+        return;
+    }
+    // SAFETY: the kernel has put the arguments there, in the stack; nothing in this process reads them any more.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(arguments.start as *mut u8, arguments.len()) };
+    bytes.fill(0);
+    bytes[..TITLE.len()].copy_from_slice(TITLE);
+    // Without a zero at the end the kernel takes what ends at the first one as the title (fs/proc/base.c,
+    // `get_mm_proctitle`).
+    bytes[bytes.len() - 1] = 1;
+}
+
+/// Where the arguments of the process stand, by its `stat` (`proc_pid_stat(5)`, fields 48 and 49).
+fn argument_bytes(stat: &str) -> Option<Range<usize>> {
+    // The name, in parentheses, may have anything in it; field 3 follows.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(48 - 3);
+    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (start != 0).then_some(start..end)
 }
 
 /// Passes signals on and reaps until the command has ended: its exit code.

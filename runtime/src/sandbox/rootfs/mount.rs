@@ -108,6 +108,7 @@ pub(super) fn mount(root: &Root, entry: &Mount, made: Option<&OwnedFd>) -> Resul
     };
     let point_kind = if is_directory(mounted)? { Kind::Directory } else { Kind::File };
     let point = root.mount_point(destination, point_kind)?;
+    check_point(entry, mounted, &point)?;
     if options.copy_up {
         copy_up(root, destination, mounted)?;
     }
@@ -115,6 +116,49 @@ pub(super) fn mount(root: &Root, entry: &Mount, made: Option<&OwnedFd>) -> Resul
     if let Some(flags) = options.propagation {
         let point = root.open(destination, OFlags::PATH).attempt(|| format!("open {}", destination.display()))?;
         change_propagation(&point, flags).attempt(|| format!("set the propagation of {}", destination.display()))?;
+    }
+    Ok(())
+}
+
+/// What may be mounted below `/proc`: files that describe the machine, which lxcfs and its kind replace.
+const OVER_PROC: &[&str] = &[
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
+/// Refuses a directory on a file and the other way round, and what would hide `/proc`: programs of the sandbox's own, and
+/// those that join it, trust what they find there (CVE-2019-16884).
+fn check_point(entry: &Mount, mounted: impl AsFd, point: impl AsFd) -> Result<()> {
+    let destination = entry.destination();
+    if is_directory(&mounted)? != is_directory(&point)? {
+        return Err(Error::Invalid(format!(
+            "cannot mount {} at {}: one is a directory and the other a file; name a file for a file, a directory for a \
+             directory",
+            describe(entry),
+            destination.display()
+        )));
+    }
+    let is_proc = |file: &dyn AsFd| {
+        let found = rustix::fs::fstatfs(file.as_fd()).attempt(|| format!("look at {}", destination.display()))?;
+        Ok::<_, Error>(found.f_type == libc::PROC_SUPER_MAGIC)
+    };
+    let below = destination.strip_prefix("/proc").ok();
+    let is_allowed = below.is_some_and(|below| OVER_PROC.iter().any(|allowed| Path::new(allowed) == below));
+    if !is_allowed && (below.is_some() || is_proc(&point)?) && !is_proc(&mounted)? {
+        return Err(Error::Invalid(format!(
+            "cannot mount {} at {}: nothing but a proc filesystem may hide /proc; mount it elsewhere",
+            describe(entry),
+            destination.display()
+        )));
     }
     Ok(())
 }
@@ -285,7 +329,7 @@ pub(super) fn overlay(
         .attempt(|| format!("mount the image's {} layers as the root filesystem", lower.len()))
 }
 
-fn is_directory(fd: &OwnedFd) -> Result<bool> {
+fn is_directory(fd: impl AsFd) -> Result<bool> {
     let stat = statat(fd, "", AtFlags::EMPTY_PATH).attempt(|| "examine a mount")?;
     Ok(FileType::from_raw_mode(stat.st_mode).is_dir())
 }
