@@ -38,6 +38,15 @@ impl Faulty {
         let index: serde_json::Value =
             serde_json::from_slice(&fs::read(folder.path().join("index.json")).unwrap()).unwrap();
         let manifest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+        // By digest, in memory: the server outlives the test, and would leave the folder behind.
+        let blobs: HashMap<String, Vec<u8>> = fs::read_dir(folder.path().join("blobs/sha256"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                let digest = format!("sha256:{}", entry.file_name().into_string().unwrap());
+                (digest, fs::read(entry.path()).unwrap())
+            })
+            .collect();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -45,9 +54,9 @@ impl Faulty {
         let script: Arc<Script> = Arc::new(script);
         // Lives as long as the test program; its socket is nobody else's.
         std::thread::spawn(move || {
-            let folder = Arc::new(folder);
+            let blobs = Arc::new(blobs);
             for stream in listener.incoming() {
-                let (folder, script, log) = (Arc::clone(&folder), Arc::clone(&script), Arc::clone(&log));
+                let (blobs, script, log) = (Arc::clone(&blobs), Arc::clone(&script), Arc::clone(&log));
                 let manifest = manifest.clone();
                 std::thread::spawn(move || {
                     let mut stream = stream.unwrap();
@@ -61,17 +70,14 @@ impl Faulty {
                         before
                     };
                     let reply = script(&path, &headers, before).unwrap_or_else(|| {
-                        let blob = |digest: &str| {
-                            fs::read(folder.path().join("blobs").join(digest.replace(':', "/"))).unwrap()
-                        };
                         if path == "/v2/" {
                             answer("200 OK", "", b"")
                         } else if let Some(version) = path.strip_prefix("/v2/app/manifests/") {
                             let digest = if version.starts_with("sha256:") { version } else { &manifest };
                             let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json\r\n";
-                            answer("200 OK", kind, &blob(digest))
+                            answer("200 OK", kind, &blobs[digest])
                         } else {
-                            let content = blob(path.rsplit('/').next().unwrap());
+                            let content = &blobs[path.rsplit('/').next().unwrap()];
                             match headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'))
                             {
                                 Some(start) => {
@@ -83,7 +89,7 @@ impl Faulty {
                                         &content[start..],
                                     )
                                 }
-                                None => answer("200 OK", "", &content),
+                                None => answer("200 OK", "", content),
                             }
                         }
                     });
