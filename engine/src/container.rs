@@ -157,9 +157,20 @@ impl Container {
     pub fn running_sandbox(&self) -> Result<Sandbox> {
         let status = self.status()?;
         match self.state(&status) {
-            State::Running | State::Paused => self.sandbox(),
-            state => Err(Error::NotRunning { name: self.name().to_owned(), state: state.as_str() }),
+            State::Running | State::Paused => {
+                let sandbox = Sandbox::load(&self.roots.sandboxes(), self.id());
+                // It has gone, and its monitor is about to say so.
+                match sandbox {
+                    Err(berth_runtime::error::Error::NotFound { .. }) => Err(self.not_running(State::Exited)),
+                    other => Ok(other?),
+                }
+            }
+            state => Err(self.not_running(state)),
         }
+    }
+
+    fn not_running(&self, state: State) -> Error {
+        Error::NotRunning { name: self.name().to_owned(), state: state.as_str() }
     }
 
     /// The error for a container in the wrong phase of its life.
