@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use berth_runtime::monitor;
+use berth_runtime::{monitor, relay};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::Deserialize;
@@ -48,6 +48,8 @@ pub fn start_detached(roots: &Roots, record: &Record, lock: &Lock) -> Result<i32
     prepare(roots, record)?;
     let runtime = Runtime::open()?;
     let (ready, writer) = io::pipe().attempt(|| "make a pipe")?;
+    // What the caller has open, a lock or a pipe, is not held for as long as the container lives.
+    relay::close_on_exec_from(3)?;
     inherit(lock)?;
     fcntl_setfd(&writer, FdFlags::empty()).attempt(|| "hand a pipe on")?;
     let mut command = runtime.monitor(roots, &record.id, lock);

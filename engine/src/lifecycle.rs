@@ -84,14 +84,12 @@ pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duratio
     };
     // Between two runs there is no sandbox; the monitor sees the request.
     if let Ok(sandbox) = container.sandbox() {
+        // Looked at before it is sent: a handler, or what the signal wakes, changes what there is to see.
+        let deaf = sandbox.pid().is_some_and(|pid| is_deaf_to(pid, signal));
         // The signal waits for a frozen process to thaw: send first.
-        let sent = sandbox.kill(signal, false);
+        let _ = if deaf { sandbox.kill(libc::SIGKILL, true) } else { sandbox.kill(signal, false) };
         if state == State::Paused {
             sandbox.resume()?;
-        }
-        let pid = sandbox.pid();
-        if sent.is_ok() && pid.is_some_and(|pid| is_deaf_to(pid, signal)) {
-            let _ = sandbox.kill(libc::SIGKILL, true);
         }
     }
     if !monitor.wait(Some(timeout))? {

@@ -34,6 +34,10 @@ use crate::volumes::Store;
 /// Cleans up after crashed commands and monitors; returns what could not be cleaned.
 pub fn sweep(roots: &Roots) -> Vec<Error> {
     let mut errors = Vec::from_iter(Store::new(roots.data()).sweep().err().map(Error::from));
+    if roots.data().join("images").exists() {
+        // Opening it sweeps it.
+        errors.extend(berth_images::Store::open(roots.data()).err().map(Error::from));
+    }
     if !roots.live().exists() {
         // The first command after a reboot: what was alive is not, and what was half made or half removed then
         // has lost its lock too.

@@ -88,6 +88,13 @@ impl Drop for RawTerminal {
     }
 }
 
+/// Marks all descriptors from `first` on to be closed by the next execution of a program.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: no descriptor is closed now.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop).attempt(|| "mark descriptors close-on-exec")
+}
+
 /// Makes reads and writes of a descriptor of our own return at once.
 pub fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL).attempt(|| "examine a descriptor")?;

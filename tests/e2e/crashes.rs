@@ -113,6 +113,10 @@ fn load_killed_at_every_step() {
 
 /// The image is there and whole, or not at all; in both cases no blob or layer is left when it has been removed.
 fn whole_or_nothing(home: &Home, name: &str, at: usize) {
+    // The next command, whichever it is, removes what was unfinished.
+    let _ = home.berth("ps").run().code(0);
+    let unfinished = fs::read_dir(home.data().join("images/ingest")).map_or(0, Iterator::count);
+    assert_eq!(unfinished, 0, "killed at step {at}");
     let listed = home.berth("images -q").run().code(0).text();
     if listed.is_empty() {
         home.berth("image inspect").arg(name).run().fails_with(name);

@@ -1,5 +1,6 @@
 //! The life of a container after `run`: detached, stopped, killed, paused, restarted, renamed, removed.
 
+use std::fs;
 use std::time::Instant;
 
 use berth_tests::home::Home;
@@ -103,11 +104,57 @@ fn stop_asks_then_kills() {
     let _ = home.berth("stop").arg(&polite).ok();
     assert_eq!(home.inspect(&polite)["State"]["ExitCode"], 4);
 
+    // A handler that takes itself away, and an init that waits for signals, are looked at before the signal is sent.
+    for (flags, script) in [
+        ("", "trap 'trap - TERM; sleep 0.2; exit 5' TERM; echo ready; while :; do :; done"),
+        ("--init", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done"),
+    ] {
+        for _ in 0..4 {
+            let handler = home.detached(flags, script);
+            home.expect_log(&handler, "ready");
+            let _ = home.berth("stop").arg(&handler).ok();
+            assert_eq!(home.inspect(&handler)["State"]["ExitCode"], 5, "{flags} {script}");
+        }
+    }
+
     let deaf = home.detached("", "trap '' TERM; echo ready; while :; do sleep 0.1; done");
     home.expect_log(&deaf, "ready");
     let _ = home.berth("stop -t 1").arg(&deaf).ok();
     assert_eq!(home.inspect(&deaf)["State"]["ExitCode"], 137);
     assert_eq!(home.status(&deaf), "exited");
+}
+
+#[test]
+fn a_detached_container_holds_nothing_its_caller_has_open() {
+    let home = Home::new();
+    let mut command = home.berth("");
+    let program = command.inner.get_program().to_owned();
+    let environment: Vec<_> =
+        command.inner.get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect();
+    command.inner = std::process::Command::new("sh");
+    let script = r#""$0" run -d --name it busybox sleep 1000 4>&1 > /dev/null"#;
+    command.inner.args(["-c", script]).arg(program).envs(environment);
+    // It ends when nobody has the other end of its standard output open any more.
+    assert_eq!(command.ok().text(), "");
+    assert_eq!(home.status("it"), "running");
+}
+
+#[test]
+fn a_full_disk_loses_no_exit_code() {
+    let home = Home::new();
+    let dir = home.scratch();
+    let flags = format!("-v {}:/out", dir.display());
+    let id = home.detached(&flags, "until [ -e /out/go ]; do sleep 0.05; done; exit 5");
+    let (pid, stat) = (home.pid(&id), |pid| fs::read_to_string(format!("/proc/{pid}/stat")));
+    let monitor = stat(pid).unwrap().rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+    // Stands in the way of the file that is to be written.
+    let obstacle = home.data().join("containers").join(&id).join(format!("status.tmp-{monitor}"));
+    fs::create_dir(&obstacle).unwrap();
+    fs::write(dir.join("go"), "").unwrap();
+    wait::until("the command has ended", || stat(pid).is_err());
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(home.berth("wait").arg(&id).ok().trimmed(), "5");
+    assert_eq!(home.inspect(&id)["State"]["ExitCode"], 5);
 }
 
 #[test]

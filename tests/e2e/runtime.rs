@@ -97,6 +97,7 @@ fn create_start_kill_delete() {
     let _ = bundle.oci("exec ID sh -c").arg("exit 9").run().code(9);
     let _ = bundle.oci("pause ID").ok();
     assert_eq!(bundle.status(), "paused");
+    bundle.oci("exec ID true").run().fails_with("paused");
     let _ = bundle.oci("resume ID").ok();
     assert_eq!(bundle.status(), "running");
     let _ = bundle.oci("kill ID KILL").ok();

@@ -226,3 +226,24 @@ fn the_images_configuration_is_followed() {
     let _ = home.berth("run --name it full:1").ok();
     assert_eq!(home.inspect("it")["Config"]["Labels"]["from"], "image");
 }
+
+#[test]
+fn mount_points_are_made_where_dangling_links_lead() {
+    let home = Home::empty();
+    let layer = TarFile::new()
+        .file("etc/.wh.resolv.conf", "")
+        .symlink("etc/hosts", "../run/names/hosts")
+        .symlink("data", "/mnt/data")
+        .symlink("work", "../../elsewhere")
+        .symlink("round", "round")
+        .finish();
+    load(&home, [Layer::plain(layer)]);
+    let dir = home.scratch();
+    fs::write(dir.join("file"), "from outside").unwrap();
+    let flags = format!("run --rm -w /work/here -v {}:/data --tmpfs /work/memory", dir.display());
+    let script = "cat /mnt/data/file; echo; pwd -P; grep -c localhost /run/names/hosts; grep -c ' /elsewhere/memory ' /proc/mounts";
+    let out = home.berth(&flags).args(["image:1", "sh", "-c", script]).ok();
+    assert_eq!(out.text(), "from outside\n/elsewhere/here\n2\n1\n");
+    let round = home.berth("run --rm --tmpfs /round/in image:1 true").run().code(125);
+    round.fails_with("symbolic links");
+}

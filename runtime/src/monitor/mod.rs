@@ -39,6 +39,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 /// A process that ran this long starts with the first pause again.
 const RAN_WELL: Duration = Duration::from_secs(10);
+/// How long a detached monitor tries to write down how its container ended, when the disk is full.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often a pause looks for a request to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -126,7 +128,7 @@ impl Monitor {
             }
             if !self.pause(delay) {
                 self.status.phase = Phase::Exited;
-                self.write_status()?;
+                self.save_status();
                 streams.send_exit(code);
                 return Ok(code);
             }
@@ -158,7 +160,11 @@ impl Monitor {
         self.status.started_at = Some(Timestamp::now());
         self.status.oom_killed = false;
         self.status.error = None;
-        self.write_status()?;
+        if self.status.restart_count == 0 {
+            self.write_status()?;
+        } else {
+            self.save_status();
+        }
         self.journal.write("start", &json!({}));
         if let Some(mut ready) = ready.take() {
             let _ = writeln!(ready, "{}", json!({ "pid": pid }));
@@ -187,7 +193,10 @@ impl Monitor {
         }
         self.journal.write("die", &json!({ "exitCode": code.to_string() }));
         // With `--rm` the status is about to go with everything else.
-        if self.config.remove.is_empty() { self.write_status() } else { Ok(()) }
+        if self.config.remove.is_empty() {
+            self.save_status();
+        }
+        Ok(())
     }
 
     fn restarts(&self, code: i32) -> bool {
@@ -231,6 +240,14 @@ impl Monitor {
         write_json(&self.config.bundle.join("status.json"), &self.status)
     }
 
+    /// Writes the status where that is not what decides: a disk that is full for a while neither ends a container that goes
+    /// on nor changes its exit code. The last one is written by [`clean_up`](Self::clean_up).
+    fn save_status(&self) {
+        if let Err(error) = self.write_status() {
+            eprintln!("berth-oci: {error}");
+        }
+    }
+
     /// Leaves word of why the container could not be started.
     fn give_up(&mut self, error: &Error) {
         if let Ok(sandbox) = Sandbox::load(&self.config.sandboxes, &self.config.id) {
@@ -247,8 +264,15 @@ impl Monitor {
         self.status.pid = None;
         self.status.monitor_pid = None;
         if self.config.remove.is_empty() {
-            if let Err(error) = self.write_status() {
-                eprintln!("berth-oci: {error}");
+            // Nobody waits for a detached monitor's own end as for the exit code, which would be lost.
+            let patience = if self.foreground { Duration::ZERO } else { PATIENCE };
+            let begin = Instant::now();
+            while let Err(error) = self.write_status() {
+                if begin.elapsed() >= patience {
+                    eprintln!("berth-oci: {error}");
+                    break;
+                }
+                std::thread::sleep(LOOK);
             }
         } else {
             for path in &self.config.remove {

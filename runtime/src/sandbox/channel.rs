@@ -88,9 +88,8 @@ impl Channel {
             let mut parts = [IoSliceMut::new(&mut text)];
             let got = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
             match got {
-                Err(Errno::EINTR) => {}
-                // The other side ended with our message unread.
-                Err(Errno::ECONNRESET) => return Ok(None),
+                // The other side ended with our message unread. It says so once; then comes what it said before, and the end.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno).attempt(|| "listen to the other side of the sandbox"),
                 Ok(message) => break (message.bytes, received_fd(&message)),
             }

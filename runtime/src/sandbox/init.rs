@@ -20,6 +20,7 @@ use crate::bundle::Bundle;
 use crate::cgroup::Entry;
 use crate::error::{Attempt as _, Error, Result};
 use crate::executor::Ready;
+use crate::relay;
 use crate::seccomp;
 
 /// What the first process needs.
@@ -262,10 +263,8 @@ fn close_descriptors(preserve: u32) -> Result<()> {
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd as i32) };
         fcntl_setfd(fd.as_fd(), FdFlags::empty()).attempt(|| "pass on a descriptor (--preserve-fds)")?;
     }
-    let first = 3 + preserve;
-    // SAFETY: only marks descriptors close-on-exec, among them the channel this process still writes errors to.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Errno::result(result).map(drop).attempt(|| "mark descriptors close-on-exec")
+    // Among them the channel, which this process still writes errors to.
+    relay::close_on_exec_from(3 + preserve)
 }
 
 /// Signals start out as a freshly logged-in process has them: none blocked, none ignored (`execve(2)` keeps both).

@@ -11,7 +11,9 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
+use rustix::fs::{Mode, OFlags};
 
+use super::rootfs::Root;
 use super::user::{self, Identity};
 use crate::error::{Attempt as _, Error, Result};
 use crate::executor::Ready;
@@ -174,7 +176,9 @@ fn enter_working_directory(cwd: &Path, make: bool) -> Result<()> {
     match nix::unistd::chdir(cwd) {
         Ok(()) => {}
         Err(Errno::ENOENT) if make => {
-            std::fs::create_dir_all(cwd).attempt(|| format!("create the working directory {}", cwd.display()))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = Root(rustix::fs::open("/", flags, Mode::empty()).attempt(|| "open the root")?);
+            root.make_directories(cwd)?;
             nix::unistd::chdir(cwd).attempt(attempt)?;
         }
         Err(errno) => return Err(errno).attempt(attempt),

@@ -117,7 +117,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         fs::write(&temporary, serde_json::to_vec(value)?)?;
         fs::rename(&temporary, path)
     };
-    write().attempt(|| format!("write {}", path.display()))
+    write().inspect_err(|_| drop(fs::remove_file(&temporary))).attempt(|| format!("write {}", path.display()))
 }
 
 /// When a process was started, in clock ticks since boot; `None` when there is no such process (any more).

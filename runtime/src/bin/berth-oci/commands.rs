@@ -309,6 +309,10 @@ fn run_in_foreground(root: &Path, run: &Run) -> Result<i32> {
 }
 
 fn run_exec(sandbox: &Sandbox, exec: &Exec) -> Result<i32> {
+    if sandbox.is_paused()? {
+        let id = &exec.id;
+        return Err(Error::Invalid(format!("cannot exec in the paused container {id}; `berth-oci resume {id}` first")));
+    }
     let bundle = Bundle::load(&sandbox.state().bundle)?;
     let first = bundle.spec.process().clone().unwrap_or_default();
     let mut process = match &exec.process {

@@ -1,9 +1,11 @@
 //! Mounting by descriptor: the target is opened inside the root filesystem first and the mount is moved onto that
 //! descriptor, so no symbolic link of the image can move it elsewhere.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -16,6 +18,9 @@ use rustix::mount::{
 
 use super::options::{Options, attr};
 use crate::error::{Attempt as _, Error, Result};
+
+/// How many links one path may lead through, as in the kernel (`path_resolution(7)`).
+const MAX_LINKS: u32 = 40;
 
 /// The root filesystem as a descriptor.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ impl Root {
             return Ok(found);
         }
         let attempt = || format!("create the mount point {} in the root filesystem", path.display());
+        let path = &self.resolve(path).attempt(attempt)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::Invalid(format!("`{}` cannot be a mount point", path.display())));
         };
@@ -64,13 +70,52 @@ impl Root {
         self.open(path, OFlags::PATH).attempt(attempt)
     }
 
+    /// The path with its links followed inside the root. What is missing is taken as it stands: where a dangling link leads, a
+    /// mount point can be made.
+    fn resolve(&self, path: &Path) -> rustix::io::Result<PathBuf> {
+        let steps = |path: &Path| path.components().rev().map(|step| step.as_os_str().to_owned()).collect::<Vec<_>>();
+        let mut left = steps(path);
+        let mut so_far = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(step) = left.pop() {
+            match Path::new(&step).components().next() {
+                Some(Component::Normal(_)) => {}
+                Some(Component::ParentDir) => {
+                    so_far.pop();
+                    continue;
+                }
+                Some(Component::RootDir) => {
+                    so_far = PathBuf::from("/");
+                    continue;
+                }
+                _ => continue,
+            }
+            let target = match self.open(&so_far, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(directory) => rustix::fs::readlinkat(&directory, &step, Vec::new()),
+                Err(errno) => Err(errno),
+            };
+            match target {
+                Ok(_) if links == MAX_LINKS => return Err(rustix::io::Errno::LOOP),
+                Ok(target) => {
+                    links += 1;
+                    left.extend(steps(Path::new(OsStr::from_bytes(target.as_bytes()))));
+                }
+                // No link, or not there.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => so_far.push(&step),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(so_far)
+    }
+
     /// Opens a directory, making what is missing of it.
-    pub(super) fn make_directories(&self, path: &Path) -> Result<OwnedFd> {
+    pub(in crate::sandbox) fn make_directories(&self, path: &Path) -> Result<OwnedFd> {
         let attempt = || format!("create the directory {} in the root filesystem", path.display());
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         if let Ok(found) = self.open(path, flags) {
             return Ok(found);
         }
+        let path = &self.resolve(path).attempt(attempt)?;
         let mut current = self.open(Path::new("/"), flags).attempt(attempt)?;
         let mut so_far = PathBuf::from("/");
         for component in path.components().skip(1) {
