@@ -129,7 +129,7 @@ fn make(
 ) -> Result<Record> {
     let dir = roots.container(id);
     let lower_dirs = store.lower_dirs(image)?;
-    make_directories(roots, &dir, &lower_dirs)?;
+    make_directories(roots, &dir, wasm::has_files(&options, &lower_dirs).then_some(lower_dirs.as_slice()))?;
     let name = match &options.name {
         Some(name) => names::claim(roots, name, id).map(|()| name.clone())?,
         None => names::claim_random(roots, id)?,
@@ -184,15 +184,18 @@ fn make(
     Ok(record)
 }
 
-/// The container's directory. Its `upper` shows through as `/` in the container, so it looks like the image's.
-fn make_directories(roots: &Roots, dir: &Path, lower_dirs: &[PathBuf]) -> Result<()> {
+/// The container's directory. Its `upper` shows through as `/` in the container, so it looks like the image's; a
+/// container without files has none.
+fn make_directories(roots: &Roots, dir: &Path, lower_dirs: Option<&[PathBuf]>) -> Result<()> {
     if !roots.containers().exists() {
         make_dir(&roots.containers(), PRIVATE)?;
     }
-    for (path, mode) in [("", PRIVATE), ("upper", 0o755), ("work", PRIVATE)] {
-        let path = dir.join(path);
-        DirBuilder::new().mode(mode).create(&path).attempt(|| format!("create {}", path.display()))?;
-    }
+    let make =
+        |path: &Path, mode| DirBuilder::new().mode(mode).create(path).attempt(|| format!("create {}", path.display()));
+    make(dir, PRIVATE)?;
+    let Some(lower_dirs) = lower_dirs else { return Ok(()) };
+    make(&dir.join("upper"), 0o755)?;
+    make(&dir.join("work"), PRIVATE)?;
     let upper = dir.join("upper");
     let attempt = || format!("make {} like the image's root", upper.display());
     let (mode, uid, gid) = match lower_dirs.first() {

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::container::{Container, State};
 use crate::document;
 use crate::error::Result;
-use crate::options::{Mount, MountSource, Network, Options, Seccomp};
-use crate::{vm, volumes};
+use crate::options::{Isolation, Mount, MountSource, Network, Options, Seccomp};
+use crate::{vm, volumes, wasm};
 
 /// What docker shows for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -25,6 +25,7 @@ pub fn inspect(container: &Container) -> Result<Value> {
     let dir = container.dir();
     let spec: Value = document::read(&dir.join("config.json"), "remove the container")?.unwrap_or_default();
     let executor: Option<Executor> = document::read(&dir.join(executor::FILE), "remove the container")?;
+    let etc = |name: &str| (options.isolation != Isolation::Wasm).then(|| container.live_dir().join(name));
     Ok(json!({
         "Id": record.id,
         "Name": record.name,
@@ -35,9 +36,9 @@ pub fn inspect(container: &Container) -> Result<Value> {
         "Image": record.image_id,
         "ImageName": record.image,
         "ImageDigest": record.image_digest,
-        "ResolvConfPath": container.live_dir().join("resolv.conf"),
-        "HostnamePath": container.live_dir().join("hostname"),
-        "HostsPath": container.live_dir().join("hosts"),
+        "ResolvConfPath": etc("resolv.conf"),
+        "HostnamePath": etc("hostname"),
+        "HostsPath": etc("hosts"),
         "LogPath": dir.join("container.log"),
         "RestartCount": status.restart_count,
         "Driver": "overlay",
@@ -46,14 +47,14 @@ pub fn inspect(container: &Container) -> Result<Value> {
         // Beyond the limits above, for what runs a microVM.
         "MemoryOverhead": executor.as_ref().map(|executor| executor.memory_overhead),
         "PidsOverhead": executor.as_ref().map(|executor| executor.pids_overhead),
-        "GraphDriver": {
+        "GraphDriver": wasm::has_files(options, &record.lower_dirs).then(|| json!({
             "Name": "overlay",
             "Data": {
                 "LowerDir": record.lower_dirs,
                 "UpperDir": dir.join("upper"),
                 "WorkDir": dir.join("work"),
             },
-        },
+        })),
         "Mounts": mounts(container),
         "Config": config(container, &spec),
         "Bundle": dir,

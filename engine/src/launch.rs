@@ -21,6 +21,7 @@ use crate::container::short;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::lock::Lock;
+use crate::options::Isolation;
 use crate::paths::Roots;
 use crate::record::Record;
 use crate::remove;
@@ -82,7 +83,10 @@ pub(crate) fn monitor_file(roots: &Roots, id: &str) -> PathBuf {
 fn prepare(roots: &Roots, record: &Record) -> Result<()> {
     let options = &record.options;
     let dir = roots.live_container(&record.id);
-    spec::etc::write(&dir, options, &record.id)?;
+    // A module has no such files.
+    if options.isolation != Isolation::Wasm {
+        spec::etc::write(&dir, options, &record.id)?;
+    }
     let config = monitor::Config {
         id: record.id.clone(),
         name: record.name.clone(),

@@ -121,8 +121,15 @@ pub struct Serve {
     pub metrics: Option<SocketAddr>,
     /// `--concurrency`: requests at once
     pub concurrency: u32,
-    /// `--request-memory`: bytes of one request's instance
+    /// `--request-memory`: bytes of one instance
     pub memory: Option<u64>,
+    /// `--requests-per-instance`: how many an instance answers before it ends
+    #[serde(default = "one")]
+    pub requests: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// `--isolation`: what the sandbox's first process does.

@@ -125,6 +125,7 @@ pub(crate) fn executor(
         "serve": options.serve.as_ref().map(|serve| json!({
             "concurrency": serve.concurrency,
             "memory": serve.memory,
+            "requests": serve.requests,
         })),
     });
     let sockets = options.serve.iter().flat_map(|serve| {
@@ -165,9 +166,14 @@ fn directories(image: &Image, options: &Options, mounts: &[ResolvedMount]) -> Va
     mounts.iter().map(|mount| json!({ "path": mount.target, "read_only": mount.read_only })).collect()
 }
 
+/// Whether a container has files of its own, and not only a module.
+pub(crate) fn has_files(options: &Options, lower_dirs: &[PathBuf]) -> bool {
+    options.isolation != Isolation::Wasm || !lower_dirs.is_empty()
+}
+
 /// Refuses what would need files that a module's sandbox does not have.
 pub(crate) fn refuse_files(container: &Container, what: &str) -> Result<()> {
-    if container.record.options.isolation != Isolation::Wasm || !container.record.lower_dirs.is_empty() {
+    if has_files(&container.record.options, &container.record.lower_dirs) {
         return Ok(());
     }
     let name = container.name();
@@ -194,8 +200,7 @@ pub fn build(roots: &Roots, store: &Store, path: &Path, name: &str) -> Result<Im
     let mut options = WasmOptions { reference: None, interfaces: host.describe(path)? };
     // It gets its name when it has proved to be a module.
     let image = store.build_wasm(path, &options)?;
-    let entry = entry(&image, &Options::default(), &spec::args(&Options::default(), &image.config)?);
-    host.code(store, &image, &entry, false)?;
+    host.code(store, &image, &own_entry(&image)?, false)?;
     options.reference = Some(name.to_owned());
     Ok(store.build_wasm(path, &options)?)
 }
@@ -204,10 +209,22 @@ pub fn build(roots: &Roots, store: &Store, path: &Path, name: &str) -> Result<Im
 pub fn compile(roots: &Roots, store: &Store, reference: &str) -> Result<Code> {
     let host = Host::find(roots)?;
     let image = if is_path(reference) { image_of_file(store, reference)? } else { store.resolve(reference)? };
-    let options = Options::default();
-    let entry = entry(&image, &options, &spec::args(&options, &image.config)?);
     store.remove_code(&image)?;
-    host.code(store, &image, &entry, false)
+    host.code(store, &image, &own_entry(&image)?, false)
+}
+
+/// Compiles the module of an image that is one, unless that was done before, so that its first run need not.
+pub fn compile_ahead(roots: &Roots, store: &Store, image: &Image) -> Result<()> {
+    if image.module().is_none() {
+        return Ok(());
+    }
+    Host::find(roots)?.code(store, image, &own_entry(image)?, false).map(drop)
+}
+
+/// The entry of an image that is run without options.
+fn own_entry(image: &Image) -> Result<String> {
+    let options = Options::default();
+    Ok(entry(image, &options, &spec::args(&options, &image.config)?))
 }
 
 /// `berth-wasm`, and what tells whether code suits it.

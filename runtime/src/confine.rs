@@ -5,13 +5,23 @@ use std::collections::BTreeMap;
 
 use libc::c_long;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use seccompiler::{BackendError, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+
+use crate::seccomp::{self, Verdict};
 
 /// Why a wall does not stand.
-pub type Error = seccompiler::Error;
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Capabilities, or the way to new ones.
+    #[error("cannot give up capabilities: {0}")]
+    Renounce(std::io::Error),
+    /// A rule on an argument.
+    #[error("cannot compile a rule of the seccomp filter: {0}")]
+    Rule(#[from] BackendError),
+    /// The filter.
+    #[error(transparent)]
+    Filter(#[from] seccomp::Error),
+}
 
 /// What any program with threads and a heap does, its arguments apart from those [`Filter::threaded`] looks at.
 const THREADED: &[c_long] = &[
@@ -50,22 +60,22 @@ pub fn renounce() -> Result<(), Error> {
     let none = CapabilitySet::empty();
     set_no_new_privs(true)
         .and_then(|()| set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }))
-        .map_err(|error| Error::Prctl(error.into()))
+        .map_err(|error| Error::Renounce(error.into()))
 }
 
 /// A seccomp filter in the making.
 #[derive(Debug)]
 pub struct Filter {
-    allowed: BTreeMap<c_long, Vec<SeccompRule>>,
-    missing: Vec<c_long>,
+    verdicts: BTreeMap<u32, Verdict>,
     otherwise: SeccompAction,
 }
 
 impl Filter {
     /// Allows `calls`, whatever their arguments. What is not allowed ends the process.
     pub fn new(calls: &[c_long]) -> Self {
-        let allowed = calls.iter().map(|&call| (call, Vec::new())).collect();
-        Self { allowed, missing: Vec::new(), otherwise: SeccompAction::KillProcess }
+        let allow = || Verdict::Always(SeccompAction::Allow.into());
+        let verdicts = calls.iter().map(|&call| (call as u32, allow())).collect();
+        Self { verdicts, otherwise: SeccompAction::KillProcess }
     }
 
     /// Allows `calls`, threads and memory. No memory becomes code, and no other process is begun or signalled.
@@ -85,7 +95,8 @@ impl Filter {
     /// Says that a call does not exist which the C library makes and can do without.
     #[must_use]
     pub fn missing(mut self, call: c_long) -> Self {
-        self.missing.push(call);
+        let missing = SeccompAction::Errno(libc::ENOSYS as u32);
+        self.verdicts.insert(call as u32, Verdict::Always(missing.into()));
         self
     }
 
@@ -107,28 +118,14 @@ impl Filter {
                 .and_then(|condition| SeccompRule::new(vec![condition]))
         };
         let rules = values.iter().map(rule).collect::<Result<_, BackendError>>()?;
-        self.allowed.insert(call, rules);
+        self.verdicts.insert(call as u32, Verdict::ByArguments(vec![(SeccompAction::Allow, rules)]));
         Ok(self)
     }
 
     /// Loads the filter into the calling thread; those it starts inherit it. Sets `no_new_privs`.
-    pub fn load(mut self) -> Result<(), Error> {
-        if !self.missing.is_empty() {
-            let missing = self.missing.iter().map(|&call| (call, Vec::new()));
-            // Where both filters have an answer, the kernel takes the one that forbids.
-            self.allowed.extend(missing.clone());
-            apply(missing.collect(), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-        }
-        apply(self.allowed, self.otherwise, SeccompAction::Allow)
+    pub fn load(self) -> Result<(), Error> {
+        let filter = seccomp::filter(self.verdicts, self.otherwise.into())?;
+        set_no_new_privs(true).map_err(|error| Error::Renounce(error.into()))?;
+        Ok(seccomp::install(&filter)?)
     }
-}
-
-fn apply(
-    rules: BTreeMap<c_long, Vec<SeccompRule>>,
-    otherwise: SeccompAction,
-    matching: SeccompAction,
-) -> Result<(), Error> {
-    let architecture = std::env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(rules, otherwise, matching, architecture)?;
-    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
 }

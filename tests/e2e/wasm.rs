@@ -1,6 +1,7 @@
 //! `--isolation wasm`: modules and components from all they can come from, with the flags and commands of containers.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -142,6 +143,25 @@ fn signals_end_a_module_whatever_it_does() {
 }
 
 #[test]
+fn a_stop_waits_for_no_module() {
+    let home = home();
+    let dir = home.scratch().join("dir");
+    fs::create_dir(&dir).unwrap();
+    nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let volume = format!("-v {}:/data", dir.display());
+    // It computes; it waits; a system call of its host does not come back.
+    for (words, said) in [("spin", "spinning"), ("sleep", "sleeping"), ("say", "out"), ("cat /data/fifo", "")] {
+        let _ = home.berth(&format!("run -d --name it {volume} program {words}")).ok();
+        home.expect_log("it", said);
+        let before = Instant::now();
+        let _ = home.berth("stop -t 100 it").ok();
+        assert!(before.elapsed() < Duration::from_secs(10), "{words}: it was not waited for");
+        assert_eq!(home.inspect("it")["State"]["ExitCode"], 143, "{words}");
+        let _ = home.berth("rm it").ok();
+    }
+}
+
+#[test]
 fn time_fuel_and_memory_are_limited() {
     let home = home();
     for words in ["spin", "sleep"] {
@@ -216,6 +236,73 @@ fn directories_are_given_as_asked_and_no_other() {
 }
 
 #[test]
+fn a_database_is_kept_in_a_directory_of_the_host() {
+    let home = Home::empty();
+    let _ = home.berth("image build-wasm -t sqlite").arg(fixtures::wasm_sqlite()).ok();
+    let dir = home.scratch().join("dir");
+    fs::create_dir(&dir).unwrap();
+    let sqlite = |flags: &str, suffix: &str, statements: &[&str]| {
+        let command = home.berth(&format!("run --rm {flags} -v {}:/data{suffix} sqlite /data/db", dir.display()));
+        command.args(statements).run()
+    };
+    let fill = "with recursive number(n) as (select 1 union all select n + 1 from number where n < 20000) \
+                insert into boat select n, printf('%x', n * n) from number";
+    let table = "create table boat (id integer primary key, name text)";
+    let _ = sqlite("", "", &[table, "create index names on boat (name)", fill]).code(0);
+    let ask = ["select count(*), sum(id), max(name) from boat where id > 10000", "pragma integrity_check"];
+    assert_eq!(sqlite("", "", &ask).code(0).text(), "10000|150005000|fff8001\nok\n");
+    assert!(fs::read(dir.join("db")).unwrap().starts_with(b"SQLite format 3\0"));
+
+    // Its time is over in the middle of a change, whose journal the next one finds. As WASI has no locks, a directory
+    // is its lock.
+    let endless = "with recursive number(n) as (select 1 union all select n + 1 from number) \
+                   insert into boat select n + 20000, printf('%x', n) from number";
+    let _ = sqlite("--timeout 1s", "", &["pragma cache_size = 10", endless]).code(124);
+    assert!(dir.join("db-journal").exists(), "it was in the middle");
+    fs::remove_dir(dir.join("db.lock")).unwrap();
+    assert_eq!(sqlite("", "", &ask).code(0).text(), "10000|150005000|fff8001\nok\n");
+
+    sqlite("", ":ro", &["delete from boat"]).code(3).fails_with("permission denied");
+}
+
+#[test]
+fn a_command_of_preview_3_runs() {
+    let home = Home::empty();
+    let interfaces = "package berth:tests; world command { export wasi:cli/run@0.3.0; }
+        package wasi:cli@0.3.0 { interface run { run: async func() -> result; } }";
+    for code in [0, 1] {
+        let text = format!("(module (func (export \"wasi:cli/run@0.3.0#run\") (result i32) (i32.const {code})))");
+        let component = wasm::component_of(&home.scratch(), "command", &text, interfaces);
+        let _ = home.berth("run --rm").arg(component).run().code(code);
+    }
+}
+
+#[test]
+fn a_command_that_speaks_of_http_runs_and_its_requests_are_denied() {
+    let home = Home::empty();
+    let _ = home.berth("run --rm").arg(wasm::client(&home.scratch())).ok();
+}
+
+#[test]
+fn a_component_in_python_runs() {
+    let Some(program) = fixtures::wasm_python() else {
+        // Not through the test's captured output: it is to be seen.
+        let _ =
+            writeln!(std::io::stderr(), "NOT TESTED, componentize-py cannot be had here: a_component_in_python_runs");
+        return;
+    };
+    let home = Home::empty();
+    let dir = home.scratch().join("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), "content\n").unwrap();
+    let _ = home.berth("image build-wasm -t python").arg(program).ok();
+    let out = home.berth(&format!("run --rm -e COLOUR=blue -v {}:/data python /data/file", dir.display())).ok();
+    assert_eq!(out.text(), "{\"arguments\": [\"/data/file\"], \"colour\": \"blue\"}\ncontent\n");
+    let out = home.berth("run --rm python /etc/passwd").run().code(134);
+    assert!(out.stderr_text().contains("FileNotFoundError"), "{out:?}");
+}
+
+#[test]
 fn what_a_module_cannot_have_is_refused() {
     let home = home();
     for flags in [
@@ -240,7 +327,8 @@ fn a_module_runs_behind_walls() {
     let home = home();
     let _ = home.berth("run -d --name it program sleep").ok();
     home.expect_log("it", "sleeping");
-    let status = fs::read_to_string(format!("/proc/{}/status", home.pid("it"))).unwrap();
+    let process = PathBuf::from(format!("/proc/{}", home.pid("it")));
+    let status = fs::read_to_string(process.join("status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
@@ -249,6 +337,17 @@ fn a_module_runs_behind_walls() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("Seccomp").as_str(), field("NoNewPrivs").as_str()), ("2", "1"));
+    // It has nothing of the host's, and a root with nothing in it.
+    for namespace in ["mnt", "pid", "net", "ipc", "uts"] {
+        let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).unwrap();
+        assert_ne!(of(&process), of(Path::new("/proc/self")), "{namespace}");
+    }
+    let mounts = fs::read_to_string(process.join("mountinfo")).unwrap();
+    assert!(mounts.lines().count() == 1 && mounts.contains(" / / "), "{mounts}");
+    assert_eq!(fs::read_dir(process.join("root")).unwrap().count(), 0);
+    let of_berth =
+        fs::read_dir(home.data().join("containers").join(home.inspect("it")["Id"].as_str().unwrap())).unwrap();
+    assert!(of_berth.map(|entry| entry.unwrap().file_name()).all(|name| name != "upper" && name != "work"));
 }
 
 #[test]
@@ -346,7 +445,9 @@ fn an_artifact_goes_to_a_registry_and_comes_back() {
     let _ = home.berth("tag program").arg(&name).ok();
     let _ = trusting("push").arg(&name).ok();
     let _ = home.berth("rmi -f program").arg(&name).ok();
+    assert_eq!(code(&home), Vec::<PathBuf>::new());
     let _ = trusting("pull").arg(&name).ok();
+    assert_eq!(code(&home).len(), 1, "its first run finds it compiled");
     let out = home.berth("run --rm").arg(&name).args(["echo", "back"]).ok();
     assert_eq!(out.text(), "program.wasm echo back\n");
 

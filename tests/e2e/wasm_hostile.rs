@@ -1,13 +1,15 @@
 //! Modules that are broken, or mean harm: an error that says what is wrong, limits that hold, and a host that lives on.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use berth_tests::command::Output;
+use berth_tests::command::{Cmd, Output};
 use berth_tests::home::Home;
 use berth_tests::layout::{self, Layout};
-use berth_tests::{fixtures, wasm};
+use berth_tests::{binaries, fixtures, wait, wasm};
+use nix::sys::resource::{Resource, setrlimit};
 use serde_json::{Value, json};
 
 /// A memory whose size is the program's to choose, and a command that does `body`.
@@ -100,6 +102,38 @@ fn what_is_too_much_for_the_compiler_is_refused() {
     if let Some(bytes) = wasm::try_from_text(&text) {
         run(&home, "", &wasm::write(&dir, "deep.wasm", &bytes)).code(126).fails_with("");
     }
+    lives_on(&home);
+}
+
+#[test]
+fn the_compiler_is_held_by_limits() {
+    let home = Home::empty();
+    let dir = home.scratch();
+    // It waits for the module behind its walls.
+    let waiting = Cmd::new(binaries::berth_wasm(), "compile").arg(dir.join("code")).spawn();
+    let fields = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", waiting.pid())).unwrap();
+    wait::until("it is confined", || fields("status").contains("Seccomp:\t2"));
+    let limits = fields("limits");
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(limit("Max cpu time"), "120");
+    assert_eq!(limit("Max address space"), (8_u64 << 30).to_string());
+    assert_eq!(limit("Max core file size"), "0");
+    for field in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+        assert!(fields("status").contains(field), "{field}");
+    }
+    waiting.wait().fails_with("empty");
+
+    // And they do hold it, where whoever starts it says less than SQLite takes.
+    for (resource, limit) in [(Resource::RLIMIT_CPU, 1), (Resource::RLIMIT_AS, 140 << 20)] {
+        let mut command = home.berth("run --rm").arg(fixtures::wasm_sqlite());
+        // SAFETY: between fork and exec, one system call.
+        unsafe { command.inner.pre_exec(move || setrlimit(resource, limit, limit).map_err(Into::into)) };
+        command.run().code(126).fails_with("more time or memory to compile");
+    }
+    assert_eq!(home.berth("ps -aq").ok().text(), "");
     lives_on(&home);
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_tests::home::Home;
 use berth_tests::{fixtures, wait, wasm};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// How long an answer may take before a test has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,6 +32,20 @@ fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
 #[track_caller]
 fn expect(address: SocketAddr, path: &str, status: u16) {
     assert_eq!(get(address, path).unwrap_or_else(|error| panic!("{path}: {error}")).0, status, "{path}");
+}
+
+/// How many requests for `/count` the instance has had that answers this one.
+fn count(address: SocketAddr) -> String {
+    let (_, body) = get(address, "/count").unwrap();
+    // It may come in chunks, between the lengths of which it is the line that ends as the component's do.
+    body.split("\r\n").find_map(|part| part.strip_suffix('\n')).unwrap_or_default().to_owned()
+}
+
+/// What the host has counted.
+fn metric(metrics: SocketAddr, name: &str) -> f64 {
+    let (_, text) = get(metrics, "/metrics").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 /// The handler, served as the container `it`.
@@ -69,18 +84,54 @@ fn a_component_answers_and_survives_what_goes_wrong() {
     drop(stream);
     expect(address, "/", 200);
 
-    let (_, text) = get(metrics, "/metrics").unwrap();
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse::<f64>().unwrap()
-    };
-    assert!(value("berth_wasm_requests_total{outcome=\"answered\"}") >= 203.0, "{text}");
-    assert!(value("berth_wasm_requests_total{outcome=\"timed_out\"}") >= 2.0, "{text}");
-    assert!(value("berth_wasm_instantiation_seconds_count") >= 203.0, "{text}");
+    let many = |name: &str, least: f64| assert!(metric(metrics, name) >= least, "{name}");
+    many("berth_wasm_requests_total{outcome=\"answered\"}", 203.0);
+    many("berth_wasm_requests_total{outcome=\"timed_out\"}", 2.0);
+    many("berth_wasm_instantiation_seconds_count", 203.0);
     expect(metrics, "/other", 404);
     assert!(home.berth("ps").ok().text().contains("handler.wasm"));
     home.expect_log("it", "");
     assert!(home.berth("logs it").ok().stderr_text().contains("unreachable"), "a failure is in the log");
+}
+
+#[test]
+fn an_instance_answers_as_many_requests_as_it_may() {
+    let home = Home::empty();
+    let counts = |address, times| (0..times).map(|_| count(address)).collect::<String>();
+    let address = served(&home, "");
+    assert_eq!(counts(address, 3), "111", "each has an instance of its own");
+    let _ = home.berth("rm -f it").ok();
+
+    let address = served(&home, "--requests-per-instance 3 --timeout 700ms");
+    assert_eq!(counts(address, 7), "1231231");
+    // What fails, or takes too long, is not used again.
+    for (path, status) in [("/trap", 500), ("/spin", 504)] {
+        assert_eq!(count(address), if path == "/trap" { "2" } else { "1" });
+        expect(address, path, status);
+    }
+}
+
+#[test]
+fn thousands_of_instances_are_at_work_at_once() {
+    const INSTANCES: u32 = 2_000;
+    // A socket each, beside those of the other tests.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(soft.max(u64::from(3 * INSTANCES))), hard).unwrap();
+    let home = Home::empty();
+    let metrics = free_address();
+    let address = served(&home, &format!("--concurrency {INSTANCES} --timeout 5m --metrics {metrics}"));
+    let _waiting: Vec<TcpStream> = (0..INSTANCES)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /long HTTP/1.1\r\nHost: berth\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    wait::until("all have an instance", || {
+        metric(metrics, "berth_wasm_instantiation_seconds_count") >= f64::from(INSTANCES)
+    });
+    assert!(metric(metrics, "berth_wasm_requests_in_flight") >= f64::from(INSTANCES));
+    let _ = home.berth("kill it").ok();
 }
 
 #[test]

@@ -48,6 +48,11 @@ pub fn berth_oci() -> PathBuf {
     dir().join("berth-oci")
 }
 
+/// `berth-wasm`
+pub fn berth_wasm() -> PathBuf {
+    dir().join("berth-wasm")
+}
+
 /// The root of the source tree.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace")

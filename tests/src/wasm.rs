@@ -43,11 +43,21 @@ pub fn component(dir: &Path) -> PathBuf {
 
 /// A handler of HTTP requests, see `wasm_handler.wat`.
 pub fn handler(dir: &Path) -> PathBuf {
-    let mut module = wat::parse_str(include_str!("wasm_handler.wat")).expect("the handler's text is right");
+    component_of(dir, "handler", include_str!("wasm_handler.wat"), include_str!("wasm_http.wit"))
+}
+
+/// A command that makes an HTTP request, see `wasm_client.wat`.
+pub fn client(dir: &Path) -> PathBuf {
+    component_of(dir, "client", include_str!("wasm_client.wat"), include_str!("wasm_http.wit"))
+}
+
+/// The core module that `text` spells out, as a component of the world `name` in `interfaces`: the file `NAME.wasm`.
+pub fn component_of(dir: &Path, name: &str, text: &str, interfaces: &str) -> PathBuf {
+    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("the text of {name} is wrong: {error}"));
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("wasm_handler.wit", include_str!("wasm_handler.wit")).expect("its interfaces too");
-    let world = resolve.select_world(&[package], None).expect("there is one world");
+    let package = resolve.push_str(name, interfaces).expect("its interfaces can be read");
+    let world = resolve.select_world(&[package], Some(name)).expect("there is such a world");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("it can be described");
-    let encoder = ComponentEncoder::default().module(&module).expect("the handler suits its world");
-    write(dir, "handler.wasm", &encoder.validate(true).encode().expect("the handler can be made a component"))
+    let encoder = ComponentEncoder::default().module(&module).expect("it suits its world");
+    write(dir, &format!("{name}.wasm"), &encoder.validate(true).encode().expect("it can be made a component"))
 }

@@ -2,7 +2,7 @@
 //! privileges, and only the system calls that what follows takes. What is not on the list fails with `EPERM`.
 
 use berth_runtime::confine::{self, Filter};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 
 use crate::error::{Error, Result};
 
@@ -95,11 +95,20 @@ pub enum Sockets {
 pub fn compiler() -> Result<()> {
     let failed = |error| Error::Confine { wall: "limit the compiler", reason: std::io::Error::from(error).to_string() };
     for (resource, most) in [(Resource::As, COMPILER_MEMORY), (Resource::Cpu, COMPILER_TIME), (Resource::Core, 0)] {
+        // Whoever started this may have said less.
+        let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).map_err(failed)?;
     }
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed)?;
     renounce()?;
     filter(&[], &[]).and_then(Filter::load).map_err(walls("set the compiler's seccomp filter"))
+}
+
+/// For a host that serves: as many connections as the sandbox lets it have, each of which is a descriptor.
+pub fn open_files() -> Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .map_err(Error::io("raise the limit of open files"))
 }
 
 /// For a module that is about to run, after [`renounce`]: no memory becomes code any more, and there are no other

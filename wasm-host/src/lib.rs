@@ -13,6 +13,7 @@ mod confine;
 pub mod engine;
 mod error;
 mod grants;
+mod http;
 mod limits;
 pub mod run;
 mod serve;

@@ -11,6 +11,7 @@ use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
 use wasmtime::{Engine, Linker, Module, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p2, p3};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::code::{self, Code};
 use crate::compile;
@@ -18,6 +19,7 @@ use crate::confine::{self, Sockets};
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::grants;
+use crate::http::{self, Http};
 use crate::limits::Budget;
 use crate::serve;
 use crate::settings::Settings;
@@ -120,12 +122,19 @@ struct State<W> {
 /// WASI for components.
 struct Preview2 {
     context: WasiCtx,
+    http: Http,
     table: ResourceTable,
 }
 
 impl WasiView for State<Preview2> {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi.context, table: &mut self.wasi.table }
+    }
+}
+
+impl WasiHttpView for State<Preview2> {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.wasi.http.view(&mut self.wasi.table)
     }
 }
 
@@ -139,7 +148,7 @@ async fn run(
         Code::Module(module) => module_command(store(engine, grants.build_p1(), settings)?, module).await,
         Code::Component(component) => {
             let world = world::of(component, engine)?;
-            let wasi = Preview2 { context: grants.build(), table: ResourceTable::new() };
+            let wasi = Preview2 { context: grants.build(), http: Http::new(), table: ResourceTable::new() };
             component_command(store(engine, wasi, settings)?, component, world).await
         }
     }
@@ -175,6 +184,9 @@ async fn module_command(mut store: Store<State<WasiP1Ctx>>, module: &Module) -> 
 async fn component_command(mut store: Store<State<Preview2>>, component: &Component, world: World) -> Result<Ended> {
     let mut linker = ComponentLinker::new(store.engine());
     p2::add_to_linker_async(&mut linker).map_err(Error::Engine)?;
+    if world::imports_http(component, store.engine()) {
+        http::add_to_linker(&mut linker).map_err(Error::Engine)?;
+    }
     match world {
         World::Command => {
             let prepared = linker

@@ -34,6 +34,8 @@ pub struct Serve {
     pub concurrency: u32,
     /// Bytes that the memories and tables of one instance may have together.
     pub memory: Option<u64>,
+    /// Requests that one instance answers, one after the other, before it ends.
+    pub requests: u32,
 }
 
 /// A directory that the module gets.

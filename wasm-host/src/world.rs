@@ -56,6 +56,11 @@ pub fn check_command(module: &Module) -> Result<()> {
     }
 }
 
+/// Whether a component speaks of HTTP, as one may that is no handler.
+pub fn imports_http(component: &Component, engine: &Engine) -> bool {
+    component.component_type().imports(engine).any(|(name, _)| name.starts_with("wasi:http/"))
+}
+
 /// What a component is made for.
 pub fn of(component: &Component, engine: &Engine) -> Result<World> {
     let exports: Vec<String> = component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();

@@ -56,7 +56,7 @@ impl Compile {
     }
 }
 
-/// Answer HTTP requests with a component, one instance each; --timeout is what each may take [default: 30s]
+/// Answer HTTP requests with a component; --timeout is what each may take [default: 30s]
 #[derive(Debug, Args)]
 #[command(override_usage = "berth wasm serve [OPTIONS] IMAGE")]
 struct Serve {
@@ -69,9 +69,13 @@ struct Serve {
     /// Requests answered at once; others wait
     #[arg(long, value_name = "COUNT", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Serving")]
     concurrency: u32,
-    /// Memory of one request's instance in bytes, or with k, m, g
+    /// Memory of one instance in bytes, or with k, m, g
     #[arg(long, value_name = "SIZE", value_parser = size::some_bytes, help_heading = "Serving")]
     request_memory: Option<u64>,
+    /// Requests that one instance answers, one after the other; more than 1 for a component whose requests may see what
+    /// earlier ones left in its memory
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Serving")]
+    requests_per_instance: u32,
     #[command(flatten)]
     flags: RunFlags,
 }
@@ -85,6 +89,7 @@ impl Serve {
             metrics: self.metrics,
             concurrency: self.concurrency,
             memory: self.request_memory,
+            requests: self.requests_per_instance,
         });
         run::start(context, options, detach)
     }

@@ -35,7 +35,8 @@ const MAX_INSTRUCTIONS: usize = 4096;
 const DEFAULT_ERRNO: u32 = libc::EPERM as u32;
 
 /// What is done about one system call.
-enum Verdict {
+#[derive(Debug)]
+pub(crate) enum Verdict {
     /// The same whatever its arguments.
     Always(u32),
     /// The action of the first matching rule, in the order of the profile; rules of one action in a row are together.
@@ -44,12 +45,25 @@ enum Verdict {
 
 /// Compiles `profile` for this machine's architecture.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Error::Architecture(std::env::consts::ARCH))?;
     let default = action(profile.default_action(), profile.default_errno_ret(), None)?;
     let (verdicts, highest) = verdicts(profile, &default)?;
     let default = u32::from(default);
     let unknown = if denies(profile.default_action()) { errno(libc::ENOSYS) } else { default };
+    let younger = highest.map(|highest| (highest + 1, unknown));
+    Ok(Filter {
+        program: program(verdicts, default, younger)?,
+        flags: flags(profile.flags().as_deref().unwrap_or_default()),
+    })
+}
 
+/// Compiles a filter that does as `verdicts` say, and `default` about the calls they do not name.
+pub(crate) fn filter(verdicts: BTreeMap<u32, Verdict>, default: u32) -> Result<Filter> {
+    Ok(Filter { program: program(verdicts, default, None)?, flags: 0 })
+}
+
+/// The same, with calls from a number on for which there is another value.
+fn program(verdicts: BTreeMap<u32, Verdict>, default: u32, younger: Option<(u32, u32)>) -> Result<Vec<sock_filter>> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Error::Architecture(std::env::consts::ARCH))?;
     let mut ranges = Ranges::new(default);
     let mut blocks = Vec::new();
     for (number, verdict) in verdicts {
@@ -61,8 +75,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
             }
         }
     }
-    if let Some(highest) = highest {
-        ranges.fill(highest + 1, Target::Return(unknown));
+    if let Some((start, value)) = younger {
+        ranges.fill(start, Target::Return(value));
     }
     ranges.fill(X32_SYSCALL_BIT, Target::Return(errno(libc::ENOSYS)));
 
@@ -72,7 +86,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     if program.len() > MAX_INSTRUCTIONS {
         return Err(Error::TooLarge(program.len()));
     }
-    Ok(Filter { program, flags: flags(profile.flags().as_deref().unwrap_or_default()) })
+    Ok(program)
 }
 
 /// What is done about each system call the profile has a rule for, and the highest number it names.

@@ -34,6 +34,7 @@ mod search;
 mod tests;
 
 pub use compile::compile;
+pub(crate) use compile::{Verdict, filter};
 pub use default_profile::default_profile;
 pub use install::install;
 use seccompiler::sock_filter;

@@ -1,5 +1,6 @@
-//! `berth wasm serve`: a host that lives on, for a component that answers HTTP requests. Each request gets an instance of its own,
-//! out of slots that are reserved when the host starts; one sandbox, one component, one tenant.
+//! `berth wasm serve`: a host that lives on, for a component that answers HTTP requests. Each request gets an instance
+//! of its own unless the person says that it may have a used one, out of slots that are reserved when the host starts;
+//! one sandbox, one component, one tenant.
 //!
 //! The sockets were opened before the sandbox was closed and are handed over: the host itself can open none.
 
@@ -72,10 +73,17 @@ pub fn start(
         return Err(Error::World("it is a core module, which cannot answer requests; `berth run` runs it".to_owned()));
     };
     let time = settings.timeout_ms.map_or(REQUEST_TIME, Duration::from_millis);
-    let given =
-        Given { spec: spec.clone(), process: process.clone(), settings: settings.clone(), memory: serve.memory, time };
+    let given = Given {
+        spec: spec.clone(),
+        process: process.clone(),
+        settings: settings.clone(),
+        memory: serve.memory,
+        requests: serve.requests,
+        time,
+    };
     let handler = Arc::new(Handler::new(&engine, &component, slots, given)?);
     let ending = signals()?;
+    confine::open_files()?;
     confine::module(Sockets::Given)?;
     let ticker = engine.clone();
     std::thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! One request: a slot, an instance, the component's answer, all within a time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,25 +12,29 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error as HttpError, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::metrics::{Metrics, Outcome};
 use crate::error::{Error, Result};
 use crate::grants;
+use crate::http::{self, Http};
 use crate::limits::Budget;
 use crate::settings::Settings;
 use crate::world::{self, World};
 
-/// What each request gets.
+/// What each instance gets.
 pub struct Given {
     pub spec: Spec,
     pub process: Process,
     pub settings: Settings,
-    /// Bytes of its instance.
+    /// Bytes of its memories and tables.
     pub memory: Option<u64>,
+    /// Requests it answers.
+    pub requests: u32,
+    /// Time of each request.
     pub time: Duration,
 }
 
@@ -38,15 +42,23 @@ pub struct Given {
 pub struct Handler {
     prepared: ProxyPre<State>,
     slots: Arc<Semaphore>,
+    /// Instances that have requests left, the last used last. Never more than there are free slots.
+    idle: Mutex<Vec<Instance>>,
     given: Given,
     pub metrics: Arc<Metrics>,
+}
+
+struct Instance {
+    store: Store<State>,
+    proxy: Proxy,
+    /// Requests it may still answer.
+    left: u32,
 }
 
 /// What belongs to one instance.
 struct State {
     wasi: WasiCtx,
-    http: WasiHttpCtx,
-    hooks: NoRequests,
+    http: Http,
     table: ResourceTable,
     budget: Budget,
 }
@@ -59,23 +71,7 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
-    }
-}
-
-/// A component that serves can ask nobody else: its sandbox has no network.
-struct NoRequests;
-
-type Sending = dyn Future<Output = Result<(), HttpError>> + Send;
-
-impl WasiHttpHooks for NoRequests {
-    fn send_request(
-        &mut self,
-        _: hyper::Request<WasiBody>,
-        _: Option<wasmtime_wasi_http::RequestOptions>,
-        _: Box<Sending>,
-    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Box<Sending>), HttpError>> + Send> {
-        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
+        self.http.view(&mut self.table)
     }
 }
 
@@ -88,11 +84,12 @@ impl Handler {
         }
         let mut linker = Linker::new(engine);
         p2::add_to_linker_async(&mut linker).map_err(Error::Engine)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(Error::Engine)?;
+        http::add_to_linker(&mut linker).map_err(Error::Engine)?;
         let prepared = linker.instantiate_pre(component).and_then(ProxyPre::new);
         Ok(Self {
             prepared: prepared.map_err(|error| Error::World(format!("{error:#}")))?,
             slots: Arc::new(Semaphore::new(slots as usize)),
+            idle: Mutex::default(),
             given,
             metrics: Arc::default(),
         })
@@ -144,26 +141,43 @@ impl Handler {
         >,
         _slot: OwnedSemaphorePermit,
     ) -> wasmtime::Result<()> {
+        let idle = self.idle().pop();
+        let mut instance = match idle {
+            Some(instance) => instance,
+            None => self.instantiate().await?,
+        };
+        let Instance { store, proxy, left } = &mut instance;
+        store.set_epoch_deadline(1);
+        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+        let out = store.data_mut().http().new_response_outparam(sender)?;
+        // Whatever ends here, or is dropped because its time is over, ends its instance.
+        proxy.wasi_http_incoming_handler().call_handle(store, request, out).await?;
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            self.idle().push(instance);
+        }
+        Ok(())
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Instance>> {
+        // Nothing that is done while it is held leaves it half done.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance> {
         let begin = Instant::now();
         let wasi = grants::builder(&self.given.spec, &self.given.process, &self.given.settings)
             .map_err(wasmtime::Error::new)?
             .build();
-        let state = State {
-            wasi,
-            http: WasiHttpCtx::new(),
-            hooks: NoRequests,
-            table: ResourceTable::new(),
-            budget: Budget::new(self.given.memory),
-        };
+        let state =
+            State { wasi, http: Http::new(), table: ResourceTable::new(), budget: Budget::new(self.given.memory) };
         let mut store = Store::new(self.prepared.engine(), state);
         store.limiter(|state| &mut state.budget);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.prepared.instantiate_async(&mut store).await?;
         self.metrics.made(begin.elapsed());
-        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-        let out = store.data_mut().http().new_response_outparam(sender)?;
-        proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
+        Ok(Instance { store, proxy, left: self.given.requests })
     }
 }
 

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
+use berth_engine::wasm;
 use berth_images::{Connection, Platform, Progress, PullOptions, PushOptions, Quiet, Reference, Store, pull, push};
 use clap::Args;
 use serde_json::json;
 
 use super::Context;
+use crate::failure;
 use crate::output::{self, Format};
 use crate::progress::Bars;
 
@@ -50,6 +52,10 @@ impl Pull {
         let store = Store::open(context.roots.data())?;
         let options = PullOptions { platform: self.platform, connection: self.registry.connection() };
         let image = pull(&store, &self.image, &options, &*progress(self.quiet))?;
+        // The image is here whether its module can be compiled or not; its first run tries again.
+        if let Err(error) = wasm::compile_ahead(&context.roots, &store, &image) {
+            failure::warn(&anyhow::Error::new(error).context("its module is not compiled yet"));
+        }
         if context.format == Format::Json {
             output::json(&json!({ "Reference": image.reference, "Digest": image.manifest_digest, "Id": image.id }))?;
         } else if self.quiet {
