@@ -9,10 +9,10 @@ use berth_orchestrator::master::{AgentId, AgentInfo, FromAgent, Registration, To
 use berth_orchestrator::resources::{Quantities, Resources};
 use berth_orchestrator::server::{Config, Server};
 use berth_orchestrator::store::{MemoryStore, Store};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::http::{Answer, DEADLINE, connect, post, send};
+use crate::http::{Answer, DEADLINE, Framework, connect, post, send};
 
 pub const GIB: u64 = 1 << 30;
 
@@ -95,6 +95,19 @@ impl Drop for Master {
         drop(self.stop.take());
         let ended = self.thread.take().unwrap().join();
         assert!(ended.is_ok() || std::thread::panicking(), "the master panicked");
+    }
+}
+
+impl Framework {
+    /// Launches a task with the next offer, of which there is one.
+    pub fn launch_next(&mut self, task: &str, cpus: f64, memory: f64) {
+        let offer = self.offer();
+        self.launch(&offer, task, cpus, memory);
+    }
+
+    /// Launches a task that does nothing with an offer.
+    pub fn launch(&self, offer: &Value, task: &str, cpus: f64, memory: f64) {
+        self.launch_as(offer, task, cpus, memory, json!({ "command": { "value": "true" } }));
     }
 }
 

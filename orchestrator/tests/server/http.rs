@@ -189,17 +189,6 @@ impl Framework {
         assert_eq!((answer.status, &*answer.body), (202, ""));
     }
 
-    /// Launches a task with the next offer, of which there is one.
-    pub fn launch_next(&mut self, task: &str, cpus: f64, memory: f64) {
-        let offer = self.offer();
-        self.launch(&offer, task, cpus, memory);
-    }
-
-    /// Launches a task that does nothing with an offer.
-    pub fn launch(&self, offer: &Value, task: &str, cpus: f64, memory: f64) {
-        self.launch_as(offer, task, cpus, memory, json!({ "command": { "value": "true" } }));
-    }
-
     /// Launches a task with an offer. Memory is in MiB; `what` has the fields that say what it is.
     pub fn launch_as(&self, offer: &Value, task: &str, cpus: f64, memory: f64, what: Value) {
         let mut task = json!({
