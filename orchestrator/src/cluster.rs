@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{agent, process};
 
@@ -287,7 +287,7 @@ fn wait_for_agents(plan: &Plan, cluster: &Cluster) -> Result<(), Error> {
         }
         let agents = process::ask(cluster.master, &json!({ "type": "GET_AGENTS" }))?;
         let agents = agents["get_agents"]["agents"].as_array().cloned().unwrap_or_default();
-        let connected = agents.iter().filter(|agent| agent["state"] == Value::from("connected")).count();
+        let connected = agents.iter().filter(|agent| agent["state"] == "connected").count();
         missing = format!("{connected} of {} agents take part", plan.agents);
         Ok(connected >= usize::from(plan.agents))
     };

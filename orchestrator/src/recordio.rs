@@ -1,4 +1,4 @@
-//! RecordIO, the framing of streams: the length of a record in decimal digits, a line feed, the record.
+//! `RecordIO`, the framing of streams: the length of a record in decimal digits, a line feed, the record.
 
 use std::io;
 

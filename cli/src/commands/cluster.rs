@@ -44,7 +44,7 @@ impl Cluster {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self.command {
             Command::Up(command) => command.run(context),
-            Command::Status(command) => command.run(context),
+            Command::Status(_) => Status::run(context),
             Command::Down(_) => Down::run(context),
             Command::Master(command) => command.run(context),
             Command::Agent(command) => command.run(context),
@@ -91,7 +91,7 @@ impl Up {
 struct Status {}
 
 impl Status {
-    fn run(self, context: &Context) -> Result<ExitCode> {
+    fn run(context: &Context) -> Result<ExitCode> {
         let cluster = cluster::read(&context.roots)?.ok_or(cluster::Error::None)?;
         let processes: Vec<Value> = cluster
             .processes

@@ -151,10 +151,7 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
             format!("`{other}` is none of container, microvm, wasm"),
         ));
     }
-    let (image, network, volumes) = match task.container {
-        Some(container) => container.read()?,
-        None => (None, None, Vec::new()),
-    };
+    let Surroundings { image, network, volumes } = task.container.map(Container::read).transpose()?.unwrap_or_default();
     let missing = || Invalid::missing("container.mesos.image.docker.name");
     let image = image.or_else(|| default_image.map(str::to_owned)).ok_or_else(missing)?;
     if image.starts_with('-') {
@@ -186,9 +183,16 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
     })
 }
 
+/// What a container is made of.
+#[derive(Default)]
+struct Surroundings {
+    image: Option<String>,
+    network: Option<String>,
+    volumes: Vec<String>,
+}
+
 impl Container {
-    /// The image, the network and the volumes.
-    fn read(self) -> Result<(Option<String>, Option<String>, Vec<String>), Invalid> {
+    fn read(self) -> Result<Surroundings, Invalid> {
         let mut volumes = Vec::new();
         for (index, volume) in self.volumes.into_iter().enumerate() {
             let field = |name: &str| format!("container.volumes[{index}].{name}");
@@ -214,7 +218,7 @@ impl Container {
             ));
         }
         let image = self.mesos.and_then(|mesos| mesos.image).and_then(|image| image.docker).map(|image| image.name);
-        Ok((self.docker.map(|docker| docker.image).or(image), network, volumes))
+        Ok(Surroundings { image: self.docker.map(|docker| docker.image).or(image), network, volumes })
     }
 }
 

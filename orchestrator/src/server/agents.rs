@@ -1,6 +1,6 @@
 //! The master's end of its connections with agents.
 //!
-//! An agent asks for `/berth/agent` and an upgrade to [`PROTOCOL`]. From then on both ends send RecordIO records of
+//! An agent asks for `/berth/agent` and an upgrade to [`PROTOCOL`]. From then on both ends send `RecordIO` records of
 //! JSON: the agent one [`Registration`] and then [`FromAgent`], the master [`ToAgent`](crate::master::ToAgent).
 
 use bytes::Bytes;

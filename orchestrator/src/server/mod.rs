@@ -88,8 +88,8 @@ pub enum Error {
     /// What it has to remember is out of reach.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Its thread cannot be started.
-    #[error("cannot start the master's thread: {0}")]
+    /// Its thread cannot be started, or did not end as it should.
+    #[error("the master's thread failed: {0}")]
     Thread(io::Error),
 }
 
@@ -123,6 +123,11 @@ pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     end: oneshot::Receiver<Result<(), store::Error>>,
+}
+
+/// How the master's thread ended. One that panicked says nothing.
+fn ended(end: Result<Result<(), store::Error>, oneshot::error::RecvError>) -> Result<(), Error> {
+    end.map_err(|_| Error::Thread(io::Error::other("it panicked")))?.map_err(Error::from)
 }
 
 impl Server {
@@ -172,7 +177,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
-                ended = &mut end => return Ok(ended.expect("the master's thread does not panic")?),
+                end = &mut end => return ended(end),
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
                 accepted = listener.accept() => accepted,
             };
@@ -189,9 +194,9 @@ impl Server {
             });
         }
         shared.core.tell(Core::stop);
-        let ended = end.await;
+        let end = end.await;
         connections.shutdown().await;
-        Ok(ended.expect("the master's thread does not panic")?)
+        ended(end)
     }
 }
 

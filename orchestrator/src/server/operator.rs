@@ -32,7 +32,9 @@ fn change_core(core: &mut Core, change: Change) -> Result<(), Problem> {
     core.refresh();
     match change {
         Change::Weights(weights) => {
-            weights.into_iter().for_each(|(role, weight)| core.master.set_weight(&role, weight))
+            for (role, weight) in weights {
+                core.master.set_weight(&role, weight);
+            }
         }
         Change::Quota(quotas) => {
             for (role, quota) in quotas {

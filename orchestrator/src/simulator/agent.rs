@@ -148,7 +148,7 @@ impl Simulation {
                 }
             }
             ToAgent::Kill { framework, task, grace: _ } => {
-                self.task_changes(index, &(framework, task), TaskState::Killed)
+                self.task_changes(index, &(framework, task), TaskState::Killed);
             }
             ToAgent::ShutDownFramework(framework) => {
                 let keys = agent.tasks.keys().filter(|(of, _)| *of == framework).cloned();
