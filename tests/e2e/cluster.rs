@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use berth_tests::home::Home;
-use berth_tests::wait;
+use berth_tests::{wait, wasm};
 use http::{DEADLINE, Framework, subscribe_call};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+use crate::process_guest;
 
 /// A cluster that ends with the test.
 struct Cluster {
@@ -143,6 +145,38 @@ fn tasks_run_in_sandboxes_with_the_limits_that_were_accepted() {
     let status = until(&mut framework, "wrong", "TASK_ERROR");
     assert!(status["message"].as_str().unwrap().contains("executor: is not supported"), "{status}");
     wait::until("all that has ended is removed", || cluster.containers().is_empty());
+}
+
+#[test]
+fn containers_process_guests_and_modules_run_side_by_side() {
+    let cluster = Cluster::up(1);
+    let mut framework = Framework::new(cluster.master, &subscribe_call(None));
+    let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let module = wasm::from_text(&cluster.home.scratch(), "module.wasm", text);
+    cluster.home.berth("image build-wasm").arg(module).arg("-t").arg("module").ok();
+    let script = json!({ "value": "exit 0" });
+    let mut isolations = vec![("container", "busybox", script.clone()), ("wasm", "module", json!({ "shell": false }))];
+    if process_guest::is_possible("tasks in process guests") {
+        isolations.push(("microvm-process", "busybox", script));
+    }
+    for (isolation, image, command) in isolations {
+        framework.call(json!({ "type": "REVIVE" }));
+        let offer = framework.offer();
+        let attribute =
+            json!({ "name": format!("isolation.{isolation}"), "type": "TEXT", "text": { "value": "true" } });
+        assert!(offer["attributes"].as_array().unwrap().contains(&attribute), "{isolation}: {offer}");
+        let what = json!({
+            "command": command,
+            "container": { "type": "DOCKER", "docker": { "image": image } },
+            "labels": { "labels": [{ "key": "org.berth.isolation", "value": isolation }] },
+        });
+        framework.launch_as(&offer, isolation, 0.5, 128.0, what);
+        // It is there until its end is acknowledged.
+        let kind = format!("\"Isolation\": \"{}\"", isolation.split('-').next().unwrap());
+        let inspect = |name: String| cluster.home.berth("inspect").arg(name).run().text();
+        wait::until(&kind, || cluster.containers().into_iter().any(|name| inspect(name).contains(&kind)));
+        until(&mut framework, isolation, "TASK_FINISHED");
+    }
 }
 
 #[test]

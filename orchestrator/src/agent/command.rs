@@ -19,6 +19,18 @@ const GRACE: Duration = Duration::from_secs(3);
 /// The label that chooses the isolation of a task.
 pub const ISOLATION: &str = "org.berth.isolation";
 
+/// An isolation: its name, and the flags that choose it.
+type Isolation = (&'static str, &'static [&'static str]);
+
+/// All there are, the default first. Where one has an attribute of an agent, its name is `isolation.` and this.
+const ISOLATIONS: [Isolation; 5] = [
+    ("container", &[]),
+    ("microvm", &["--isolation=microvm"]),
+    ("microvm-linux", &["--isolation=microvm", "--guest=linux"]),
+    ("microvm-process", &["--isolation=microvm", "--guest=process"]),
+    ("wasm", &["--isolation=wasm"]),
+];
+
 /// What to run.
 #[derive(Debug)]
 pub struct Command {
@@ -28,7 +40,7 @@ pub struct Command {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     user: Option<String>,
-    isolation: Option<String>,
+    isolation: Isolation,
     host_network: bool,
     /// `SOURCE:TARGET[:ro]`
     volumes: Vec<String>,
@@ -144,13 +156,12 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
     if let Some((field, _)) = unsupported.into_iter().find(|(_, is_there)| *is_there) {
         return Err(Invalid::new(field, "is not supported"));
     }
-    let isolation = task.labels.labels.into_iter().find(|label| label.key == ISOLATION).and_then(|label| label.value);
-    if let Some(other) = isolation.as_deref().filter(|name| !["container", "microvm", "wasm"].contains(name)) {
-        return Err(Invalid::new(
-            format!("labels.{ISOLATION}"),
-            format!("`{other}` is none of container, microvm, wasm"),
-        ));
-    }
+    let asked = task.labels.labels.into_iter().find(|label| label.key == ISOLATION).and_then(|label| label.value);
+    let asked = asked.as_deref().unwrap_or(ISOLATIONS[0].0);
+    let isolation = ISOLATIONS.into_iter().find(|(name, _)| *name == asked).ok_or_else(|| {
+        let known = ISOLATIONS.map(|(name, _)| name).join(", ");
+        Invalid::new(format!("labels.{ISOLATION}"), format!("`{asked}` is not known; there are {known}"))
+    })?;
     let Surroundings { image, network, volumes } = task.container.map(Container::read).transpose()?.unwrap_or_default();
     let missing = || Invalid::missing("container.mesos.image.docker.name");
     let image = image.or_else(|| default_image.map(str::to_owned)).ok_or_else(missing)?;
@@ -175,8 +186,8 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
         arguments,
         environment: variables.collect(),
         user: command.user,
-        // A module is alone in its sandbox unless it asks for more; the others share the host's network, as in Mesos.
-        host_network: network.as_deref() != Some("NONE") && isolation.as_deref().unwrap_or("container") == "container",
+        // Containers share the host's network, as in Mesos; the others have none yet.
+        host_network: network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0],
         isolation,
         volumes,
         resources: info.resources.quantities,
@@ -226,6 +237,7 @@ impl Command {
     /// The arguments of `berth` that start it in a sandbox of this name, with limits equal to what it may use.
     pub fn arguments(self, name: &str) -> Vec<String> {
         let mut arguments = vec!["run".to_owned(), "--detach".to_owned(), format!("--name={name}")];
+        arguments.extend(self.isolation.1.iter().map(|&flag| flag.to_owned()));
         let mut flag = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
         for (kind, amount) in self.resources.iter().filter(|(_, amount)| *amount > 0) {
             match kind {
@@ -233,9 +245,6 @@ impl Command {
                 Kind::Memory => flag("memory", &format!("{amount}b")),
                 Kind::Disk | Kind::Gpus => {}
             }
-        }
-        if let Some(isolation) = &self.isolation {
-            flag("isolation", isolation);
         }
         if self.host_network {
             flag("network", "host");
@@ -296,6 +305,10 @@ mod tests {
         assert_eq!(arguments(&program).unwrap()[6..], ["--entrypoint=", "busybox", "/bin/echo", "-n"]);
         let own = json!({ "container": container, "command": { "shell": false, "arguments": ["x"] } });
         assert_eq!(arguments(&own).unwrap()[6..], ["busybox", "x"]);
+        let label = json!({ "labels": [{ "key": ISOLATION, "value": "microvm-process" }] });
+        let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
+        let flags = ["--isolation=microvm", "--guest=process", "--cpus=1.500", "--memory=67108864b", "busybox"];
+        assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
     }
 
     #[test]
