@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use regex::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
 
 /// What an agent says of itself: names with a text each (`isolation.microvm=true`, `zone=b`).
 pub type Attributes = BTreeMap<String, String>;
@@ -11,7 +12,8 @@ pub type Attributes = BTreeMap<String, String>;
 const PATTERN_LIMIT: usize = 64 << 10;
 
 /// A pattern that whole texts are matched with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Pattern(Regex);
 
 impl Pattern {
@@ -24,9 +26,24 @@ impl Pattern {
     }
 }
 
+impl TryFrom<String> for Pattern {
+    type Error = regex::Error;
+
+    fn try_from(pattern: String) -> Result<Pattern, regex::Error> {
+        Pattern::new(&pattern)
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> String {
+        let whole = pattern.0.as_str();
+        whole.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(whole).to_owned()
+    }
+}
+
 /// One condition on the attribute of a name. Where there is no attribute of that name the positive conditions fail and the
 /// negative ones hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Constraint {
     /// There is one.
     Exists(String),
@@ -56,7 +73,7 @@ impl Constraint {
 }
 
 /// Which agents are wanted: those that satisfy every constraint of at least one group. Without groups, all are.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Constraints {
     /// The groups.
     pub groups: Vec<Vec<Constraint>>,
@@ -112,6 +129,7 @@ mod tests {
         assert!(matches("container|microvm"));
         assert!(matches("cont.*"));
         assert!(!matches("contain"));
+        assert_eq!(String::from(Pattern::new("a|b").unwrap()), "a|b");
         assert!(Pattern::new("(").is_err());
         assert!(Pattern::new("a)|(b").is_err());
         assert!(Pattern::new("((a{100}){100}){100}").is_err());

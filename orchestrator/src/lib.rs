@@ -1,10 +1,18 @@
 //! The orchestrator: who gets what of a cluster, and why.
 //!
-//! Start reading at [`allocator`]: a pure state machine that offers the resources of agents to frameworks, fairly. Round it is the
-//! [`master`], which knows who is there and what runs where, and is as pure.
+//! Start reading at [`allocator`]: a pure state machine that offers the resources of agents to frameworks, fairly.
+//! Round it is the [`master`], which knows who is there and what runs where, and is as pure. The [`server`] puts the
+//! master on a socket, the [`agent`] runs tasks in sandboxes; both as processes are in [`process`].
 
+pub mod agent;
 pub mod allocator;
+pub mod api;
 pub mod attributes;
+pub mod cluster;
 pub mod master;
+pub mod process;
+pub mod recordio;
 pub mod resources;
+pub mod server;
 pub mod simulator;
+pub mod store;

@@ -103,6 +103,7 @@ impl Cluster {
             update: Some(UpdateId(update)),
             reason: None,
             message: String::new(),
+            details: "".into(),
         };
         let update = FromAgent::Update { framework: self.framework.clone(), status, latest: state };
         self.master.agent_says(AGENT_LINK, update, seconds(2));
@@ -216,7 +217,7 @@ fn a_kill_reaches_an_agent_that_was_away() {
     let mut cluster = Cluster::new(true);
     cluster.launch("t");
     cluster.master.disconnected(AGENT_LINK, seconds(2));
-    cluster.call(Call::Kill { task: "t".into(), agent: None });
+    cluster.call(Call::Kill { task: "t".into(), agent: None, grace: None });
     assert!(cluster.sent().is_empty());
     let (agent, report) = (cluster.agent.clone(), cluster.report("t", TaskState::Running));
     cluster.master.register(Connection(3), registration(Some(&agent), vec![report]), seconds(3));

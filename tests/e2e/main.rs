@@ -4,6 +4,7 @@
 //! nothing.
 
 mod archives;
+mod cluster;
 mod copy;
 mod crashes;
 mod damaged_records;

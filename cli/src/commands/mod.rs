@@ -1,6 +1,7 @@
 //! The commands, one file for each or for a small group of kin.
 
 mod attach;
+mod cluster;
 mod completion;
 mod container;
 mod cp;
@@ -119,6 +120,10 @@ enum Command {
     Volume(volume::Volume),
     Vm(vm::Vm),
     Wasm(wasm::Wasm),
+    Cluster(cluster::Cluster),
+    Nodes(cluster::Nodes),
+    Fairness(cluster::Fairness),
+    Explain(cluster::Explain),
     System(system::System),
     Completion(completion::Completion),
 }
@@ -241,6 +246,10 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Volume(command) => command.run(context),
         Command::Vm(command) => command.run(context),
         Command::Wasm(command) => command.run(context),
+        Command::Cluster(command) => command.run(context),
+        Command::Nodes(command) => command.run(context),
+        Command::Fairness(command) => command.run(context),
+        Command::Explain(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
     }

@@ -23,7 +23,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use isolation::{Namespace, SecurityOpt};
 pub use limits::LimitFlags;
-pub use lists::{labels, pair};
+pub use lists::{full_pair, labels, pair};
 use process::PullPolicy;
 pub use process::restart;
 

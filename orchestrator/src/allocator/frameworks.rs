@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::explain::Tally;
 use super::filters::Filters;
 use super::{Allocator, Error, FrameworkKey, MemberKey, Offer, OfferKey, RoleKey};
@@ -9,7 +11,7 @@ use crate::attributes::Constraints;
 use crate::resources::Quantities;
 
 /// What a framework wants in one role.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Subscription {
     /// Which agents it wants to be offered.
     pub constraints: Constraints,

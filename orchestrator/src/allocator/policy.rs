@@ -18,6 +18,7 @@
 //! a score at most 2²¹⁴ ([`market::UNIT`] is 2²⁴) and a score times a weight below 2²⁴⁵.
 
 use ethnum::U256;
+use serde::{Deserialize, Serialize};
 
 use super::market;
 use crate::resources::{Kind, Quantities};
@@ -38,7 +39,8 @@ pub enum Policy {
 }
 
 /// How much more than others a client is to have, in thousandths: 1 is [`Weight::ONE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Weight(u32);
 
 impl Weight {
@@ -55,6 +57,20 @@ impl Weight {
     /// The weight in thousandths.
     pub fn thousandths(self) -> u32 {
         self.0
+    }
+}
+
+impl TryFrom<u32> for Weight {
+    type Error = &'static str;
+
+    fn try_from(thousandths: u32) -> Result<Weight, &'static str> {
+        Weight::from_thousandths(thousandths).ok_or("a weight is between a thousandth and a million")
+    }
+}
+
+impl From<Weight> for u32 {
+    fn from(weight: Weight) -> u32 {
+        weight.0
     }
 }
 

@@ -5,11 +5,13 @@
 //! or not anybody can take it now, so a guarantee can be called in at any time. A *limit* is what a role never holds more of;
 //! what is offered counts. Guarantees together may be larger than the cluster: then they are served in order of fairness.
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 use crate::resources::{Kind, Quantities};
 
 /// What a role is guaranteed and limited to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
     /// What it is to have at least; zero of a kind is no guarantee.
     pub guarantee: Quantities,

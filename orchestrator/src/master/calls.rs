@@ -37,7 +37,7 @@ impl Master {
             Call::Suppress(roles) => self.allocator.suppress(key, &roles)?,
             Call::Revive(roles) => self.allocator.revive(key, &roles)?,
             Call::Update(info) => self.update_info(id, info)?,
-            Call::Kill { task, agent } => self.kill(id, task, agent),
+            Call::Kill { task, agent, grace } => self.kill(id, task, agent, grace),
             Call::Acknowledge { agent, task, update } => self.acknowledge(id, agent, task, update),
             Call::Reconcile(tasks) => self.reconcile(id, tasks),
             Call::Message { agent, executor, data } => {
@@ -168,7 +168,7 @@ impl Master {
     }
 
     /// A task is to end. An agent that cannot be told now is told when it comes back.
-    fn kill(&mut self, id: &FrameworkId, task: TaskId, agent: Option<AgentId>) {
+    fn kill(&mut self, id: &FrameworkId, task: TaskId, agent: Option<AgentId>, grace: Option<Duration>) {
         let tasks = self.frameworks[id].tasks_named(&task).map(|task| task.info.agent.clone());
         let agents: Vec<AgentId> = tasks.filter(|on| agent.as_ref().is_none_or(|agent| agent == on)).collect();
         if agents.is_empty() {
@@ -178,7 +178,7 @@ impl Master {
             if let Some(known) = self.framework_mut(id).tasks.get_mut(&(task.clone(), agent.clone())) {
                 known.kill = true;
             }
-            self.send(&agent, ToAgent::Kill { framework: id.clone(), task: task.clone() });
+            self.send(&agent, ToAgent::Kill { framework: id.clone(), task: task.clone(), grace });
         }
     }
 

@@ -216,6 +216,7 @@ impl Master {
     ) {
         let state = state.told(self.frameworks.get(id).is_some_and(|framework| framework.info.partition_aware));
         let reason = Some(reason);
-        self.tell(id, Event::Update(TaskStatus { task, agent, state, update: None, reason, message: message.into() }));
+        let (update, message, details) = (None, message.into(), Arc::from(""));
+        self.tell(id, Event::Update(TaskStatus { task, agent, state, update, reason, message, details }));
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::registry::Change;
 use super::{AgentId, Connection, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId};
 use crate::allocator::{OfferKey, Subscription};
@@ -11,7 +13,7 @@ use crate::attributes::Attributes;
 use crate::resources::Resources;
 
 /// What a framework says of itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FrameworkInfo {
     /// For people.
     pub name: String,
@@ -56,6 +58,8 @@ pub enum Call {
         task: TaskId,
         /// Its agent, if the framework knows.
         agent: Option<AgentId>,
+        /// How long it may take to end by itself; as long as the task says, if none.
+        grace: Option<Duration>,
     },
     /// Has taken note of an update.
     Acknowledge {
@@ -128,7 +132,7 @@ pub struct OfferEvent {
 }
 
 /// What an agent says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentInfo {
     /// Where it is.
     pub hostname: String,
@@ -141,7 +145,7 @@ pub struct AgentInfo {
 }
 
 /// An agent wants to take part. All that the master said to it over earlier connections, and that it has not done yet, it will not do.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Registration {
     /// Its id, if it has one.
     pub id: Option<AgentId>,
@@ -154,7 +158,7 @@ pub struct Registration {
 }
 
 /// A task, as its agent knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskReport {
     /// Its framework.
     pub framework: FrameworkId,
@@ -167,7 +171,7 @@ pub struct TaskReport {
 }
 
 /// What an agent says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromAgent {
     /// It is alive.
     Heartbeat,
@@ -192,7 +196,7 @@ pub enum FromAgent {
 }
 
 /// What an agent is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToAgent {
     /// It takes part, under this id.
     Registered(AgentId),
@@ -217,6 +221,8 @@ pub enum ToAgent {
         framework: FrameworkId,
         /// Which.
         task: TaskId,
+        /// How long it may take to end by itself; as long as the task says, if none.
+        grace: Option<Duration>,
     },
     /// To end all tasks of a framework.
     ShutDownFramework(FrameworkId),

@@ -30,6 +30,7 @@ mod messages;
 mod operator;
 mod reconcile;
 mod registry;
+mod snapshot;
 mod task;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -47,6 +48,7 @@ pub use messages::{
 };
 pub use operator::{AgentState, AgentView, FrameworkView};
 pub use registry::{Admission, Change, Registry};
+pub use snapshot::Snapshot;
 pub use task::{Reason, Task, TaskInfo, TaskState, TaskStatus, UpdateId};
 
 use crate::allocator::{self, AgentKey, Allocator, FrameworkKey};
@@ -91,6 +93,9 @@ pub enum Refused {
     /// A framework that is over wants to come back.
     #[error("framework {0} is over: its tasks were ended, and it cannot subscribe again by this id")]
     FrameworkGone(FrameworkId),
+    /// No framework has this id.
+    #[error("there is no framework {0}")]
+    UnknownFramework(FrameworkId),
     /// No agent has this id.
     #[error("there is no agent {0}")]
     UnknownAgent(AgentId),

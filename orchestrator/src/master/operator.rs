@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::agents::Place;
-use super::frameworks::Link;
+use super::frameworks::{Framework, Link};
 use super::{
-    Admission, AgentId, AgentInfo, Change, Event, FrameworkId, FrameworkInfo, Master, Output, Refused, Task, TaskState,
-    ToAgent,
+    Admission, AgentId, AgentInfo, Change, Connection, Event, FrameworkId, FrameworkInfo, Master, Output, Refused,
+    Task, TaskState, ToAgent,
 };
-use crate::allocator::{Fairness, Quota, Weight};
+use crate::allocator::{Fairness, FrameworkKey, Quota, Weight};
+use crate::resources::Quantities;
 
 /// Where an agent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct AgentView {
 pub struct FrameworkView {
     /// Its id.
     pub id: FrameworkId,
+    /// How the allocator calls it.
+    pub key: FrameworkKey,
     /// What it said of itself.
     pub info: Arc<FrameworkInfo>,
     /// Whether it is connected.
@@ -69,6 +72,7 @@ impl Master {
     pub fn frameworks(&self) -> impl Iterator<Item = FrameworkView> {
         self.frameworks.iter().map(|(id, framework)| FrameworkView {
             id: id.clone(),
+            key: framework.key,
             info: Arc::clone(&framework.info),
             connected: matches!(framework.link, Link::Connected { .. }),
             gone: framework.is_gone(),
@@ -78,6 +82,28 @@ impl Master {
     /// All tasks whose end was not acknowledged yet.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.frameworks.values().flat_map(|framework| framework.tasks.values())
+    }
+
+    /// By which connection a framework is subscribed.
+    pub fn connection_of(&self, id: &FrameworkId) -> Option<Connection> {
+        match self.frameworks.get(id)?.link {
+            Link::Connected { connection, .. } => Some(connection),
+            Link::Disconnected { .. } | Link::Gone => None,
+        }
+    }
+
+    /// A framework is over, a person says.
+    pub fn tear_down(&mut self, id: &FrameworkId) -> Result<(), Refused> {
+        if self.frameworks.get(id).is_none_or(Framework::is_gone) {
+            return Err(Refused::UnknownFramework(id.clone()));
+        }
+        self.end_framework(id);
+        Ok(())
+    }
+
+    /// What all agents have together.
+    pub fn total(&self) -> Quantities {
+        self.allocator.total()
     }
 
     /// What everybody has, and waits for.
@@ -114,7 +140,7 @@ impl Master {
                 if let Some(known) = self.framework_mut(&framework).tasks.get_mut(&(task.clone(), id.clone())) {
                     known.kill = true;
                 }
-                self.send(id, ToAgent::Kill { framework, task });
+                self.send(id, ToAgent::Kill { framework, task, grace: None });
             }
         }
         Ok(())

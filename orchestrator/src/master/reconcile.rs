@@ -123,7 +123,7 @@ impl Master {
             self.claim(agent, &framework_id, &role, &resources);
         }
         if holds && kill {
-            self.send(id, ToAgent::Kill { framework: framework_id.clone(), task: key.0.clone() });
+            self.send(id, ToAgent::Kill { framework: framework_id.clone(), task: key.0.clone(), grace: None });
         }
         if resumes {
             let message = "its agent can be reached again";

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::AgentId;
 use crate::allocator::{Quota, Weight};
 
@@ -20,7 +22,7 @@ pub struct Registry {
 }
 
 /// An agent that takes part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
     /// It was not heard of for too long, and frameworks were told. It stays so after its return until the tasks that are lost to
     /// frameworks that are not partition-aware have ended: a master that takes over meanwhile has to know which agents have such.

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{AgentId, FrameworkId, TaskId};
 use crate::allocator::Decision;
 use crate::resources::Resources;
 
 /// What a framework launches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskInfo {
     /// Its id.
     pub id: TaskId,
@@ -21,7 +23,7 @@ pub struct TaskInfo {
 }
 
 /// Where a task is in its life. The names are those of the Mesos API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TaskState {
     /// Sent to the agent.
     Staging,
@@ -74,6 +76,26 @@ impl TaskState {
         }
     }
 
+    /// Its name in the Mesos API.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskState::Staging => "TASK_STAGING",
+            TaskState::Starting => "TASK_STARTING",
+            TaskState::Running => "TASK_RUNNING",
+            TaskState::Killing => "TASK_KILLING",
+            TaskState::Finished => "TASK_FINISHED",
+            TaskState::Failed => "TASK_FAILED",
+            TaskState::Killed => "TASK_KILLED",
+            TaskState::Error => "TASK_ERROR",
+            TaskState::Lost => "TASK_LOST",
+            TaskState::Dropped => "TASK_DROPPED",
+            TaskState::Unreachable => "TASK_UNREACHABLE",
+            TaskState::Gone => "TASK_GONE",
+            TaskState::GoneByOperator => "TASK_GONE_BY_OPERATOR",
+            TaskState::Unknown => "TASK_UNKNOWN",
+        }
+    }
+
     /// What a framework is told: the finer states are known only to those that say they can tell them apart.
     #[must_use]
     pub fn told(self, partition_aware: bool) -> TaskState {
@@ -93,7 +115,7 @@ impl TaskState {
 }
 
 /// Why the master says something about a task itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// The offers it was to use are not valid.
     InvalidOffers,
@@ -107,8 +129,21 @@ pub enum Reason {
     Reconciliation,
 }
 
+impl Reason {
+    /// Its name in the Mesos API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::InvalidOffers => "REASON_INVALID_OFFERS",
+            Reason::TaskInvalid => "REASON_TASK_INVALID",
+            Reason::AgentReregistered => "REASON_AGENT_REREGISTERED",
+            Reason::AgentRemoved => "REASON_AGENT_REMOVED",
+            Reason::Reconciliation => "REASON_RECONCILIATION",
+        }
+    }
+}
+
 /// The number by which an update is acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UpdateId(pub u128);
 
 impl fmt::Debug for UpdateId {
@@ -118,7 +153,7 @@ impl fmt::Debug for UpdateId {
 }
 
 /// What is said of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
     /// The task.
     pub task: TaskId,
@@ -132,6 +167,8 @@ pub struct TaskStatus {
     pub reason: Option<Reason>,
     /// For people.
     pub message: String,
+    /// What else its agent says, for the framework: a JSON object, or nothing. The master does not look into it.
+    pub details: Arc<str>,
 }
 
 /// A task the master knows.
@@ -157,7 +194,7 @@ pub struct Task {
 
 impl Task {
     /// Whether it uses something of an agent that takes part.
-    pub(super) fn holds(&self) -> bool {
+    pub fn holds(&self) -> bool {
         !self.state.is_terminal() && self.state != TaskState::Unreachable
     }
 }

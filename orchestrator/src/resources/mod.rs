@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::{AddAssign, Index, IndexMut, SubAssign};
 
 pub use ports::Ports;
+use serde::{Deserialize, Serialize};
 
 /// What can be counted, and is shared fairly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,8 +52,32 @@ impl fmt::Display for Kind {
 }
 
 /// An amount of each kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Amounts", into = "Amounts")]
 pub struct Quantities([u64; Kind::COUNT]);
+
+/// Quantities as they are written down.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Amounts {
+    milli_cpus: u64,
+    memory: u64,
+    disk: u64,
+    gpus: u64,
+}
+
+impl From<Amounts> for Quantities {
+    fn from(amounts: Amounts) -> Quantities {
+        Quantities([amounts.milli_cpus, amounts.memory, amounts.disk, amounts.gpus])
+    }
+}
+
+impl From<Quantities> for Amounts {
+    fn from(quantities: Quantities) -> Amounts {
+        let [milli_cpus, memory, disk, gpus] = quantities.0;
+        Amounts { milli_cpus, memory, disk, gpus }
+    }
+}
 
 impl Quantities {
     /// Nothing of any kind.
@@ -159,7 +184,7 @@ impl fmt::Display for Quantities {
 }
 
 /// Amounts and ports of one agent, or part of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// What is counted.
     pub quantities: Quantities,

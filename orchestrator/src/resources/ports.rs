@@ -3,9 +3,11 @@
 use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
+use serde::{Deserialize, Serialize};
 
 /// A set of ports, kept as ranges.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(u16, u16)>", into = "Vec<(u16, u16)>")]
 pub struct Ports(RangeInclusiveSet<u16>);
 
 impl Ports {
@@ -38,6 +40,18 @@ impl Ports {
         for range in other.ranges() {
             self.0.remove(range.clone());
         }
+    }
+}
+
+impl From<Vec<(u16, u16)>> for Ports {
+    fn from(ranges: Vec<(u16, u16)>) -> Ports {
+        ranges.into_iter().map(|(first, last)| first..=last).collect()
+    }
+}
+
+impl From<Ports> for Vec<(u16, u16)> {
+    fn from(ports: Ports) -> Vec<(u16, u16)> {
+        ports.ranges().map(|range| (*range.start(), *range.end())).collect()
     }
 }
 

@@ -87,6 +87,7 @@ impl SimulatedAgent {
             update: Some(update),
             reason: None,
             message: String::new(),
+            details: Arc::from(""),
         };
         Some(FromAgent::Update { framework: key.0.clone(), status, latest: task.state })
     }
@@ -146,7 +147,9 @@ impl Simulation {
                     self.schedule(after, Happening::TaskEnds(index, key));
                 }
             }
-            ToAgent::Kill { framework, task } => self.task_changes(index, &(framework, task), TaskState::Killed),
+            ToAgent::Kill { framework, task, grace: _ } => {
+                self.task_changes(index, &(framework, task), TaskState::Killed);
+            }
             ToAgent::ShutDownFramework(framework) => {
                 let keys = agent.tasks.keys().filter(|(of, _)| *of == framework).cloned();
                 for key in keys.collect::<Vec<_>>() {

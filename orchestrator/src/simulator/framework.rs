@@ -178,7 +178,7 @@ impl Simulation {
         if self.chance.u32(..8) == 0
             && let Some(task) = self.frameworks[index].told.keys().next_back().cloned()
         {
-            self.call(index, Call::Kill { task, agent: None });
+            self.call(index, Call::Kill { task, agent: None, grace: None });
         }
     }
 

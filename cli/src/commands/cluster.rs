@@ -1,0 +1,430 @@
+//! `berth cluster`, and what there is to see of one: `berth nodes`, `berth fairness`, `berth explain`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use berth_engine::info;
+use berth_orchestrator::agent;
+use berth_orchestrator::attributes::Attributes;
+use berth_orchestrator::cluster::{self, MOST_AGENTS, Plan};
+use berth_orchestrator::master::AgentInfo;
+use berth_orchestrator::process;
+use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
+use berth_orchestrator::server;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::flags::{full_pair, size};
+use crate::output::{self, Format, Table};
+
+/// Where a master listens, if nobody says otherwise.
+const MASTER: &str = "127.0.0.1:5050";
+
+/// Run a cluster, or one of its processes
+#[derive(Debug, Args)]
+pub struct Cluster {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(Up),
+    Status(Status),
+    Down(Down),
+    Master(Master),
+    Agent(Agent),
+}
+
+impl Cluster {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        match self.command {
+            Command::Up(command) => command.run(context),
+            Command::Status(_) => Status::run(context),
+            Command::Down(_) => Down::run(context),
+            Command::Master(command) => command.run(context),
+            Command::Agent(command) => command.run(context),
+        }
+    }
+}
+
+/// Start a whole cluster on this machine, or what is missing of it
+#[derive(Debug, Args)]
+struct Up {
+    /// How many agents share this machine
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = agents())]
+    agents: u16,
+    /// Where the master listens; port 0 for any that is free
+    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The image of tasks that name none
+    #[arg(long, value_name = "IMAGE")]
+    default_image: Option<String>,
+}
+
+impl Up {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let plan = Plan {
+            roots: context.roots.clone(),
+            berth: this_program()?,
+            listen: self.listen,
+            agents: self.agents,
+            default_image: self.default_image,
+        };
+        let cluster = cluster::up(&plan)?;
+        if context.format == Format::Json {
+            output::json(&cluster)?;
+        } else {
+            let agents = if self.agents == 1 { "1 agent".to_owned() } else { format!("{} agents", self.agents) };
+            output::lines([format!("The cluster is up: a master at {} and {agents}", cluster.master)])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Show the processes of the cluster on this machine
+#[derive(Debug, Args)]
+struct Status {}
+
+impl Status {
+    fn run(context: &Context) -> Result<ExitCode> {
+        let cluster = cluster::read(&context.roots)?.ok_or(cluster::Error::None)?;
+        let processes: Vec<Value> = cluster
+            .processes
+            .iter()
+            .map(|process| json!({ "Name": process.name, "Pid": process.pid, "Running": process.is_alive() }))
+            .collect();
+        if context.format == Format::Json {
+            output::json(&json!({ "Master": cluster.master, "Processes": processes }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table = Table::new(&["PROCESS", "PID", "STATE"]);
+        for process in &cluster.processes {
+            let state = if process.is_alive() { "running" } else { "ended" };
+            table.row(vec![process.name.clone(), process.pid.to_string(), state.to_owned()]);
+        }
+        table.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// End the cluster on this machine with all its tasks, and forget it
+#[derive(Debug, Args)]
+struct Down {}
+
+impl Down {
+    fn run(context: &Context) -> Result<ExitCode> {
+        cluster::down(&context.roots)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Be a master, in the foreground
+#[derive(Debug, Args)]
+struct Master {
+    /// Where to listen; port 0 for any that is free
+    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Where to keep what it has to remember [default: cluster/master in the data root]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+impl Master {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let directory = self.directory.unwrap_or_else(|| context.roots.data().join("cluster/master"));
+        // A reader that has gone has no need to know.
+        let ready = |address| drop(output::lines([format!("listening on {address}")]));
+        process::run_master(server::Config::new(self.listen), &directory, ready)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Be an agent, in the foreground
+#[derive(Debug, Args)]
+struct Agent {
+    /// Where the master listens
+    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
+    master: SocketAddr,
+    /// Where to keep what it has to remember [default: cluster/agent in the data root]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// CPUs to offer [default: all]
+    #[arg(long, value_name = "N", value_parser = milli_cpus)]
+    cpus: Option<u64>,
+    /// Memory to offer [default: four fifths of the host's]
+    #[arg(long, value_name = "SIZE", value_parser = size::some_bytes)]
+    memory: Option<u64>,
+    /// Disk to offer [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes)]
+    disk: Option<u64>,
+    /// Ports to offer
+    #[arg(long, default_value = "31000-32000", value_name = "FIRST-LAST", value_parser = ports)]
+    ports: Ports,
+    /// Say something of the agent that tasks can ask for
+    #[arg(long, value_name = "KEY=VALUE", value_parser = full_pair)]
+    attribute: Vec<(String, String)>,
+    /// The image of tasks that name none
+    #[arg(long, value_name = "IMAGE")]
+    default_image: Option<String>,
+}
+
+impl Agent {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let host = info::info(&context.roots, 0)?;
+        let cpus = self.cpus.unwrap_or(host.cpus as u64 * 1000);
+        let memory = self.memory.unwrap_or(host.memory / 5 * 4);
+        let quantities = Quantities::new(cpus, memory).with(Kind::Disk, self.disk.unwrap_or(0));
+        let mut attributes = isolations(&host.kvm)?;
+        attributes.insert("hostname".to_owned(), host.name);
+        attributes.extend(self.attribute);
+        let config = agent::Config {
+            master: self.master,
+            directory: self.directory.unwrap_or_else(|| context.roots.data().join("cluster/agent")),
+            roots: context.roots.clone(),
+            berth: this_program()?,
+            info: AgentInfo {
+                // Tasks share the host's network, and the master is on the same host.
+                hostname: self.master.ip().to_string(),
+                port: 0,
+                resources: Resources { quantities, ports: self.ports },
+                attributes,
+            },
+            default_image: self.default_image,
+        };
+        output::lines(["running".to_owned()])?;
+        process::run_agent(config)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What tasks can run in here.
+fn isolations(kvm: &info::Kvm) -> Result<Attributes> {
+    let wasm = this_program()?.with_file_name("berth-wasm").exists();
+    let available = [
+        ("isolation.container", true),
+        ("isolation.microvm-linux", kvm.linux),
+        ("isolation.microvm-process", kvm.translation == "pvm"),
+        ("isolation.wasm", wasm),
+    ];
+    Ok(available.into_iter().map(|(name, is_there)| (name.to_owned(), is_there.to_string())).collect())
+}
+
+/// How many agents one machine can be shared by.
+fn agents() -> RangedU64ValueParser<u16> {
+    RangedU64ValueParser::new().range(1..=u64::from(MOST_AGENTS))
+}
+
+fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find the program that runs")
+}
+
+/// Thousandths of a CPU.
+fn milli_cpus(text: &str) -> Result<u64, String> {
+    let cpus: f64 = text.parse().map_err(|_| "give a number of CPUs, for example 1.5".to_owned())?;
+    if (0.001..=1e6).contains(&cpus) {
+        Ok((cpus * 1000.0).round() as u64)
+    } else {
+        Err("give between 0.001 and 1000000 CPUs".to_owned())
+    }
+}
+
+fn ports(text: &str) -> Result<Ports, String> {
+    let parse = |text: &str| text.trim().parse::<u16>().ok();
+    let range = text.split_once('-').and_then(|(first, last)| Some(parse(first)?..=parse(last)?));
+    let range = range.filter(|range| !range.is_empty());
+    range
+        .map(|range| [range].into_iter().collect())
+        .ok_or_else(|| "give FIRST-LAST, for example 31000-32000".to_owned())
+}
+
+/// Which master is asked
+#[derive(Debug, Args)]
+struct Asked {
+    /// Where the master listens [default: the one of the cluster on this machine]
+    #[arg(long, env = "BERTH_MASTER", value_name = "ADDRESS:PORT", hide_env = true)]
+    master: Option<SocketAddr>,
+}
+
+impl Asked {
+    /// The answer to a call, without its wrapping.
+    fn ask(&self, context: &Context, call: &Value) -> Result<Value> {
+        let master = match self.master {
+            Some(master) => master,
+            None => cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master,
+        };
+        let kind = call["type"].as_str().unwrap_or_default().to_ascii_lowercase();
+        let mut answer = process::ask(master, call)?;
+        Ok(answer[kind.as_str()].take())
+    }
+}
+
+/// List the agents of a cluster and what they have
+#[derive(Debug, Args)]
+pub struct Nodes {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+impl Nodes {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let state = self.asked.ask(context, &json!({ "type": "GET_STATE" }))?;
+        let agents = &state["get_agents"]["agents"];
+        if context.format == Format::Json {
+            output::json(agents)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table = Table::new(&["AGENT", "STATE", "TASKS", "CPUS", "MEMORY", "ISOLATIONS"]);
+        for agent in items(agents) {
+            let id = &agent["agent_info"]["id"];
+            let tasks = items(&state["get_tasks"]["tasks"]).filter(|task| task["agent_id"] == *id).count();
+            let (used, total) = (&agent["allocated_resources"], &agent["total_resources"]);
+            let isolations = items(&agent["agent_info"]["attributes"]).filter(|it| it["text"]["value"] == "true");
+            let isolations = isolations.filter_map(|it| it["name"].as_str()?.strip_prefix("isolation."));
+            let state = if agent["deactivated"] == true { "draining" } else { text(&agent["state"]) };
+            table.row(vec![
+                text(&id["value"]).to_owned(),
+                state.to_owned(),
+                tasks.to_string(),
+                format!("{} of {}", scalar(used, "cpus"), scalar(total, "cpus")),
+                format!("{} of {}", mebibytes(scalar(used, "mem")), mebibytes(scalar(total, "mem"))),
+                isolations.collect::<Vec<_>>().join(","),
+            ]);
+        }
+        table.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Show who has which share of a cluster, and what they wait for
+#[derive(Debug, Args)]
+pub struct Fairness {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+impl Fairness {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let fairness = self.asked.ask(context, &json!({ "type": "GET_FAIRNESS" }))?;
+        if context.format == Format::Json {
+            output::json(&fairness)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table =
+            Table::new(&["ROLE", "FRAMEWORK", "WEIGHT", "SHARE", "DOMINANT", "CPUS", "MEMORY", "WAITS FOR"]);
+        for role in items(&fairness["roles"]) {
+            table.row(share_row(text(&role["role"]), "", &role["weight"].to_string(), role, ""));
+            for member in items(&role["frameworks"]) {
+                table.row(share_row("", text(&member["framework_id"]["value"]), "", member, waits_for(member)));
+            }
+        }
+        table.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn share_row(role: &str, framework: &str, weight: &str, holder: &Value, waits_for: &str) -> Vec<String> {
+    let sum = |kind: &str| {
+        let of = |part: &Value| part[kind].as_f64().unwrap_or_default();
+        of(&holder["used"]) + of(&holder["offered"])
+    };
+    vec![
+        role.to_owned(),
+        framework.to_owned(),
+        weight.to_owned(),
+        percent(&holder["share"]["weighted_share"]),
+        text(&holder["share"]["dominant_resource"]).to_owned(),
+        sum("cpus").to_string(),
+        mebibytes(sum("mem")),
+        waits_for.to_owned(),
+    ]
+}
+
+/// What keeps a framework from getting more.
+fn waits_for(member: &Value) -> &'static str {
+    let passed_over = &member["last_cycle"]["passed_over"];
+    let was = |reason: &str| passed_over[reason].as_u64().is_some_and(|count| count > 0);
+    match () {
+        () if member["wants_offers"] == false => "nothing: it wants no offers now",
+        () if was("quota") => "its role's quota",
+        () if was("constraints") => "agents that satisfy its constraints",
+        () if was("refused") => "other agents than those it refused",
+        () => "its turn",
+    }
+}
+
+/// Tell why a task is where it is
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The task's id
+    #[arg(value_name = "TASK")]
+    task: String,
+    /// The framework it belongs to, where several have a task of that id
+    #[arg(long, value_name = "ID")]
+    framework: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+impl Explain {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let mut asked = json!({ "task_id": { "value": self.task } });
+        if let Some(framework) = self.framework {
+            asked["framework_id"] = json!({ "value": framework });
+        }
+        let why = self.asked.ask(context, &json!({ "type": "EXPLAIN_TASK", "explain_task": asked }))?;
+        if context.format == Format::Json {
+            output::json(&why)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (task, decision) = (&why["task"], &why["decision"]);
+        let (agent, role) = (text(&task["agent_id"]["value"]), text(&task["role"]));
+        let mut lines = vec![format!("{} is {} on agent {agent}, in role {role}", self.task, text(&task["state"]))];
+        if decision.is_null() {
+            bail!("{}; it was launched with an earlier master, which did not leave its reasons", lines.remove(0));
+        }
+        let stage = match text(&decision["stage"]) {
+            "guarantee" => "the role had less than it is guaranteed",
+            _ => "nobody who wanted and could have the agent had a smaller share",
+        };
+        lines.push(format!("It was launched with an offer of cycle {}, made because {stage}:", decision["cycle"]));
+        for (who, share) in [("role", "role_share"), ("framework", "framework_share")] {
+            lines.push(format!("  share of the {who} before: {}", percent(&decision[share]["weighted_share"])));
+        }
+        for other in items(&decision["passed_over"]) {
+            let (id, reason) = (text(&other["framework_id"]["value"]), text(&other["reason"]));
+            lines.push(format!("  framework {id} came first and was passed over: {reason}"));
+        }
+        if let Some(more @ 1..) = decision["passed_over_more"].as_u64() {
+            lines.push(format!("  and {more} more were passed over"));
+        }
+        output::lines(lines)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// How much of a resource a list has.
+fn scalar(resources: &Value, name: &str) -> f64 {
+    let known = items(resources).find(|resource| resource["name"] == name);
+    known.and_then(|resource| resource["scalar"]["value"].as_f64()).unwrap_or_default()
+}
+
+fn mebibytes(count: f64) -> String {
+    output::bytes((count * 1_048_576.0) as u64)
+}
+
+fn percent(share: &Value) -> String {
+    format!("{:.1}%", share.as_f64().unwrap_or_default() * 100.0)
+}

@@ -1,0 +1,335 @@
+//! What a task says is to be run, as arguments of `berth run`.
+//!
+//! What a task asks for and does not get would be a lie to its framework, so what is not supported is an error that
+//! names the field.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::scheduler::DurationInfo;
+use crate::api::{Invalid, decode, parse};
+use crate::master::TaskInfo;
+use crate::resources::{Kind, Quantities};
+
+/// How long a task may take to end by itself, unless it says so (Mesos').
+const GRACE: Duration = Duration::from_secs(3);
+/// The label that chooses the isolation of a task.
+pub const ISOLATION: &str = "org.berth.isolation";
+
+/// An isolation: its name, and the flags that choose it.
+type Isolation = (&'static str, &'static [&'static str]);
+
+/// All there are, the default first. Where one has an attribute of an agent, its name is `isolation.` and this.
+const ISOLATIONS: [Isolation; 5] = [
+    ("container", &[]),
+    ("microvm", &["--isolation=microvm"]),
+    ("microvm-linux", &["--isolation=microvm", "--guest=linux"]),
+    ("microvm-process", &["--isolation=microvm", "--guest=process"]),
+    ("wasm", &["--isolation=wasm"]),
+];
+
+/// What to run.
+#[derive(Debug)]
+pub struct Command {
+    image: String,
+    /// In place of the image's own, the entry point included.
+    program: Option<String>,
+    arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+    user: Option<String>,
+    isolation: Isolation,
+    host_network: bool,
+    /// `SOURCE:TARGET[:ro]`
+    volumes: Vec<String>,
+    resources: Quantities,
+}
+
+#[derive(Deserialize)]
+struct Task {
+    command: Option<CommandInfo>,
+    container: Option<Container>,
+    #[serde(default)]
+    labels: Labels,
+    kill_policy: Option<KillPolicy>,
+    executor: Option<Value>,
+    health_check: Option<Value>,
+    check: Option<Value>,
+    max_completion_time: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+struct CommandInfo {
+    #[serde(default = "yes")]
+    shell: bool,
+    value: Option<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+    #[serde(default)]
+    environment: Environment,
+    user: Option<String>,
+    #[serde(default)]
+    uris: Vec<Value>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Default, Deserialize)]
+struct Environment {
+    #[serde(default)]
+    variables: Vec<Variable>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    name: String,
+    #[serde(default)]
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    docker: Option<Docker>,
+    mesos: Option<Mesos>,
+    #[serde(default)]
+    volumes: Vec<Volume>,
+}
+
+#[derive(Deserialize)]
+struct Docker {
+    image: String,
+    network: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Mesos {
+    image: Option<Image>,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    docker: Option<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Volume {
+    mode: String,
+    container_path: String,
+    host_path: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Labels {
+    #[serde(default)]
+    labels: Vec<Label>,
+}
+
+#[derive(Deserialize)]
+struct Label {
+    key: String,
+    value: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct KillPolicy {
+    grace_period: Option<DurationInfo>,
+}
+
+/// What a task wants to be run.
+pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Invalid> {
+    let task: Task = decode(parse(info.payload.as_bytes())?)?;
+    let unsupported = [
+        ("executor", task.executor.is_some()),
+        ("health_check", task.health_check.is_some()),
+        ("check", task.check.is_some()),
+        ("max_completion_time", task.max_completion_time.is_some()),
+    ];
+    if let Some((field, _)) = unsupported.into_iter().find(|(_, is_there)| *is_there) {
+        return Err(Invalid::new(field, "is not supported"));
+    }
+    let asked = task.labels.labels.into_iter().find(|label| label.key == ISOLATION).and_then(|label| label.value);
+    let asked = asked.as_deref().unwrap_or(ISOLATIONS[0].0);
+    let isolation = ISOLATIONS.into_iter().find(|(name, _)| *name == asked).ok_or_else(|| {
+        let known = ISOLATIONS.map(|(name, _)| name).join(", ");
+        Invalid::new(format!("labels.{ISOLATION}"), format!("`{asked}` is not known; there are {known}"))
+    })?;
+    let Surroundings { image, network, volumes } = task.container.map(Container::read).transpose()?.unwrap_or_default();
+    let missing = || Invalid::missing("container.mesos.image.docker.name");
+    let image = image.or_else(|| default_image.map(str::to_owned)).ok_or_else(missing)?;
+    if image.starts_with('-') {
+        return Err(Invalid::new("container.mesos.image.docker.name", format!("`{image}` is no name of an image")));
+    }
+    let command = task.command.ok_or_else(|| Invalid::missing("command"))?;
+    if !command.uris.is_empty() {
+        return Err(Invalid::new("command.uris", "is not supported: files come with the image"));
+    }
+    let (program, arguments) = match (command.shell, command.value) {
+        (true, Some(line)) => (Some("/bin/sh".to_owned()), vec!["-c".to_owned(), line]),
+        (true, None) => return Err(Invalid::new("command.value", "is missing: a shell needs something to run")),
+        // The first argument is the program's name for itself.
+        (false, Some(program)) => (Some(program), command.arguments.into_iter().skip(1).collect()),
+        (false, None) => (None, command.arguments),
+    };
+    let variables = command.environment.variables.into_iter().map(|variable| (variable.name, variable.value));
+    Ok(Command {
+        image,
+        program,
+        arguments,
+        environment: variables.collect(),
+        user: command.user,
+        // Containers share the host's network, as in Mesos; the others have none yet.
+        host_network: network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0],
+        isolation,
+        volumes,
+        resources: info.resources.quantities,
+    })
+}
+
+/// What a container is made of.
+#[derive(Default)]
+struct Surroundings {
+    image: Option<String>,
+    network: Option<String>,
+    volumes: Vec<String>,
+}
+
+impl Container {
+    fn read(self) -> Result<Surroundings, Invalid> {
+        let mut volumes = Vec::new();
+        for (index, volume) in self.volumes.into_iter().enumerate() {
+            let field = |name: &str| format!("container.volumes[{index}].{name}");
+            let source = volume.host_path.ok_or_else(|| Invalid::missing(field("host_path")))?;
+            let absolute = |path: &str, name: &str| {
+                let plain = path.starts_with('/') && !path.contains(':');
+                if plain { Ok(()) } else { Err(Invalid::new(field(name), "has to be absolute and without colons")) }
+            };
+            absolute(&source, "host_path")?;
+            absolute(&volume.container_path, "container_path")?;
+            let mode = match volume.mode.as_str() {
+                "RO" => ":ro",
+                "RW" => "",
+                _ => return Err(Invalid::new(field("mode"), "is neither RO nor RW")),
+            };
+            volumes.push(format!("{source}:{}{mode}", volume.container_path));
+        }
+        let network = self.docker.as_ref().and_then(|docker| docker.network.clone());
+        if let Some(other) = network.as_deref().filter(|name| !["HOST", "NONE"].contains(name)) {
+            return Err(Invalid::new(
+                "container.docker.network",
+                format!("`{other}` is not supported; HOST and NONE are"),
+            ));
+        }
+        let image = self.mesos.and_then(|mesos| mesos.image).and_then(|image| image.docker).map(|image| image.name);
+        Ok(Surroundings { image: self.docker.map(|docker| docker.image).or(image), network, volumes })
+    }
+}
+
+impl Command {
+    /// The arguments of `berth` that start it in a sandbox of this name, with limits equal to what it may use.
+    pub fn arguments(self, name: &str) -> Vec<String> {
+        let mut arguments = vec!["run".to_owned(), "--detach".to_owned(), format!("--name={name}")];
+        arguments.extend(self.isolation.1.iter().map(|&flag| flag.to_owned()));
+        let mut flag = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
+        for (kind, amount) in self.resources.iter().filter(|(_, amount)| *amount > 0) {
+            match kind {
+                Kind::Cpus => flag("cpus", &format!("{}.{:03}", amount / 1000, amount % 1000)),
+                Kind::Memory => flag("memory", &format!("{amount}b")),
+                Kind::Disk | Kind::Gpus => {}
+            }
+        }
+        if self.host_network {
+            flag("network", "host");
+        }
+        if let Some(user) = &self.user {
+            flag("user", user);
+        }
+        for (name, value) in &self.environment {
+            flag("env", &format!("{name}={value}"));
+        }
+        for volume in &self.volumes {
+            flag("volume", volume);
+        }
+        if self.program.is_some() {
+            flag("entrypoint", "");
+        }
+        arguments.push(self.image);
+        arguments.extend(self.program);
+        arguments.extend(self.arguments);
+        arguments
+    }
+}
+
+/// How long a task may take to end by itself.
+pub fn grace(info: &TaskInfo) -> Duration {
+    let task = parse(info.payload.as_bytes()).and_then(decode::<Task>).ok();
+    let policy = task.and_then(|task| task.kill_policy).and_then(|policy| policy.grace_period);
+    policy.map_or(GRACE, |grace| grace.duration())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn arguments(payload: &Value) -> Result<Vec<String>, Invalid> {
+        let info = TaskInfo {
+            id: "t".into(),
+            agent: "a".into(),
+            resources: Quantities::new(1500, 64 << 20).into(),
+            payload: payload.to_string().into(),
+        };
+        Ok(read(&info, None)?.arguments("n"))
+    }
+
+    #[test]
+    fn a_command_becomes_arguments() {
+        let container = json!({ "mesos": { "image": { "docker": { "name": "busybox" } } } });
+        let common = ["run", "--detach", "--name=n", "--cpus=1.500", "--memory=67108864b", "--network=host"];
+        let environment = json!({ "variables": [{ "name": "A", "value": "b" }] });
+        let command = json!({ "value": "echo $A", "environment": environment });
+        let shell = json!({ "container": container, "command": command });
+        let rest = ["--env=A=b", "--entrypoint=", "busybox", "/bin/sh", "-c", "echo $A"];
+        assert_eq!(arguments(&shell).unwrap(), [&common[..], &rest].concat());
+        let command = json!({ "shell": false, "value": "/bin/echo", "arguments": ["echo", "-n"] });
+        let program = json!({ "container": container, "command": command });
+        assert_eq!(arguments(&program).unwrap()[6..], ["--entrypoint=", "busybox", "/bin/echo", "-n"]);
+        let own = json!({ "container": container, "command": { "shell": false, "arguments": ["x"] } });
+        assert_eq!(arguments(&own).unwrap()[6..], ["busybox", "x"]);
+        let label = json!({ "labels": [{ "key": ISOLATION, "value": "microvm-process" }] });
+        let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
+        let flags = ["--isolation=microvm", "--guest=process", "--cpus=1.500", "--memory=67108864b", "busybox"];
+        assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let container = json!({ "docker": { "image": "busybox", "network": "BRIDGE" } });
+        let cases = [
+            (json!({ "command": { "value": "x" } }), "container.mesos.image.docker.name"),
+            (json!({ "container": container, "command": { "value": "x" } }), "container.docker.network"),
+            (
+                json!({ "container": { "docker": { "image": "-x" } }, "command": { "value": "x" } }),
+                "container.mesos.image.docker.name",
+            ),
+            (json!({ "container": { "docker": { "image": "b" } } }), "command"),
+            (json!({ "container": { "docker": { "image": "b" } }, "command": {} }), "command.value"),
+            (json!({ "container": { "docker": { "image": "b" } }, "command": { "value": 7 } }), "command.value"),
+            (json!({ "executor": {}, "command": { "value": "x" } }), "executor"),
+            (json!({ "health_check": {}, "command": { "value": "x" } }), "health_check"),
+            (json!({ "labels": { "labels": [{ "key": ISOLATION, "value": "x" }] } }), "labels.org.berth.isolation"),
+        ];
+        for (payload, field) in cases {
+            assert_eq!(arguments(&payload).unwrap_err().field, field, "{payload}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The agent's end of its connection with the master.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWriteExt as _, split};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Happening;
+use crate::master::{FromAgent, Registration};
+use crate::recordio::{self, Decoder};
+use crate::server::{AGENT_PATH, AGENT_PROTOCOL, PATIENCE, SILENCE};
+
+/// The largest message of a master: a task with all that is to be known of it.
+const MOST: usize = 64 << 20;
+
+/// A connection, which is closed when it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    /// Which it is.
+    pub number: u64,
+    sender: UnboundedSender<Bytes>,
+    _tasks: JoinSet<()>,
+}
+
+impl Link {
+    /// Connects. What the master says comes as happenings with this number, as does the end of the connection.
+    pub async fn open(master: SocketAddr, number: u64, happenings: UnboundedSender<Happening>) -> io::Result<Link> {
+        let upgraded = timeout(PATIENCE, upgrade(master)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let (mut reader, mut writer) = split(TokioIo::new(upgraded));
+        let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Some(record) = queue.recv().await {
+                if writer.write_all(&record).await.is_err() || writer.flush().await.is_err() {
+                    // The reader notices as well.
+                    return;
+                }
+            }
+        });
+        tasks.spawn(async move {
+            let mut decoder = Decoder::new(MOST);
+            loop {
+                let message = match decoder.read(&mut reader).await {
+                    Ok(Some(record)) => serde_json::from_slice(&record).map_err(io::Error::other),
+                    Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+                    Err(error) => Err(error),
+                };
+                let happening = match message {
+                    Ok(message) => Happening::Heard(number, message),
+                    Err(error) => {
+                        tracing::debug!(%error, "the connection with the master is lost");
+                        Happening::Lost(number)
+                    }
+                };
+                let lost = matches!(happening, Happening::Lost(_));
+                if happenings.send(happening).is_err() || lost {
+                    return;
+                }
+            }
+        });
+        Ok(Link { number, sender, _tasks: tasks })
+    }
+
+    /// Says who the agent is, before anything else: the master is silent until then.
+    pub fn register(&self, registration: &Registration) {
+        self.send(&serde_json::to_vec(registration).expect("registrations have texts for keys"));
+    }
+
+    /// Says something, which is lost if the connection is.
+    pub fn say(&self, message: &FromAgent) {
+        self.send(&serde_json::to_vec(message).expect("messages have texts for keys"));
+    }
+
+    fn send(&self, record: &[u8]) {
+        // Of a connection that is no more, the reader tells.
+        let _ = self.sender.send(recordio::frame(record));
+    }
+}
+
+async fn upgrade(master: SocketAddr) -> io::Result<hyper::upgrade::Upgraded> {
+    let stream = TcpStream::connect(master).await?;
+    stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, SILENCE.as_millis() as u32)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(AGENT_PATH)
+        .header(HOST, master.to_string())
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, AGENT_PROTOCOL)
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(io::Error::other(format!("the master answers {}", answer.status())));
+    }
+    hyper::upgrade::on(answer).await.map_err(io::Error::other)
+}

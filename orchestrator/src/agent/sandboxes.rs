@@ -1,0 +1,187 @@
+//! The sandboxes of tasks: started by the program `berth`, which makes them all, and looked after from here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use berth_engine::monitor::{self, Monitor};
+use berth_engine::{Container, Error, Roots, lifecycle, remove};
+use berth_runtime::monitor::Status;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::spawn_blocking;
+
+use super::{Config, Happening};
+
+/// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
+const HALF_MADE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is whole.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How a sandbox ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Its program did, with this code.
+    Exited(i32),
+    /// The kernel ended it.
+    OutOfMemory,
+    /// It was never whole, or its monitor was killed.
+    Broken(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Exited(code) => write!(f, "exit code {code}"),
+            End::OutOfMemory => f.write_str("it used more memory than it may"),
+            End::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
+/// All sandboxes of an agent.
+#[derive(Debug)]
+pub struct Sandboxes {
+    roots: Roots,
+    berth: std::path::PathBuf,
+    /// What their names begin with.
+    prefix: String,
+    happenings: UnboundedSender<Happening>,
+}
+
+impl Sandboxes {
+    pub fn new(config: &Config, prefix: &str, happenings: UnboundedSender<Happening>) -> Sandboxes {
+        let (roots, berth) = (config.roots.clone(), config.berth.clone());
+        Sandboxes { roots, berth, prefix: prefix.to_owned(), happenings }
+    }
+
+    /// Which of these sandboxes are there, and the names of others that are left of tasks that are over.
+    pub async fn find(&self, names: Vec<String>) -> Result<(Vec<(String, bool)>, Vec<String>), Error> {
+        let (roots, prefix) = (self.roots.clone(), format!("{}-", self.prefix));
+        let look = move || {
+            let (all, _) = Container::all(&roots)?;
+            let mut there: BTreeSet<String> = all.into_iter().map(|it| it.record.name).collect();
+            there.retain(|name| name.starts_with(&prefix));
+            let found = names.into_iter().map(|name| (name.clone(), there.remove(&name))).collect();
+            Ok((found, there.into_iter().collect()))
+        };
+        spawn_blocking(look).await.expect("looking does not panic")
+    }
+
+    /// Starts a sandbox; that, and later its end, happens.
+    pub fn start(&self, name: String, arguments: Vec<String>) {
+        let mut command = Command::new(&self.berth);
+        command.args(arguments).env("BERTH_DATA_ROOT", self.roots.data()).env("BERTH_STATE_ROOT", self.roots.state());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
+        tokio::spawn(async move {
+            let output = command.output().await;
+            let result = match output {
+                Ok(output) if output.status.success() => Ok(()),
+                Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+                Err(error) => Err(format!("cannot execute {}: {error}", command.as_std().get_program().display())),
+            };
+            // An earlier agent's attempt may have got there first: then it runs, and this one was told that the name is
+            // taken.
+            let runs = result.is_ok() || has_started(roots.clone(), name.clone()).await;
+            let result = if runs { Ok(()) } else { result };
+            // The agent has ended if nobody listens.
+            let _ = happenings.send(Happening::Started(name.clone(), result));
+            if runs {
+                watch(roots, name, happenings).await;
+            }
+        });
+    }
+
+    /// Waits for the end of a sandbox that an earlier agent started, or was starting.
+    pub fn watch(&self, name: String) {
+        let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
+        tokio::spawn(async move {
+            if has_started(roots.clone(), name.clone()).await {
+                let _ = happenings.send(Happening::Started(name.clone(), Ok(())));
+            }
+            watch(roots, name, happenings).await;
+        });
+    }
+
+    /// Ends a sandbox, which may end by itself for as long as `grace`.
+    pub fn stop(&self, name: String, grace: Duration) {
+        let roots = self.roots.clone();
+        let stop = move || {
+            let stopped = Container::find(&roots, &name).and_then(|it| lifecycle::stop(&it, None, Some(grace)));
+            if let Err(error) = stopped {
+                tracing::warn!(%error, name, "a task's sandbox cannot be stopped");
+            }
+        };
+        spawn_blocking(stop);
+    }
+
+    /// Removes what is left of a sandbox.
+    pub fn remove(&self, name: String) {
+        let roots = self.roots.clone();
+        spawn_blocking(move || match remove::remove(&roots, &name, true, true) {
+            // A task that was in error has none.
+            Ok(_) | Err(Error::NotFound(_)) => {}
+            Err(error) => tracing::warn!(%error, name, "a task's sandbox cannot be removed"),
+        });
+    }
+}
+
+/// Whether the program in the sandbox of this name runs, did, or is about to.
+async fn has_started(roots: Roots, name: String) -> bool {
+    let look = move || -> Result<bool, Error> {
+        let end = Instant::now() + HALF_MADE;
+        loop {
+            match Container::find(&roots, &name) {
+                Ok(container) if Monitor::of(&container)?.is_some() => return Ok(true),
+                Ok(container) => {
+                    let status = container.status()?;
+                    return Ok(status.exit_code.is_some() && status.error.is_none());
+                }
+                // The name is taken before the container is whole.
+                Err(Error::NotFound(_)) if roots.names().join(&name).is_symlink() && Instant::now() < end => {
+                    std::thread::sleep(LOOK);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    spawn_blocking(look).await.is_ok_and(|alive| alive.unwrap_or(false))
+}
+
+/// Waits without a thread of its own: tasks may be many.
+async fn wait(roots: Roots, name: String) -> Result<Status, Error> {
+    let find = move || {
+        let container = Container::find(&roots, &name)?;
+        let monitor = Monitor::of(&container)?;
+        Ok::<_, Error>((container, monitor))
+    };
+    let (container, monitor) = spawn_blocking(find).await.expect("looking does not panic")?;
+    if let Some(monitor) = monitor {
+        // If it cannot be watched, the wait below takes as long.
+        if let Ok(pidfd) = monitor.pidfd().try_clone()
+            // SAFETY: the descriptor is owned, so it is open, and the same, for as long as it is watched.
+            && let Ok(watched) = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+        {
+            let _ = watched.readable().await;
+        }
+    }
+    spawn_blocking(move || monitor::wait(&container)).await.expect("waiting does not panic")
+}
+
+/// Waits for the end of a sandbox, and tells.
+async fn watch(roots: Roots, name: String, happenings: UnboundedSender<Happening>) {
+    let end = match wait(roots, name.clone()).await {
+        Ok(status) if status.oom_killed && status.exit_code != Some(0) => End::OutOfMemory,
+        Ok(status) => match (status.error, status.exit_code) {
+            (Some(why), _) => End::Broken(why),
+            (None, Some(code)) => End::Exited(code),
+            (None, None) => End::Broken("its start was cut short".to_owned()),
+        },
+        Err(error) => End::Broken(error.to_string()),
+    };
+    let _ = happenings.send(Happening::Ended(name, end));
+}

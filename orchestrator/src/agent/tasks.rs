@@ -1,0 +1,452 @@
+//! What an agent knows of its tasks, and what follows from what happens to them.
+//!
+//! ```text
+//! run ─▶ staging ── its sandbox has started ─▶ running ── its sandbox has ended ─▶ finished, failed or killed
+//!           └── cannot be started ─▶ error, failed or killed                              │
+//!                                        the sandbox is removed  ◀── acknowledged ────────┘
+//! ```
+//!
+//! Every change of state is an update. Of each task the oldest one that is not acknowledged is said, again and again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::command::{self, Command};
+use super::sandboxes::End;
+use crate::master::{
+    AgentId, FrameworkId, FrameworkInfo, FromAgent, Registration, TaskId, TaskInfo, TaskReport, TaskState, TaskStatus,
+    ToAgent, UpdateId,
+};
+
+/// What is remembered of a task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    framework: FrameworkId,
+    framework_info: FrameworkInfo,
+    role: Arc<str>,
+    info: TaskInfo,
+    state: TaskState,
+    /// Not acknowledged, the oldest first.
+    updates: VecDeque<Update>,
+    /// Whether it is to end.
+    kill: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Update {
+    id: UpdateId,
+    state: TaskState,
+    message: String,
+    details: Arc<str>,
+}
+
+/// What is to be done, once what is known is durable.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// To the master.
+    Say(Box<FromAgent>),
+    /// `berth run` with these arguments, for the sandbox of this name.
+    Start(String, Vec<String>),
+    /// End a sandbox, which may end by itself for so long.
+    Stop(String, Duration),
+    /// Remove what is left of a sandbox.
+    Remove(String),
+}
+
+/// What an agent knew when it was last there.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Its id, if it ever registered.
+    pub id: Option<AgentId>,
+    /// Its tasks, by the names of their sandboxes.
+    pub tasks: BTreeMap<String, Task>,
+}
+
+/// The tasks of an agent, by the names of their sandboxes.
+#[derive(Debug)]
+pub struct Tasks {
+    id: Option<AgentId>,
+    tasks: BTreeMap<String, Task>,
+    default_image: Option<String>,
+    /// What names of sandboxes begin with.
+    prefix: String,
+    /// Tasks that are not as they were made durable.
+    changed: BTreeSet<String>,
+    effects: Vec<Effect>,
+    shut_down: Option<String>,
+}
+
+impl Tasks {
+    pub fn new(recovered: Recovered, default_image: Option<String>, prefix: String) -> Tasks {
+        let Recovered { id, tasks } = recovered;
+        let (changed, effects) = (BTreeSet::new(), Vec::new());
+        Tasks { id, tasks, default_image, prefix, changed, effects, shut_down: None }
+    }
+
+    /// What to make durable: tasks as they are now, none for one that is over.
+    pub fn take_changes(&mut self) -> Vec<(String, Option<&Task>)> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        changed.map(|name| (name.clone(), self.tasks.get(&name))).collect()
+    }
+
+    /// What to do after that.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The names of all sandboxes that may be there.
+    pub fn sandboxes(&self) -> Vec<String> {
+        self.tasks.keys().cloned().collect()
+    }
+
+    /// Why the agent is to end, if it is.
+    pub fn shut_down(&self) -> Option<&str> {
+        self.shut_down.as_deref()
+    }
+
+    /// Whether any task has not ended.
+    pub fn any_alive(&self) -> bool {
+        self.tasks.values().any(|task| !task.state.is_terminal())
+    }
+
+    /// What a master is told first.
+    pub fn registration(&self) -> Registration {
+        let mut registration = Registration { id: self.id.clone(), ..Registration::default() };
+        for task in self.tasks.values() {
+            registration.frameworks.insert(task.framework.clone(), task.framework_info.clone());
+            registration.tasks.push(TaskReport {
+                framework: task.framework.clone(),
+                role: Arc::clone(&task.role),
+                info: task.info.clone(),
+                state: task.state,
+            });
+        }
+        registration
+    }
+
+    /// A master has let the agent in.
+    pub fn registered(&mut self, id: AgentId) {
+        self.id = Some(id);
+        self.repeat();
+    }
+
+    /// Says that the agent is there, and what was not acknowledged.
+    pub fn repeat(&mut self) {
+        self.effects.push(Effect::Say(Box::new(FromAgent::Heartbeat)));
+        for name in self.tasks.keys().cloned().collect::<Vec<_>>() {
+            self.say(&name);
+        }
+    }
+
+    /// The master says something.
+    pub fn told(&mut self, message: ToAgent) {
+        match message {
+            ToAgent::Run { framework, framework_info, role, task } => {
+                self.run(framework, (*framework_info).clone(), role, task);
+            }
+            ToAgent::Kill { framework, task, grace } => {
+                if let Some(name) = self.find(&framework, &task) {
+                    self.kill(&name, grace);
+                }
+            }
+            ToAgent::ShutDownFramework(framework) => self.kill_all(|task| task.framework == framework),
+            ToAgent::ShutDown(reason) => {
+                self.shut_down = Some(reason);
+                let ended =
+                    self.tasks.iter().filter(|(_, task)| task.state.is_terminal()).map(|(name, _)| name.clone());
+                ended.collect::<Vec<_>>().iter().for_each(|name| self.forget(name));
+                self.kill_all(|_| true);
+            }
+            ToAgent::Acknowledge { framework, task, update } => {
+                if let Some(name) = self.find(&framework, &task) {
+                    self.acknowledged(&name, update);
+                }
+            }
+            // There is nobody in a sandbox to hear it, as with Mesos' command executor; the others concern the agent
+            // itself.
+            ToAgent::Message { .. } | ToAgent::Registered(_) | ToAgent::Refused(_) => {}
+        }
+    }
+
+    fn find(&self, framework: &FrameworkId, task: &TaskId) -> Option<String> {
+        let mut all = self.tasks.iter();
+        let found = all.find(|(_, known)| known.framework == *framework && known.info.id == *task);
+        found.map(|(name, _)| name.clone())
+    }
+
+    fn run(&mut self, framework: FrameworkId, framework_info: FrameworkInfo, role: Arc<str>, info: TaskInfo) {
+        let name = format!("{}-{}", self.prefix, Uuid::new_v4().simple());
+        let start = self.command(&info).map(|command| Effect::Start(name.clone(), command.arguments(&name)));
+        let state = TaskState::Staging;
+        let updates = VecDeque::new();
+        self.tasks.insert(name.clone(), Task { framework, framework_info, role, info, state, updates, kill: false });
+        self.changed.insert(name.clone());
+        match start {
+            Ok(start) => self.effects.push(start),
+            Err(error) => self.change(&name, TaskState::Error, error),
+        }
+    }
+
+    fn command(&self, info: &TaskInfo) -> Result<Command, String> {
+        let read = command::read(info, self.default_image.as_deref());
+        read.map_err(|wrong| format!("the task cannot be run: {wrong}"))
+    }
+
+    /// The agent was away, and there is no sandbox of this name: it never came to be.
+    pub fn missing(&mut self, name: &str) {
+        let Some(task) = self.tasks.get(name) else { return };
+        if task.state == TaskState::Staging && !task.kill {
+            let start = self.command(&task.info).map(|command| command.arguments(name));
+            // It was right before.
+            if let Ok(arguments) = start {
+                return self.effects.push(Effect::Start(name.to_owned(), arguments));
+            }
+        }
+        let end = if task.kill { TaskState::Killed } else { TaskState::Failed };
+        self.change(name, end, "its sandbox is gone".to_owned());
+    }
+
+    /// An attempt to start a sandbox is over.
+    pub fn started(&mut self, name: &str, result: Result<(), String>) {
+        let Some(task) = self.tasks.get(name) else { return };
+        let kill = task.kill;
+        match result {
+            Ok(()) => {
+                self.change(name, TaskState::Running, String::new());
+                if kill {
+                    self.kill(name, None);
+                }
+            }
+            Err(_) if kill => self.change(name, TaskState::Killed, "it was to end before it had started".to_owned()),
+            Err(error) => self.change(name, TaskState::Failed, error),
+        }
+    }
+
+    /// A sandbox has ended.
+    pub fn ended(&mut self, name: &str, end: &End) {
+        let Some(task) = self.tasks.get(name) else { return };
+        let state = match end {
+            End::Exited(0) => TaskState::Finished,
+            _ if task.kill => TaskState::Killed,
+            End::Exited(_) | End::OutOfMemory | End::Broken(_) => TaskState::Failed,
+        };
+        self.change(name, state, end.to_string());
+    }
+
+    fn kill_all(&mut self, condition: impl Fn(&Task) -> bool) {
+        let names = self.tasks.iter().filter(|(_, task)| condition(task)).map(|(name, _)| name.clone());
+        for name in names.collect::<Vec<_>>() {
+            self.kill(&name, None);
+        }
+    }
+
+    fn kill(&mut self, name: &str, grace: Option<Duration>) {
+        let Some(task) = self.tasks.get_mut(name).filter(|task| !task.state.is_terminal()) else { return };
+        if !std::mem::replace(&mut task.kill, true) {
+            self.changed.insert(name.to_owned());
+        }
+        let staging = task.state == TaskState::Staging;
+        let grace = grace.unwrap_or_else(|| command::grace(&task.info));
+        // While it is being started there is nothing to stop; it will be.
+        if !staging {
+            self.effects.push(Effect::Stop(name.to_owned(), grace));
+        }
+    }
+
+    fn acknowledged(&mut self, name: &str, update: UpdateId) {
+        let Some(task) = self.tasks.get_mut(name) else { return };
+        if task.updates.front().is_none_or(|first| first.id != update) {
+            return;
+        }
+        task.updates.pop_front();
+        self.changed.insert(name.to_owned());
+        if task.updates.is_empty() && task.state.is_terminal() {
+            self.forget(name);
+        } else {
+            self.say(name);
+        }
+    }
+
+    /// A task is over, and everybody knows or nobody is left to.
+    fn forget(&mut self, name: &str) {
+        self.tasks.remove(name);
+        self.changed.insert(name.to_owned());
+        self.effects.push(Effect::Remove(name.to_owned()));
+    }
+
+    /// A task that has not ended is in another state, which is to be told.
+    fn change(&mut self, name: &str, state: TaskState, message: String) {
+        let Some(task) = self.tasks.get_mut(name).filter(|task| !task.state.is_terminal() && task.state != state)
+        else {
+            return;
+        };
+        task.state = state;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let status = json!({ "container_id": { "value": name } });
+        let details = json!({ "timestamp": now.as_secs_f64(), "container_status": status }).to_string().into();
+        let id = UpdateId(Uuid::new_v4().as_u128());
+        task.updates.push_back(Update { id, state, message, details });
+        self.changed.insert(name.to_owned());
+        if self.shut_down.is_some() && state.is_terminal() {
+            return self.forget(name);
+        }
+        if self.tasks[name].updates.len() == 1 {
+            self.say(name);
+        }
+    }
+
+    /// Says the oldest update of a task.
+    fn say(&mut self, name: &str) {
+        let Some(task) = self.tasks.get(name) else { return };
+        let Some(Update { id, state, message, details }) = task.updates.front().cloned() else { return };
+        let status = TaskStatus {
+            task: task.info.id.clone(),
+            agent: None,
+            state,
+            update: Some(id),
+            reason: None,
+            message,
+            details,
+        };
+        let update = FromAgent::Update { framework: task.framework.clone(), status, latest: task.state };
+        self.effects.push(Effect::Say(Box::new(update)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::Quantities;
+
+    fn framework() -> FrameworkId {
+        FrameworkId::from("f")
+    }
+
+    fn run(payload: &str) -> ToAgent {
+        let resources = Quantities::new(100, 1 << 20).into();
+        let task = TaskInfo { id: "t".into(), agent: "a".into(), resources, payload: payload.into() };
+        ToAgent::Run { framework: framework(), framework_info: Arc::default(), role: "r".into(), task }
+    }
+
+    fn right() -> ToAgent {
+        run(r#"{"command": {"value": "x"}}"#)
+    }
+
+    fn kill() -> ToAgent {
+        ToAgent::Kill { framework: framework(), task: "t".into(), grace: None }
+    }
+
+    fn new(tasks: BTreeMap<String, Task>) -> Tasks {
+        Tasks::new(Recovered { id: None, tasks }, Some("busybox".to_owned()), "p".to_owned())
+    }
+
+    /// The updates that are said, and the other effects.
+    fn effects(tasks: &mut Tasks) -> (Vec<(TaskState, UpdateId)>, Vec<Effect>) {
+        let (mut said, mut others) = (Vec::new(), Vec::new());
+        for effect in tasks.take_effects() {
+            match effect {
+                Effect::Say(message) => match *message {
+                    FromAgent::Update { status, .. } => said.push((status.state, status.update.unwrap())),
+                    FromAgent::Heartbeat | FromAgent::Message { .. } => {}
+                },
+                other => others.push(other),
+            }
+        }
+        (said, others)
+    }
+
+    /// The name of the sandbox that is to be started.
+    fn starts(tasks: &mut Tasks) -> String {
+        let (said, others) = effects(tasks);
+        let ([], [Effect::Start(name, _)]) = (&said[..], &others[..]) else { panic!("{said:?} {others:?}") };
+        name.clone()
+    }
+
+    fn acknowledge(update: UpdateId) -> ToAgent {
+        ToAgent::Acknowledge { framework: framework(), task: "t".into(), update }
+    }
+
+    #[test]
+    fn updates_are_said_one_at_a_time_until_they_are_acknowledged() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(right());
+        let name = starts(&mut tasks);
+        tasks.started(&name, Ok(()));
+        tasks.ended(&name, &End::Exited(3));
+        let (said, _) = effects(&mut tasks);
+        let [(TaskState::Running, first)] = said[..] else { panic!("{said:?}") };
+        tasks.repeat();
+        assert_eq!(effects(&mut tasks).0, said);
+        tasks.told(acknowledge(UpdateId(1)));
+        assert_eq!(effects(&mut tasks).0, []);
+        tasks.told(acknowledge(first));
+        let (said, _) = effects(&mut tasks);
+        let [(TaskState::Failed, last)] = said[..] else { panic!("{said:?}") };
+        tasks.told(acknowledge(last));
+        assert_eq!(effects(&mut tasks).1, [Effect::Remove(name.clone())]);
+        assert!(matches!(&tasks.take_changes()[..], [(of, None)] if *of == name));
+    }
+
+    #[test]
+    fn what_is_to_end_ends_however_far_it_is() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(right());
+        let name = starts(&mut tasks);
+        tasks.told(kill());
+        assert_eq!(effects(&mut tasks).1, []);
+        tasks.started(&name, Ok(()));
+        assert_eq!(effects(&mut tasks).1, [Effect::Stop(name.clone(), Duration::from_secs(3))]);
+        tasks.ended(&name, &End::Exited(143));
+        assert_eq!(tasks.registration().tasks[0].state, TaskState::Killed);
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_run_is_in_error() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(run(r#"{"executor": {}}"#));
+        let (said, others) = effects(&mut tasks);
+        assert!(matches!(said[..], [(TaskState::Error, _)]) && others.is_empty());
+    }
+
+    #[test]
+    fn the_next_agent_starts_what_was_never_started_and_nothing_twice() {
+        let mut first = new(BTreeMap::new());
+        first.told(right());
+        let name = starts(&mut first);
+        let staging = first.tasks.clone();
+        let mut second = new(staging.clone());
+        second.missing(&name);
+        assert_eq!(starts(&mut second), name, "by the same name");
+
+        first.started(&name, Ok(()));
+        let mut second = new(first.tasks.clone());
+        second.missing(&name);
+        assert!(matches!(effects(&mut second), (_, others) if others.is_empty()));
+        assert_eq!(second.registration().tasks[0].state, TaskState::Failed);
+
+        // One that was to end is ended again.
+        first.told(kill());
+        let mut second = new(first.tasks.clone());
+        second.started(&name, Ok(()));
+        assert!(matches!(effects(&mut second).1[..], [Effect::Stop(..)]));
+    }
+
+    #[test]
+    fn an_agent_that_is_shut_down_leaves_nothing() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(right());
+        let name = starts(&mut tasks);
+        tasks.started(&name, Ok(()));
+        tasks.told(ToAgent::ShutDown("gone".to_owned()));
+        assert!(tasks.any_alive());
+        effects(&mut tasks);
+        tasks.ended(&name, &End::Exited(137));
+        assert_eq!(effects(&mut tasks).1, [Effect::Remove(name)]);
+        assert!(!tasks.any_alive() && tasks.registration().tasks.is_empty());
+    }
+}

@@ -1,0 +1,119 @@
+//! The orchestrator's processes, and how other programs ask a master: for whoever has no runtime of their own.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::server::{self, Server};
+use crate::store::{self, FileStore};
+use crate::{agent, server::Config};
+
+/// How long a master may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a process ends, or a master does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process lacks something.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, io::Error),
+    /// The master's database cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The master cannot go on.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// The agent cannot go on.
+    #[error(transparent)]
+    Agent(#[from] agent::Error),
+    /// Nobody answers.
+    #[error("no master answers at {0}: {1}; `berth cluster up` starts one")]
+    Unreachable(SocketAddr, String),
+    /// The answer is no.
+    #[error("the master at {0} refuses: {1}")]
+    Refused(SocketAddr, String),
+}
+
+/// Runs a master, which keeps its state in `directory`, until it is told to end by `SIGTERM` or `SIGINT`. `ready` is
+/// told where it listens, once it does.
+pub fn run_master(config: Config, directory: &Path, ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
+    std::fs::create_dir_all(directory).map_err(|error| Error::System("make the master's directory", error))?;
+    let store = FileStore::open(&directory.join("master.redb"))?;
+    runtime()?.block_on(async {
+        let shutdown = terminated()?;
+        let server = Server::bind(config, Box::new(store)).await?;
+        ready(server.address());
+        Ok(server.serve(shutdown).await?)
+    })
+}
+
+/// Runs an agent until it is told to end by `SIGTERM` or `SIGINT`, which leaves its tasks running, or cannot go on.
+pub fn run_agent(config: agent::Config) -> Result<(), Error> {
+    runtime()?.block_on(async {
+        let shutdown = terminated()?;
+        Ok(agent::run(config, shutdown).await?)
+    })
+}
+
+/// Asks a master something, as operators do: what it answers, null if nothing.
+pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
+    let unreachable = |cause: String| Error::Unreachable(master, cause);
+    runtime()?.block_on(async {
+        let answer = timeout(PATIENCE, post(master, call)).await;
+        let answer = answer.map_err(|_| unreachable(format!("not within {} s", PATIENCE.as_secs())))?;
+        let (status, body) = answer.map_err(|error| unreachable(error.to_string()))?;
+        if status != StatusCode::OK {
+            return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
+        }
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
+    })
+}
+
+async fn post(master: SocketAddr, call: &Value) -> io::Result<(StatusCode, Bytes)> {
+    let stream = TcpStream::connect(master).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    let request = Request::post("/api/v1")
+        .header(HOST, master.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::<Bytes>::from(call.to_string()))
+        .map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.map_err(io::Error::other)?;
+    Ok((status, body.to_bytes()))
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|error| Error::System("start the threads of the process", error))
+}
+
+/// Is ready when the process is told to end.
+fn terminated() -> Result<impl Future<Output = ()>, Error> {
+    let listen = |kind| signal(kind).map_err(|error| Error::System("listen to signals", error));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,148 @@
+//! Answers to requests, and what is read of them.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Response, StatusCode};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::core::Stopped;
+use super::limits;
+use crate::api::{self, Invalid};
+use crate::master::Refused;
+
+/// What an answer carries.
+pub type Body = BoxBody<Bytes, Infallible>;
+
+const JSON: &str = "application/json";
+
+/// Why a request is not done.
+#[derive(Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub message: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Problem {
+        Problem { status, message: message.into() }
+    }
+
+    pub fn bad(message: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn too_often() -> Problem {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many requests; try again in a second")
+    }
+
+    /// The answer that says so.
+    pub fn answer(self) -> Response<Body> {
+        let mut answer = text(self.status, self.message + "\n");
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            answer.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+        }
+        answer
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Problem {
+        Problem::bad(invalid.to_string())
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(stopped: Stopped) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, stopped.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        let status = match refused {
+            Refused::NotSubscribed(_) => StatusCode::FORBIDDEN,
+            Refused::UnknownFramework(_) | Refused::UnknownAgent(_) => StatusCode::NOT_FOUND,
+            Refused::FrameworkGone(_) | Refused::Allocator(_) => StatusCode::BAD_REQUEST,
+        };
+        Problem::new(status, refused.to_string())
+    }
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut answer = Response::new(Full::new(body.into()).boxed());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// Text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    with_type(status, "text/plain; charset=utf-8", body)
+}
+
+/// JSON in one line.
+pub fn json(body: &Value) -> Response<Body> {
+    with_type(StatusCode::OK, JSON, body.to_string())
+}
+
+/// An answer without a body.
+pub fn empty(status: StatusCode) -> Response<Body> {
+    let mut answer = Response::new(Full::default().boxed());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// A stream of JSON records.
+pub fn stream(body: Body) -> Response<Body> {
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    answer
+}
+
+/// Reads a call, whose body has to be JSON, as the answer will be.
+pub async fn read_call(headers: &HeaderMap, body: Incoming) -> Result<Value, Problem> {
+    let content_type =
+        header(headers, &CONTENT_TYPE)?.ok_or_else(|| Problem::bad("the header Content-Type is missing"))?;
+    if media_type(content_type) != JSON {
+        let message = format!("the Content-Type `{content_type}` is not supported; {JSON} is");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    let accepted = header(headers, &ACCEPT)?.unwrap_or("*/*");
+    if !accepted.split(',').map(media_type).any(|accepted| [JSON, "application/*", "*/*"].contains(&&*accepted)) {
+        let message = format!("answers are {JSON}, which `{accepted}` does not accept");
+        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, message));
+    }
+    let too_large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {} bytes", limits::BODY));
+    if body.size_hint().lower() > limits::BODY as u64 {
+        return Err(too_large());
+    }
+    let body = timeout(limits::PATIENCE, Limited::new(body, limits::BODY).collect()).await;
+    let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
+    let body = body.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return too_large();
+        }
+        Problem::bad(format!("the body could not be read: {error}"))
+    })?;
+    Ok(api::parse(&body.to_bytes())?)
+}
+
+/// A header as text.
+pub fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let read = |value: &'a HeaderValue| {
+        value.to_str().map_err(|_| Problem::bad(format!("the header {name} has characters that are not printable")))
+    };
+    headers.get(name).map(read).transpose()
+}
+
+/// `application/json` of `Application/JSON; charset=utf-8`.
+fn media_type(text: &str) -> String {
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}

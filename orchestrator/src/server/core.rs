@@ -1,0 +1,319 @@
+//! The thread that owns the master core: everything that happens goes through it, one thing after the other.
+//!
+//! Work comes in as closures over a channel. What the core wants done about a batch of them is done at the end of the
+//! batch: first all that has to be stored, in one transaction, then the messages, then the answers to whoever waits. So
+//! nobody hears of anything that a crash could undo, and a burst of changes costs one flush of the disk.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::limits::Bucket;
+use super::metrics::Counters;
+use crate::api::scheduler::Writer;
+use crate::master::{Connection, Event, FrameworkId, Master, Output, Snapshot};
+use crate::recordio;
+use crate::store::{self, Store};
+
+/// How often the master looks at the clock.
+const TICK: Duration = Duration::from_millis(250);
+/// The shortest time between two allocation cycles.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How much is done between two looks at the clock.
+const BATCH: usize = 1000;
+/// How many bytes may wait for one client to read them; one that is slower is disconnected.
+const MOST_QUEUED: usize = 64 << 20;
+/// For how long a snapshot is good enough for whoever only looks.
+const SNAPSHOT_AGE: Duration = Duration::from_millis(100);
+
+type Work = Box<dyn FnOnce(&mut Core) + Send>;
+
+/// The master is no longer there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the master is shutting down")]
+pub struct Stopped;
+
+/// How the rest of the process reaches the core.
+#[derive(Debug, Clone)]
+pub struct Handle(Sender<Work>);
+
+impl Handle {
+    /// Does something with the core, and returns when all that follows from it is durable and under way.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.tell(move |core| {
+            let answer = act(core);
+            // Whoever asked may have left.
+            core.answers.push(Box::new(move || drop(sender.send(answer))));
+        });
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Does something with the core, some time.
+    pub fn tell(&self, act: impl FnOnce(&mut Core) + Send + 'static) {
+        // A core that has stopped needs to know nothing.
+        let _ = self.0.send(Box::new(act));
+    }
+}
+
+/// The way to a client.
+pub struct Link {
+    sender: UnboundedSender<Bytes>,
+    queued: Arc<AtomicUsize>,
+    kind: Kind,
+}
+
+enum Kind {
+    Framework(Box<FrameworkLink>),
+    Agent,
+}
+
+/// What belongs to the stream of a subscribed framework.
+pub struct FrameworkLink {
+    pub stream: Uuid,
+    pub writer: Writer,
+    pub calls: Bucket,
+}
+
+/// What is to be sent to a client.
+#[derive(Debug)]
+pub struct Queue {
+    receiver: UnboundedReceiver<Bytes>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// The next record; none when the connection is to be closed.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let next = self.receiver.poll_recv(context);
+        if let Poll::Ready(Some(record)) = &next {
+            self.queued.fetch_sub(record.len(), Ordering::Relaxed);
+        }
+        next
+    }
+
+    /// The same, to be waited for.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+}
+
+/// The core and what it reaches the world by.
+pub struct Core {
+    pub master: Master,
+    pub counters: Counters,
+    store: Box<dyn Store>,
+    start: Instant,
+    links: HashMap<Connection, Link>,
+    connections: u64,
+    answers: Vec<Box<dyn FnOnce() + Send>>,
+    snapshot: Option<(Instant, Arc<Snapshot>)>,
+    /// Whether there may be something to offer before the next regular cycle.
+    allocate: bool,
+    stopped: bool,
+}
+
+impl Core {
+    pub fn new(master: Master, store: Box<dyn Store>, start: Instant) -> Core {
+        Core {
+            master,
+            counters: Counters::default(),
+            store,
+            start,
+            links: HashMap::new(),
+            connections: 0,
+            answers: Vec::new(),
+            snapshot: None,
+            allocate: false,
+            stopped: false,
+        }
+    }
+
+    /// The time on the core's clock, which never goes back or jumps.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// There may be something to offer.
+    pub fn wants_allocation(&mut self) {
+        self.allocate = true;
+    }
+
+    /// Ends the thread, which closes all connections.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Opens a way to an agent.
+    pub fn open_agent(&mut self) -> (Connection, Queue) {
+        self.open(Kind::Agent)
+    }
+
+    /// Opens a way to a framework.
+    pub fn open_framework(&mut self, link: FrameworkLink) -> (Connection, Queue) {
+        self.open(Kind::Framework(Box::new(link)))
+    }
+
+    fn open(&mut self, kind: Kind) -> (Connection, Queue) {
+        let (sender, receiver) = unbounded_channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        self.connections += 1;
+        let connection = Connection(self.connections);
+        self.links.insert(connection, Link { sender, queued: Arc::clone(&queued), kind });
+        (connection, Queue { receiver, queued })
+    }
+
+    /// The stream of a framework, by its connection.
+    pub fn framework_link(&mut self, connection: Connection) -> Option<&mut FrameworkLink> {
+        match &mut self.links.get_mut(&connection)?.kind {
+            Kind::Framework(link) => Some(link),
+            Kind::Agent => None,
+        }
+    }
+
+    /// The other end of a connection is gone.
+    pub fn closed(&mut self, connection: Connection) {
+        if self.links.remove(&connection).is_some() {
+            let now = self.now();
+            self.master.disconnected(connection, now);
+        }
+    }
+
+    /// Says something over a connection that the core does not know of.
+    pub fn refuse(&mut self, connection: Connection, message: String) {
+        self.send_to_framework(connection, &Event::Error(message));
+        self.links.remove(&connection);
+    }
+
+    /// What there is, as of a short while ago at most.
+    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+        if let Some((taken, snapshot)) = &self.snapshot
+            && taken.elapsed() < SNAPSHOT_AGE
+        {
+            return Arc::clone(snapshot);
+        }
+        let snapshot = Arc::new(Snapshot::take(&self.master));
+        self.snapshot = Some((Instant::now(), Arc::clone(&snapshot)));
+        snapshot
+    }
+
+    /// Whoever looks next sees all that has happened until now.
+    pub fn refresh(&mut self) {
+        self.snapshot = None;
+    }
+
+    fn send(&mut self, connection: Connection, record: &[u8]) {
+        let Some(link) = self.links.get(&connection) else { return };
+        let framed = recordio::frame(record);
+        let queued = link.queued.fetch_add(framed.len(), Ordering::Relaxed) + framed.len();
+        if queued > MOST_QUEUED || link.sender.send(framed).is_err() {
+            if queued > MOST_QUEUED {
+                tracing::warn!(connection = connection.0, "a client does not read what it is sent: disconnected");
+            }
+            self.closed(connection);
+        }
+    }
+
+    fn send_to_framework(&mut self, connection: Connection, event: &Event) {
+        let Some(FrameworkLink { writer, .. }) = self.framework_link(connection) else { return };
+        if let Event::Subscribed { framework, .. } = event {
+            writer.framework = FrameworkId::clone(framework);
+        }
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let text = writer.write(event, since_1970).to_string();
+        self.send(connection, text.as_bytes());
+    }
+
+    /// Does what the core wants to be done.
+    fn flush(&mut self) -> Result<(), store::Error> {
+        // Doing it may be cause for more: a client that is found gone.
+        loop {
+            let outputs = self.master.take_outputs();
+            if outputs.is_empty() {
+                break;
+            }
+            let change = |output: &Output| if let Output::Store(change) = output { Some(change.clone()) } else { None };
+            let changes: Vec<_> = outputs.iter().filter_map(change).collect();
+            if !changes.is_empty() {
+                self.store.commit(&changes)?;
+                self.counters.commits += 1;
+            }
+            for output in outputs {
+                match output {
+                    Output::Store(_) => {}
+                    Output::Framework(to, event) => self.send_to_framework(to, &event),
+                    Output::Agent(to, message) => {
+                        let text = serde_json::to_string(&message).expect("messages have texts for keys");
+                        self.send(to, text.as_bytes());
+                    }
+                    Output::Close(connection) => drop(self.links.remove(&connection)),
+                }
+            }
+        }
+        self.answers.drain(..).for_each(|answer| answer());
+        Ok(())
+    }
+
+    fn allocate(&mut self) {
+        let begin = Instant::now();
+        let now = self.now();
+        self.master.allocate(now);
+        self.counters.cycle(begin.elapsed());
+        self.allocate = false;
+    }
+
+    /// Works until it is stopped, or nothing can be stored.
+    pub fn run(mut self, work: &Receiver<Work>, interval: Duration) -> Result<(), store::Error> {
+        let mut next_tick = Duration::ZERO;
+        let mut last_cycle: Option<Duration> = None;
+        loop {
+            let now = self.now();
+            let next_cycle = match last_cycle {
+                None => now,
+                Some(last) if self.allocate => last + PAUSE,
+                Some(last) => last + interval,
+            };
+            let timeout = next_tick.min(next_cycle).saturating_sub(now);
+            match work.recv_timeout(timeout) {
+                Ok(act) => {
+                    act(&mut self);
+                    work.try_iter().take(BATCH).for_each(|act| act(&mut self));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.flush(),
+            }
+            let now = self.now();
+            if now >= next_tick {
+                self.master.tick(now);
+                next_tick = now + TICK;
+            }
+            let due = if self.allocate { PAUSE } else { interval };
+            if last_cycle.is_none_or(|last| now >= last + due) {
+                self.allocate();
+                last_cycle = Some(now);
+            }
+            self.flush()?;
+            if self.stopped {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A channel for work.
+pub fn channel() -> (Handle, Receiver<Work>) {
+    let (sender, receiver) = mpsc::channel();
+    (Handle(sender), receiver)
+}

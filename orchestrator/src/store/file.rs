@@ -1,0 +1,137 @@
+//! A database in one file, for one master. It is locked while it is open, so that there is only one.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Error, Store};
+use crate::allocator::{Quota, Weight};
+use crate::master::{AgentId, Change, Registry};
+
+/// Keys are `agent/ID`, `gone/ID`, `weight/ROLE` and `quota/ROLE`, values JSON.
+const REGISTRY: TableDefinition<&str, &str> = TableDefinition::new("registry");
+
+/// The database.
+#[derive(Debug)]
+pub struct FileStore {
+    path: PathBuf,
+    database: Database,
+}
+
+impl FileStore {
+    /// Opens a database, or makes it.
+    pub fn open(path: &Path) -> Result<FileStore, Error> {
+        let database = Database::create(path);
+        let database = database.map_err(|cause| failed("open the master's database", path, cause))?;
+        Ok(FileStore { path: path.to_owned(), database })
+    }
+
+    fn read(&self) -> Result<Registry, redb::Error> {
+        let mut registry = Registry::default();
+        let transaction = self.database.begin_read()?;
+        let table = match transaction.open_table(REGISTRY) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(registry),
+            table => table?,
+        };
+        for row in table.iter()? {
+            let (key, value) = row?;
+            let change = change(key.value(), value.value());
+            registry.apply(change.ok_or_else(|| redb::Error::Corrupted(format!("the row {:?}", key.value())))?);
+        }
+        Ok(registry)
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(REGISTRY)?;
+            for change in changes {
+                match change {
+                    Change::Agent(id, admission) => {
+                        table.insert(&*format!("agent/{id}"), &*text(admission))?;
+                    }
+                    Change::Gone(id) => {
+                        table.remove(&*format!("agent/{id}"))?;
+                        table.insert(&*format!("gone/{id}"), "{}")?;
+                    }
+                    Change::Weight(role, weight) => {
+                        table.insert(&*format!("weight/{role}"), &*text(weight))?;
+                    }
+                    Change::Quota(role, quota) => {
+                        table.insert(&*format!("quota/{role}"), &*text(quota))?;
+                    }
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// What a row says.
+fn change(key: &str, value: &str) -> Option<Change> {
+    fn json<T: DeserializeOwned>(value: &str) -> Option<T> {
+        serde_json::from_str(value).ok()
+    }
+    let (kind, name) = key.split_once('/')?;
+    Some(match kind {
+        "agent" => Change::Agent(AgentId::from(name), json(value)?),
+        "gone" => Change::Gone(AgentId::from(name)),
+        "weight" => Change::Weight(name.to_owned(), json::<Weight>(value)?),
+        "quota" => Change::Quota(name.to_owned(), json::<Quota>(value)?),
+        _ => return None,
+    })
+}
+
+fn text<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("what is kept has texts for keys")
+}
+
+fn failed(attempt: &str, path: &Path, cause: impl Display) -> Error {
+    Error { attempt: format!("{attempt} {}", path.display()), cause: cause.to_string() }
+}
+
+impl Store for FileStore {
+    fn load(&mut self) -> Result<Registry, Error> {
+        self.read().map_err(|cause| failed("read the master's database", &self.path, cause))
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), Error> {
+        self.write(changes).map_err(|cause| failed("write to the master's database", &self.path, cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::master::Admission;
+    use crate::resources::Quantities;
+
+    #[test]
+    fn what_was_committed_is_there_when_it_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry");
+        let quota = Quota { guarantee: Quantities::new(1, 2), ..Quota::default() };
+        let changes = vec![
+            Change::Agent("a/1".into(), Admission { draining: true, ..Admission::default() }),
+            Change::Agent("b".into(), Admission::default()),
+            Change::Gone("b".into()),
+            Change::Weight("r".to_owned(), Weight::from_thousandths(1500).unwrap()),
+            Change::Weight("s".to_owned(), Weight::MAX),
+            Change::Weight("s".to_owned(), Weight::ONE),
+            Change::Quota("q".to_owned(), quota),
+        ];
+        let mut expected = Registry::default();
+        changes.iter().cloned().for_each(|change| expected.apply(change));
+
+        let mut store = FileStore::open(&path).unwrap();
+        assert_eq!(store.load().unwrap(), Registry::default());
+        store.commit(&changes).unwrap();
+        assert!(FileStore::open(&path).unwrap_err().to_string().contains("registry"), "one master at a time");
+        drop(store);
+        assert_eq!(FileStore::open(&path).unwrap().load().unwrap(), expected);
+    }
+}

@@ -1,0 +1,141 @@
+//! Whatever is sent, reading it ends with a value or an error that names a field: never with a panic.
+
+use berth_orchestrator::api::{Invalid, operator, parse, scheduler};
+use berth_orchestrator::recordio::{Decoder, frame};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// Calls that are right, to be spoiled.
+fn calls() -> Vec<Value> {
+    let id = |text: &str| json!({ "value": text });
+    let resources = json!([
+        { "name": "cpus", "type": "SCALAR", "scalar": { "value": 1.5 }, "role": "*" },
+        { "name": "ports", "type": "RANGES", "ranges": { "range": [{ "begin": 31000, "end": 31005 }] } },
+    ]);
+    let task = json!({ "name": "n", "task_id": id("t"), "agent_id": id("a"), "resources": resources, "command": {} });
+    let launch = json!([{ "type": "LAUNCH", "launch": { "task_infos": [task] } }]);
+    let constraint =
+        json!({ "selector": { "attribute_name": "zone" }, "predicate": { "text_matches": { "regex": "b+" } } });
+    let constraints = json!({ "role_constraints": { "a": { "groups": [{ "attribute_constraints": [constraint] }] } } });
+    let info = json!({
+        "user": "u", "name": "n", "roles": ["a"], "failover_timeout": 7.5, "capabilities": [{ "type": "MULTI_ROLE" }],
+    });
+    let subscribe = json!({ "framework_info": info, "suppressed_roles": ["a"], "offer_constraints": constraints });
+    let accept = json!({ "offer_ids": [id("m-O1")], "operations": launch, "filters": { "refuse_seconds": 5.0 } });
+    let acknowledge = json!({ "agent_id": id("a"), "task_id": id("t"), "uuid": "AAAAAAAAAAAAAAAAAAAABw==" });
+    let message = json!({ "agent_id": id("a"), "executor_id": id("e"), "data": "aGVsbG8=" });
+    let quota = json!({ "role": "a", "guarantees": { "cpus": { "value": 1 } }, "limits": { "mem": { "value": 2.5 } } });
+    let framework = id("f");
+    vec![
+        json!({ "type": "SUBSCRIBE", "subscribe": subscribe }),
+        json!({ "type": "ACCEPT", "framework_id": framework, "accept": accept }),
+        json!({ "type": "DECLINE", "framework_id": framework, "decline": { "offer_ids": [id("m-O1")] } }),
+        json!({ "type": "KILL", "framework_id": framework, "kill": { "task_id": id("t"), "kill_policy": null } }),
+        json!({ "type": "ACKNOWLEDGE", "framework_id": framework, "acknowledge": acknowledge }),
+        json!({ "type": "RECONCILE", "framework_id": framework, "reconcile": { "tasks": [{ "task_id": id("t") }] } }),
+        json!({ "type": "MESSAGE", "framework_id": framework, "message": message }),
+        json!({ "type": "UPDATE_QUOTA", "update_quota": { "quota_configs": [quota] } }),
+        json!({ "type": "UPDATE_WEIGHTS", "update_weights": { "weight_infos": [{ "role": "a", "weight": 2.5 }] } }),
+        json!({ "type": "DRAIN_AGENT", "drain_agent": { "agent_id": id("a") } }),
+        json!({ "type": "EXPLAIN_TASK", "explain_task": { "task_id": id("t") } }),
+    ]
+}
+
+/// What takes the place of a part of a call.
+fn spoilt() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        prop::num::f64::ANY.prop_map(Value::from),
+        "\\PC{0,300}".prop_map(Value::from),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([{ "value": "x" }])),
+    ]
+}
+
+/// Replaces the part at a path of choices.
+fn spoil(part: &mut Value, choices: &[prop::sample::Index], by: Value) {
+    let Some((choice, rest)) = choices.split_first() else {
+        *part = by;
+        return;
+    };
+    let inner = match part {
+        Value::Object(fields) if !fields.is_empty() => {
+            let index = choice.index(fields.len());
+            fields.values_mut().nth(index)
+        }
+        Value::Array(items) if !items.is_empty() => {
+            let index = choice.index(items.len());
+            items.get_mut(index)
+        }
+        _ => None,
+    };
+    match inner {
+        Some(inner) => spoil(inner, rest, by),
+        None => *part = by,
+    }
+}
+
+fn read_both(call: &Value) -> [Option<Invalid>; 2] {
+    [scheduler::read(call.clone(), "m").err(), operator::read(call.clone()).err()]
+}
+
+#[test]
+fn the_calls_that_are_spoilt_are_right() {
+    for call in calls() {
+        let right = read_both(&parse(call.to_string().as_bytes()).unwrap());
+        assert_eq!(right.iter().filter(|wrong| wrong.is_none()).count(), 1, "{call}: {right:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+    #[test]
+    fn spoilt_calls_are_read_or_refused(
+        call in prop::sample::select(calls()),
+        changes in prop::collection::vec((prop::collection::vec(any::<prop::sample::Index>(), 1..9), spoilt()), 1..4),
+    ) {
+        let mut call = call;
+        for (choices, by) in changes {
+            spoil(&mut call, &choices, by);
+        }
+        if let Ok(call) = parse(call.to_string().as_bytes()) {
+            for wrong in read_both(&call).into_iter().flatten() {
+                prop_assert!(!wrong.field.is_empty() && !wrong.problem.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_call_or_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(call) = parse(&bytes) {
+            read_both(&call);
+        }
+    }
+
+    #[test]
+    fn any_stream_is_cut_into_records_or_refused(
+        records in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..5),
+        rest in prop::collection::vec(any::<u8>(), 0..50),
+        size in 1_usize..20,
+    ) {
+        let stream = records.iter().flat_map(|record| frame(record)).chain(rest).collect::<Vec<u8>>();
+        let mut decoder = Decoder::new(50);
+        let mut read = Vec::new();
+        'stream: for part in stream.chunks(size) {
+            decoder.push(part);
+            loop {
+                match decoder.next_record() {
+                    Ok(Some(record)) => read.push(record.to_vec()),
+                    Ok(None) => break,
+                    Err(_) => break 'stream,
+                }
+            }
+        }
+        prop_assert_eq!(&read[..records.len()], &records[..]);
+    }
+}

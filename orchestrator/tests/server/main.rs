@@ -1,0 +1,7 @@
+//! The master's process, from outside: bytes over a loopback socket.
+
+mod calls;
+mod client;
+mod http;
+mod lifecycle;
+mod operators;

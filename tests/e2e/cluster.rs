@@ -1,0 +1,349 @@
+//! A cluster on one machine, with tasks in real sandboxes: `berth cluster`, and what a framework sees of it.
+
+#[path = "../../orchestrator/tests/server/http.rs"]
+mod http;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use berth_tests::home::Home;
+use berth_tests::{wait, wasm};
+use http::{DEADLINE, Framework, subscribe_call};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::process_guest;
+
+/// A cluster that ends with the test.
+struct Cluster {
+    home: Home,
+    master: SocketAddr,
+}
+
+impl Cluster {
+    fn up(agents: u16) -> Cluster {
+        let home = Home::new();
+        let up = home.berth(&format!("cluster up --listen 127.0.0.1:0 --agents {agents} --format json")).ok().json();
+        let master = up["master"].as_str().unwrap().parse().unwrap();
+        Cluster { home, master }
+    }
+
+    /// Starts what has died.
+    fn mend(&self, agents: u16) {
+        self.home.berth(&format!("cluster up --agents {agents}")).ok();
+    }
+
+    /// Kills processes of it at once, and makes sure that they are dead.
+    fn kill(&self, names: &[&str]) {
+        let status = self.home.berth("cluster status --format json").ok().json();
+        let processes = status["Processes"].as_array().unwrap().clone();
+        let of = |name: &str| processes.iter().find(|process| process["Name"] == name).expect("it was started");
+        for name in names {
+            let pid = Pid::from_raw(i32::try_from(of(name)["Pid"].as_i64().unwrap()).unwrap());
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
+        wait::until("the processes are dead", || {
+            let status = self.home.berth("cluster status --format json").ok().json();
+            let dead = |name: &str| {
+                let mut processes = status["Processes"].as_array().unwrap().iter();
+                processes.any(|process| process["Name"] == name && process["Running"] == false)
+            };
+            names.iter().all(|name| dead(name))
+        });
+    }
+
+    /// Where tasks write down that they were there: a file each.
+    fn ledger(&self) -> PathBuf {
+        let ledger = self.home.scratch().join("ledger");
+        fs::create_dir_all(&ledger).unwrap();
+        ledger
+    }
+
+    /// A task that runs a script in busybox and can write into the ledger.
+    fn script(&self, script: &str) -> Value {
+        let volume = json!({ "mode": "RW", "container_path": "/ledger", "host_path": self.ledger() });
+        let image = json!({ "type": "DOCKER", "docker": { "name": "busybox" } });
+        json!({
+            "command": { "value": script },
+            "container": { "type": "MESOS", "mesos": { "image": image }, "volumes": [volume] },
+        })
+    }
+
+    /// What there is of tasks on the host.
+    fn containers(&self) -> Vec<String> {
+        self.home.containers()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let down = self.home.berth("cluster down").run();
+        if !std::thread::panicking() {
+            let _ = down.code(0);
+            assert_eq!(self.containers(), Vec::<String>::new(), "no sandbox outlives its cluster");
+        }
+    }
+}
+
+/// Acknowledges a status, as frameworks have to.
+fn acknowledge(framework: &Framework, status: &Value) {
+    if status["uuid"].is_string() {
+        let body = json!({ "agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"] });
+        framework.call(json!({ "type": "ACKNOWLEDGE", "acknowledge": body }));
+    }
+}
+
+/// Waits until a task is in a state, and acknowledges all that is said meanwhile.
+fn until(framework: &mut Framework, task: &str, state: &str) -> Value {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let status = framework.status();
+        acknowledge(framework, &status);
+        if status["task_id"]["value"] == task && status["state"] == state {
+            return status;
+        }
+        assert!(Instant::now() < end, "{task} is not {state}, but {status}");
+    }
+}
+
+#[test]
+fn tasks_run_in_sandboxes_with_the_limits_that_were_accepted() {
+    let cluster = Cluster::up(1);
+    let mut framework = Framework::new(cluster.master, &subscribe_call(None));
+    let offer = framework.offer();
+    let names = |attribute: &Value| (attribute["name"].clone(), attribute["text"]["value"].clone());
+    let attributes: Vec<_> = offer["attributes"].as_array().unwrap().iter().map(names).collect();
+    assert!(attributes.contains(&(json!("isolation.container"), json!("true"))), "{attributes:?}");
+    let script = "cat /sys/fs/cgroup/memory.max 2> /dev/null > /ledger/good \
+                  || cat /sys/fs/cgroup/memory/memory.limit_in_bytes > /ledger/good";
+    framework.launch_as(&offer, "good", 0.1, 32.0, cluster.script(script));
+    until(&mut framework, "good", "TASK_RUNNING");
+    let status = until(&mut framework, "good", "TASK_FINISHED");
+    assert_eq!(status["message"], "exit code 0");
+    assert_eq!(fs::read_to_string(cluster.ledger().join("good")).unwrap(), "33554432\n");
+
+    framework.call(json!({ "type": "REVIVE" }));
+    let offer = framework.offer();
+    framework.launch_as(&offer, "bad", 0.1, 32.0, cluster.script("exit 7"));
+    assert_eq!(until(&mut framework, "bad", "TASK_FAILED")["message"], "exit code 7");
+
+    framework.call(json!({ "type": "REVIVE" }));
+    let offer = framework.offer();
+    let image = json!({ "docker": { "image": "no-such-image.invalid/x" }, "type": "DOCKER" });
+    let what = json!({ "command": { "value": "true" }, "container": image });
+    framework.launch_as(&offer, "unknown", 0.1, 32.0, what);
+    let status = until(&mut framework, "unknown", "TASK_FAILED");
+    assert!(status["message"].as_str().unwrap().contains("no-such-image.invalid"), "{status}");
+
+    framework.call(json!({ "type": "REVIVE" }));
+    let offer = framework.offer();
+    framework.launch_as(&offer, "wrong", 0.1, 32.0, json!({ "executor": {}, "command": { "value": "true" } }));
+    let status = until(&mut framework, "wrong", "TASK_ERROR");
+    assert!(status["message"].as_str().unwrap().contains("executor: is not supported"), "{status}");
+    wait::until("all that has ended is removed", || cluster.containers().is_empty());
+}
+
+#[test]
+fn containers_process_guests_and_modules_run_side_by_side() {
+    let cluster = Cluster::up(1);
+    let mut framework = Framework::new(cluster.master, &subscribe_call(None));
+    let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let module = wasm::from_text(&cluster.home.scratch(), "module.wasm", text);
+    cluster.home.berth("image build-wasm").arg(module).arg("-t").arg("module").ok();
+    let script = json!({ "value": "exit 0" });
+    let mut isolations = vec![("container", "busybox", script.clone()), ("wasm", "module", json!({ "shell": false }))];
+    if process_guest::is_possible("tasks in process guests") {
+        isolations.push(("microvm-process", "busybox", script));
+    }
+    for (isolation, image, command) in isolations {
+        framework.call(json!({ "type": "REVIVE" }));
+        let offer = framework.offer();
+        let attribute =
+            json!({ "name": format!("isolation.{isolation}"), "type": "TEXT", "text": { "value": "true" } });
+        assert!(offer["attributes"].as_array().unwrap().contains(&attribute), "{isolation}: {offer}");
+        let what = json!({
+            "command": command,
+            "container": { "type": "DOCKER", "docker": { "image": image } },
+            "labels": { "labels": [{ "key": "org.berth.isolation", "value": isolation }] },
+        });
+        framework.launch_as(&offer, isolation, 0.5, 128.0, what);
+        // It is there until its end is acknowledged.
+        let kind = format!("\"Isolation\": \"{}\"", isolation.split('-').next().unwrap());
+        let inspect = |name: String| cluster.home.berth("inspect").arg(name).run().text();
+        wait::until(&kind, || cluster.containers().into_iter().any(|name| inspect(name).contains(&kind)));
+        until(&mut framework, isolation, "TASK_FINISHED");
+    }
+}
+
+#[test]
+fn a_task_has_time_to_end_by_itself_and_not_for_ever() {
+    let cluster = Cluster::up(1);
+    let mut framework = Framework::new(cluster.master, &subscribe_call(None));
+    let offer = framework.offer();
+    let polite =
+        "trap 'echo bye > /ledger/polite; exit 0' TERM; echo there > /ledger/polite; while :; do sleep 0.05; done";
+    framework.launch_as(&offer, "polite", 0.1, 32.0, cluster.script(polite));
+    until(&mut framework, "polite", "TASK_RUNNING");
+    let said = |task: &str, text: &str| {
+        let path = cluster.ledger().join(task);
+        wait::until(text, || fs::read_to_string(&path).is_ok_and(|said| said == format!("{text}\n")));
+    };
+    said("polite", "there");
+    framework.call(json!({ "type": "KILL", "kill": { "task_id": { "value": "polite" } } }));
+    until(&mut framework, "polite", "TASK_FINISHED");
+    said("polite", "bye");
+
+    framework.call(json!({ "type": "REVIVE" }));
+    let offer = framework.offer();
+    let deaf = "trap '' TERM; echo there > /ledger/deaf; while :; do sleep 0.05; done";
+    framework.launch_as(&offer, "deaf", 0.1, 32.0, cluster.script(deaf));
+    until(&mut framework, "deaf", "TASK_RUNNING");
+    said("deaf", "there");
+    let grace = json!({ "grace_period": { "nanoseconds": 200_000_000 } });
+    framework.call(json!({ "type": "KILL", "kill": { "task_id": { "value": "deaf" }, "kill_policy": grace } }));
+    until(&mut framework, "deaf", "TASK_KILLED");
+}
+
+#[test]
+fn people_see_nodes_shares_and_reasons() {
+    let cluster = Cluster::up(2);
+    let status = cluster.home.berth("cluster status").ok().text();
+    assert_eq!(status.matches("running").count(), 3, "{status}");
+    let mut framework = Framework::new(cluster.master, &subscribe_call(None));
+    // One offer of each agent.
+    let mut offers = framework.expect("OFFERS")["offers"].as_array().unwrap().clone();
+    let offer = offers.remove(0);
+    framework.launch_as(&offer, "t", 0.25, 64.0, cluster.script("while :; do sleep 1; done"));
+    until(&mut framework, "t", "TASK_RUNNING");
+    let agent = offer["agent_id"]["value"].as_str().unwrap().to_owned();
+    wait::until("the node's task is shown", || {
+        let nodes = cluster.home.berth("nodes").ok().text();
+        let line = nodes.lines().find(|line| line.starts_with(&agent)).expect("the agent is listed").to_owned();
+        line.contains("0.25 of") && line.contains("64.0MiB of") && line.contains("connected")
+    });
+    let fairness = cluster.home.berth("fairness").ok().text();
+    assert!(fairness.lines().any(|line| line.starts_with("a ")), "{fairness}");
+    assert!(fairness.contains(&framework.id), "{fairness}");
+    let why = cluster.home.berth("explain t").ok().text();
+    assert!(why.starts_with(&format!("t is TASK_RUNNING on agent {agent}, in role a\n")), "{why}");
+    cluster.home.berth("explain u").run().fails_with("no task has this id");
+    cluster.home.berth("nodes --master 127.0.0.1:1").run().fails_with("berth cluster up");
+    cluster.home.berth("cluster up --agents 3").run().fails_with("a cluster is up already, with 2 agents");
+}
+
+#[test]
+fn a_home_without_a_cluster_says_so() {
+    let home = Home::empty();
+    for command in ["cluster status", "cluster down", "nodes", "fairness", "explain t"] {
+        home.berth(command).run().fails_with("there is no cluster on this machine");
+    }
+    home.berth("cluster master --listen 0.0.0.0:0").run().fails_with("loopback");
+}
+
+/// What a framework of many tasks knows, kept apart from all that the cluster knows.
+struct Work {
+    id: Option<String>,
+    waiting: BTreeSet<String>,
+    /// The latest state of what was launched.
+    launched: BTreeMap<String, String>,
+}
+
+impl Work {
+    fn new(count: usize) -> Work {
+        let waiting = (0..count).map(|number| format!("t{number}")).collect();
+        Work { id: None, waiting, launched: BTreeMap::new() }
+    }
+
+    fn subscribe(&mut self, cluster: &Cluster) -> Framework {
+        let framework = Framework::new(cluster.master, &subscribe_call(self.id.as_deref()));
+        self.id = Some(framework.id.clone());
+        framework
+    }
+
+    /// Takes part until a condition holds.
+    fn go_on(&mut self, cluster: &Cluster, framework: &mut Framework, done: impl Fn(&Work) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !done(self) {
+            assert!(Instant::now() < end, "{:?} wait, {:?}", self.waiting, self.launched);
+            let event = framework.next().expect("the stream goes on");
+            match event["type"].as_str().unwrap() {
+                "OFFERS" => {
+                    for offer in event["offers"]["offers"].as_array().unwrap() {
+                        let Some(task) = self.waiting.pop_first() else { break };
+                        let script = format!("echo begin >> /ledger/{task}; sleep 3; echo end >> /ledger/{task}");
+                        framework.launch_as(offer, &task, 0.05, 16.0, cluster.script(&script));
+                        self.launched.insert(task, "launched".to_owned());
+                    }
+                }
+                "UPDATE" => {
+                    let status = &event["update"]["status"];
+                    acknowledge(framework, status);
+                    let task = status["task_id"]["value"].as_str().unwrap();
+                    let state = status["state"].as_str().unwrap();
+                    // A task that never reached its agent, and of which nobody knows, may be launched again under the
+                    // same name.
+                    if ["TASK_DROPPED", "TASK_UNKNOWN"].contains(&state) {
+                        self.launched.remove(task);
+                        self.waiting.insert(task.to_owned());
+                    } else {
+                        self.launched.insert(task.to_owned(), state.to_owned());
+                    }
+                }
+                // What a master was told, and could not pass on before it died, nobody says unless asked.
+                "HEARTBEAT" => {
+                    let unsure = self.launched.iter().filter(|(_, state)| *state != "TASK_FINISHED");
+                    let unsure: Vec<Value> = unsure.map(|(task, _)| json!({ "task_id": { "value": task } })).collect();
+                    if !unsure.is_empty() {
+                        framework.call(json!({ "type": "RECONCILE", "reconcile": { "tasks": unsure } }));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn count(&self, state: &str) -> usize {
+        self.launched.values().filter(|known| *known == state).count()
+    }
+}
+
+/// Kills processes of a cluster while tasks run and others are being started: each task runs exactly once, to its end.
+fn survives(names: &[&str]) {
+    const TASKS: usize = 12;
+    let cluster = Cluster::up(1);
+    let mut work = Work::new(TASKS);
+    let mut framework = work.subscribe(&cluster);
+    work.go_on(&cluster, &mut framework, |work| work.count("TASK_RUNNING") >= 3);
+    cluster.kill(names);
+    if names.contains(&"master") {
+        drop(framework);
+        cluster.mend(1);
+        framework = work.subscribe(&cluster);
+    } else {
+        cluster.mend(1);
+    }
+    work.go_on(&cluster, &mut framework, |work| work.waiting.is_empty() && work.count("TASK_FINISHED") == TASKS);
+    for task in work.launched.keys() {
+        let ledger = fs::read_to_string(cluster.ledger().join(task)).unwrap();
+        assert_eq!(ledger, "begin\nend\n", "{task} ran once, from its beginning to its end");
+    }
+}
+
+#[test]
+fn tasks_live_through_the_death_of_their_agent() {
+    survives(&["agent-1"]);
+}
+
+#[test]
+fn tasks_live_through_the_death_of_the_master() {
+    survives(&["master"]);
+}
+
+#[test]
+fn tasks_live_through_the_death_of_both() {
+    survives(&["agent-1", "master"]);
+}
