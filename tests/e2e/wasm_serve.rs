@@ -105,7 +105,7 @@ fn an_instance_answers_as_many_requests_as_it_may() {
     let address = served(&home, "--requests-per-instance 3 --timeout 700ms");
     assert_eq!(counts(address, 7), "1231231");
     // What fails, or takes too long, is not used again.
-    for (path, status) in [("/trap", 500), ("/spin", 504)] {
+    for (path, status) in [("/trap", 500), ("/spin", 504), ("/none", 502)] {
         assert_eq!(count(address), if path == "/trap" { "2" } else { "1" });
         expect(address, path, status);
     }

@@ -103,10 +103,10 @@ impl Handler {
             self.metrics.end(Outcome::Refused);
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n");
         };
-        let (sender, answer) = oneshot::channel();
+        let (sender, mut answer) = oneshot::channel();
         let handler = Arc::clone(self);
         // It may go on when the head of its answer is on its way.
-        let component = tokio::spawn(async move {
+        let mut component = tokio::spawn(async move {
             let handled = tokio::time::timeout(handler.given.time, handler.handle(request, sender, slot)).await;
             match handled {
                 Ok(Ok(())) => handler.metrics.end(Outcome::Answered),
@@ -122,12 +122,21 @@ impl Handler {
             }
             None
         });
-        match answer.await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_)) => plain(StatusCode::BAD_GATEWAY, "the component gave an error for an answer\n"),
-            // It ended without one.
-            Err(_) => {
-                let failure = component.await.ok().flatten();
+        // An instance that is kept may hold on to what it should have answered with: its end counts, too.
+        let (answered, ended) = tokio::select! {
+            biased;
+            answered = &mut answer => (answered.ok(), None),
+            ended = &mut component => (answer.try_recv().ok(), Some(ended)),
+        };
+        match answered {
+            Some(Ok(response)) => response,
+            Some(Err(_)) => plain(StatusCode::BAD_GATEWAY, "the component gave an error for an answer\n"),
+            None => {
+                let ended = match ended {
+                    Some(ended) => ended,
+                    None => component.await,
+                };
+                let failure = ended.ok().flatten();
                 failure.unwrap_or_else(|| plain(StatusCode::BAD_GATEWAY, "the component gave no answer\n"))
             }
         }
