@@ -3,11 +3,13 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Builds the binaries in release and puts their folder first on the PATH.
+# build_release [CRATE…]: builds the binaries of these crates, or of all, in release and puts their folder first on the PATH.
 build_release() {
-    local host
+    local host packages
     host=$(rustc -vV | sed -n 's/^host: //p')
-    cargo build --release --quiet -p berth -p berth-runtime -p berth-vmm -p berth-wasm-host --bins
+    [ $# -gt 0 ] || set -- berth berth-runtime berth-vmm berth-wasm-host
+    packages=("${@/#/--package=}")
+    cargo build --release --quiet "${packages[@]}" --bins
     PATH="$PWD/${CARGO_TARGET_DIR:-target}/$host/release:$PATH"
     export PATH
 }

@@ -167,7 +167,10 @@ fn process(options: &Options) -> Result<Executor> {
         root: Root::Image,
         files: BTreeMap::from([("kvm".to_owned(), HostFile { path: KVM.into(), write: true, shared: true })]),
         sockets: BTreeMap::new(),
-        settings: json!({ "memory": options.limits.memory.unwrap_or(PROCESS_MEMORY) }),
+        settings: json!({
+            "memory": options.limits.memory.unwrap_or(PROCESS_MEMORY),
+            "threads": options.limits.pids.filter(|&pids| pids > 0),
+        }),
         memory_overhead: MEMORY_OVERHEAD,
         pids_overhead: PIDS_OVERHEAD,
     })

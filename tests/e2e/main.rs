@@ -24,6 +24,7 @@ mod podman;
 mod privileges;
 mod process;
 mod process_guest;
+mod process_guest_limits;
 mod process_guest_programs;
 mod process_guest_walls;
 mod registries;

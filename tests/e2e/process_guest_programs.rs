@@ -75,3 +75,19 @@ fn python_with_threads_processes_sockets_and_signals() {
          2>&1 | grep -E '^(OK|FAILED|ERROR|FAIL)'",
     ]);
 }
+
+#[test]
+fn busybox_applets() {
+    if !is_possible("busybox applets in a process guest") {
+        return;
+    }
+    let home = Home::new();
+    // A line is a command; its output stands below it, so that a difference names it.
+    let commands = include_str!("process_guest_programs/applets").lines();
+    let quoted = |command: &str| format!("'{}'", command.replace('\'', "'\\''"));
+    let script: Vec<String> = commands
+        .map(|command| format!("printf '%s\\n' {0}; sh -c {0} 2>&1; echo \"code $?\"", quoted(command)))
+        .collect();
+    let guest = same(&home, "--hostname boat", &["busybox", "sh", "-c", &script.join("\n")], "");
+    assert!(!guest.text().contains("code 127"), "an applet is missing: {guest:?}");
+}

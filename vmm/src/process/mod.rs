@@ -46,7 +46,7 @@
 //!
 //! # What is not here yet
 //! See [`syscalls`] for the table of what is served. Not yet: `kvm_amd` (a shutdown resets the vCPU there: faults need an
-//! IDT with stub handlers), a vDSO, `/proc` beyond a few files, ptrace, namespaces, `io_uring` (refused for good).
+//! IDT with stub handlers), `/proc` beyond a few files, ptrace, namespaces, `io_uring` (refused for good).
 
 pub mod files;
 pub mod loader;

@@ -19,7 +19,7 @@ use super::syscalls::futex::Futexes;
 use super::syscalls::limits::Limits;
 use super::task::alarm::Alarms;
 use super::task::signal::Info;
-use super::task::table::Status;
+use super::task::table::{Status, Table};
 use super::task::{Kernel, Place, gate::Event};
 use super::vm::{Vm, VmError, lock};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub directory: Vec<u8>,
     /// Most bytes of guest memory.
     pub memory: u64,
+    /// Most threads of all processes at once.
+    pub threads: usize,
     /// The host name.
     pub host_name: Vec<u8>,
     /// Writes every call to standard error.
@@ -131,7 +133,7 @@ pub fn run(config: Config) -> Result<i32, RunError> {
         root,
         devices: devices(),
         own: File::open("/proc/self").ok().map(Into::into),
-        table: Mutex::default(),
+        table: Mutex::new(Table::new(config.threads)),
         changed: Event::default(),
         alarms: Alarms::default(),
         futexes: Futexes::default(),

@@ -8,6 +8,7 @@ use berth_runtime::executor::{ExecHandover, Handover};
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
+use super::task::table::MOST_THREADS;
 use super::{Config, RunError, run};
 use crate::machine::descriptor;
 
@@ -20,6 +21,8 @@ const KVM: &str = "kvm";
 pub struct Settings {
     /// Most bytes of guest memory.
     pub memory: u64,
+    /// Most threads of all processes, as the control group's limit of tasks would count them; none for berth's own limit.
+    pub threads: Option<usize>,
 }
 
 /// Why there is no exit code.
@@ -70,6 +73,7 @@ fn guest(process: &Process, mut files: BTreeMap<String, RawFd>, settings: serde_
         environment,
         directory: process.cwd().as_os_str().as_encoded_bytes().to_vec(),
         memory: settings.memory,
+        threads: settings.threads.unwrap_or(MOST_THREADS),
         host_name: name.nodename().to_bytes().to_vec(),
         trace: false,
     })?)

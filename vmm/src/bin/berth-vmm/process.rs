@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use berth_vmm::host;
+use berth_vmm::process::task::table::MOST_THREADS;
 use berth_vmm::process::{Config, run as run_guest};
 
 use crate::executor::end_process;
@@ -32,6 +33,7 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode> {
         environment: environment.collect(),
         directory: b"/".to_vec(),
         memory: MEMORY,
+        threads: MOST_THREADS,
         host_name: b"berth".to_vec(),
         trace,
     };

@@ -31,8 +31,21 @@ pub enum Kind {
     Plain,
     /// A directory of ours: a memory file of entries.
     Listing,
+    /// A link of ours, opened as such: a memory file of where it leads.
+    Link,
     /// Signals of the process that reads it; to the host an event counter.
     Signals,
+}
+
+impl Kind {
+    /// The mode that programs see, where the host's is not that.
+    pub fn mode(self) -> Option<u32> {
+        match self {
+            Self::Listing => Some(libc::S_IFDIR | 0o555),
+            Self::Link => Some(libc::S_IFLNK | 0o777),
+            Self::Plain | Self::Signals => None,
+        }
+    }
 }
 
 impl AsFd for OpenFile {

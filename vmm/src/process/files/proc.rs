@@ -195,6 +195,7 @@ pub fn open(entry: Entry, path: Vec<u8>, flags: OFlag) -> Result<Arc<OpenFile>> 
     let writes = flags.intersects(OFlag::O_WRONLY | OFlag::O_RDWR);
     match entry {
         Entry::Open(file) => Ok(file),
+        Entry::Link(to) if flags.contains(OFlag::O_PATH) => memory_file(&to, path, Kind::Link),
         Entry::Link(_) => Err(Errno::ELOOP),
         Entry::File(_) | Entry::Directory(_) if writes => Err(Errno::EACCES),
         Entry::File(_) if flags.contains(OFlag::O_DIRECTORY) => Err(Errno::ENOTDIR),

@@ -2,6 +2,9 @@
 //!
 //! The file comes from the image: nothing in it is believed before it was checked.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod tests;
+
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;

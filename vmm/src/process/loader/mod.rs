@@ -1,6 +1,6 @@
 //! Loads a program: its segments, its interpreter, the first stack.
 
-mod elf;
+pub mod elf;
 mod stack;
 
 use std::os::fd::OwnedFd;
@@ -117,6 +117,7 @@ fn load_elf(vm: &Arc<Vm>, files: &MappedFiles, root: &Root, program: Program, wh
         path: &path,
     };
     let stack = stack::build(&mut memory, &program, &arguments, &environment, who)?;
+    memory.bring(start);
     Ok(Loaded { memory, entry: start, stack, path })
 }
 
@@ -140,10 +141,16 @@ fn map_segment(memory: &mut Memory, segment: &Segment, file: &Arc<MappedFile>, s
     if segment.file_size > 0 {
         let source = Source::File(file.clone(), offset);
         memory.mmap(Place::Fixed(page), file_end - page, protection, source, false)?;
+        if protection.write {
+            // Relocations and the program's first steps write to both ends.
+            memory.bring(page);
+            memory.bring(file_end - 1);
+        }
     }
     let zeroes = if segment.file_size > 0 { file_end.next_multiple_of(PAGE_SIZE) } else { page };
     if end > zeroes {
         memory.mmap(Place::Fixed(zeroes), end - zeroes, protection, Source::Anonymous, false)?;
+        memory.bring(zeroes);
     }
     if end > file_end && segment.file_size > 0 && protection.write {
         // What follows the file's bytes reads as zeroes to the end of the page: loaders use what is left of it.

@@ -72,6 +72,8 @@ pub struct Area {
     pub source: Source,
     /// It grows downwards as it is used: a stack.
     pub grows_down: bool,
+    /// About how many pages of its own faults have brought.
+    pub brought: u64,
 }
 
 impl Area {
@@ -117,6 +119,7 @@ pub fn join(areas: &mut BTreeMap<u64, Area>, at: u64) {
     let alike = left.end == at && left.protection == area.protection && !left.grows_down && !area.grows_down;
     if alike && matches!((&left.source, &area.source), (Source::Anonymous, Source::Anonymous)) {
         left.end = area.end;
+        left.brought = left.brought.max(area.brought);
         areas.remove(&at);
     }
 }

@@ -51,7 +51,7 @@ impl Memory {
                 }
             }
         };
-        self.areas.insert(start, Area { end: start + length, protection, source, grows_down });
+        self.areas.insert(start, Area { end: start + length, protection, source, grows_down, brought: 0 });
         join(&mut self.areas, start);
         Ok(start)
     }

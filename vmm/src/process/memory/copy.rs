@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::area::{Area, Source, find};
-use super::{Memory, Resolution, page_of};
+use super::{Failure, Memory, Resolution, page_of};
 use crate::paging::entry::PAGE_SIZE;
 use crate::process::Result;
 use crate::process::vm::layout;
@@ -128,8 +128,13 @@ impl Memory {
                     return Ok((start, area.clone(), mapping.physical));
                 }
             }
-            if self.fault(address).map_err(|_| Errno::EFAULT)? == Resolution::Nothing {
-                return Err(Errno::EFAULT);
+            match self.fault(address) {
+                Ok(Resolution::Changed) => {}
+                Ok(Resolution::Nothing) => return Err(Errno::EFAULT),
+                Err(failure) => {
+                    self.exhausted |= failure == Failure::NoMemory;
+                    return Err(Errno::EFAULT);
+                }
             }
         }
         Err(Errno::EFAULT)

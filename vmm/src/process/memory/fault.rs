@@ -1,5 +1,7 @@
 //! Which page comes where. KVM does not say what a faulting access was: the page-table entry tells what it can have been.
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 
 use super::area::{Area, Source, find};
@@ -10,14 +12,13 @@ use crate::paging::entry::PAGE_SIZE;
 use crate::paging::tables::{Mapping, Rights};
 use crate::process::Result;
 
-/// Anonymous pages that are provided at once, from the one that faulted on: each costs memory, a fault costs time. As
-/// long as faults follow each other the number doubles up to the second one.
-const AROUND_ANONYMOUS: u64 = 4;
-const AROUND_SEQUENTIAL: u64 = 64;
 /// Pages of a file that are mapped at once, an aligned block: they cost no memory of their own.
-const AROUND_FILE: u64 = 128;
-/// Pages of a writable part of a file that are copied at once: most of a program's data is written soon.
-const AROUND_COPIES: u64 = 8;
+const AROUND_FILE: u64 = 256;
+/// Pages of its own that an area gets at once, an aligned block: each costs memory, a fault costs time. An area gets half
+/// as many as it has, within these bounds: little where little is used, and few faults where much is.
+const AROUND_ZEROES: (u64, u64) = (4, 256);
+/// As above where they are copies of a file: most of a program's data is written soon.
+const AROUND_COPIES: (u64, u64) = (16, 256);
 /// How far a stack grows, as the usual limit says on Linux.
 const STACK_LIMIT: u64 = 8 << 20;
 
@@ -44,6 +45,17 @@ pub enum Failure {
 }
 
 impl Memory {
+    /// Puts the page at `address`, and what comes with it, before a fault asks for it. Where that fails the fault says so.
+    pub fn bring(&mut self, address: u64) {
+        let page = page_of(address);
+        if self.space().lookup(self.vm.arena.memory(), page).is_none()
+            && let Some((start, area)) = find(&self.areas, page).map(|(start, area)| (start, area.clone()))
+            && area.protection.any()
+        {
+            let _ = self.provide(page, start, &area);
+        }
+    }
+
     /// Resolves a fault of the guest at `address`.
     pub fn fault(&mut self, address: u64) -> std::result::Result<Resolution, Failure> {
         let page = page_of(address);
@@ -89,97 +101,107 @@ impl Memory {
                 self.map(page, frame, self.rights(area.protection, false, frame)).map_err(failure)
             }
             Source::File(file, offset) if area.protection.write => {
-                let file = file.clone();
-                self.provide_copies(page, area, &file, offset + (page - start))
+                self.provide_copies(page, start, area, (file, offset + (page - start)))
             }
             Source::File(file, offset) | Source::SharedFile(file, offset) => {
-                let block = page & !(AROUND_FILE * PAGE_SIZE - 1);
-                let first = block.max(start);
-                let end = (block + AROUND_FILE * PAGE_SIZE).min(area.end);
-                let (frame, _) = file.frame(offset + (page - start)).map_err(failure)?.ok_or(Failure::BehindFile)?;
-                let mut around = vec![(page, frame)];
-                for other in (first..end).step_by(PAGE_SIZE as usize).filter(|&other| other != page) {
-                    if self.space().lookup(self.vm.arena.memory(), other).is_none()
-                        && let Ok(Some((frame, _))) = file.frame(offset + (other - start))
-                    {
-                        around.push((other, frame));
-                    }
-                }
-                around.sort_unstable();
-                // Neighbours in the process are neighbours in the arena, but where a window ends.
-                for run in around.chunk_by(|left, right| left.1 + PAGE_SIZE == right.1) {
-                    self.vm.arena.populate_read(run[0].1, run.len() as u64);
-                }
-                let private = area.is_private();
-                for (page, frame) in around {
-                    self.map(page, frame, self.rights(area.protection, private, frame)).map_err(failure)?;
-                }
-                Ok(())
+                self.provide_window(page, start, area, (file, *offset))
             }
         }
     }
 
-    /// Puts copies of a file's pages from `page` on, which stands at `offset` in it.
+    /// Puts the pages of a file that stand around `page`; the area begins at `offset` in it.
+    fn provide_window(
+        &mut self,
+        page: u64,
+        start: u64,
+        area: &Area,
+        (file, offset): (&Arc<MappedFile>, u64),
+    ) -> std::result::Result<(), Failure> {
+        let failure = |errno| if errno == Errno::ENOMEM { Failure::NoMemory } else { Failure::BehindFile };
+        file.frame(offset + (page - start)).map_err(failure)?.ok_or(Failure::BehindFile)?;
+        let block = page & !(AROUND_FILE * PAGE_SIZE - 1);
+        let end = (block + AROUND_FILE * PAGE_SIZE).min(area.end);
+        let mut at = block.max(start);
+        while at < end {
+            // Neighbours in the process are neighbours in the arena, but where a window ends.
+            let (frame, follow) = match file.frame(offset + (at - start)) {
+                Ok(Some(found)) => found,
+                _ if at > page => break,
+                _ => {
+                    at += PAGE_SIZE;
+                    continue;
+                }
+            };
+            let count = follow.min((end - at) / PAGE_SIZE);
+            self.vm.arena.populate_read(frame, count);
+            for (at, frame) in (0..count).map(|page| (at + page * PAGE_SIZE, frame + page * PAGE_SIZE)) {
+                if self.space().lookup(self.vm.arena.memory(), at).is_none() {
+                    self.map(at, frame, self.rights(area.protection, area.is_private(), frame)).map_err(failure)?;
+                }
+            }
+            at += count * PAGE_SIZE;
+        }
+        Ok(())
+    }
+
+    /// Puts copies of a file's pages: that of `page`, which stands at `offset` in it, and its neighbours.
     fn provide_copies(
         &mut self,
         page: u64,
+        start: u64,
         area: &Area,
-        file: &MappedFile,
-        offset: u64,
+        (file, offset): (&Arc<MappedFile>, u64),
     ) -> std::result::Result<(), Failure> {
         let available = file.pages_from(offset).map_err(|_| Failure::BehindFile)?;
         if available == 0 {
             return Err(Failure::BehindFile);
         }
-        let memory = self.vm.arena.memory();
-        let most = available.min(AROUND_COPIES).min((area.end - page) / PAGE_SIZE);
-        let absent = |at: &u64| self.space().lookup(memory, page + at * PAGE_SIZE).is_none();
-        let count = 1 + (1..most).take_while(absent).count() as u64;
-        let (frames, count) = match self.vm.allocate(count) {
-            Some(frames) => (frames, count),
-            None => (self.vm.allocate(1).ok_or(Failure::NoMemory)?, 1),
-        };
-        self.vm.arena.populate(frames, count);
-        let mut bytes = vec![0; (count * PAGE_SIZE) as usize];
-        file.read(offset, &mut bytes).map_err(|_| Failure::BehindFile)?;
-        for (at, bytes) in (0..count).zip(bytes.chunks_exact(PAGE_SIZE as usize)) {
-            let frame = frames + at * PAGE_SIZE;
-            self.write_frame(frame, 0, bytes);
-            let rights = self.rights(area.protection, true, frame);
-            self.map(page + at * PAGE_SIZE, frame, rights).map_err(|_| Failure::NoMemory)?;
+        let end = area.end.min(page.saturating_add(available.saturating_mul(PAGE_SIZE)));
+        let pages = self.absent_around(page, (start, end), AROUND_COPIES, area.brought);
+        let (frames, pages) = self.allocate_for(page, pages)?;
+        let (first, last) = (pages[0], pages[pages.len() - 1]);
+        let mut bytes = vec![0; (last - first + PAGE_SIZE) as usize];
+        file.read(offset - (page - first), &mut bytes).map_err(|_| Failure::BehindFile)?;
+        for (page, frame) in pages.iter().zip((frames..).step_by(PAGE_SIZE as usize)) {
+            let at = (page - first) as usize;
+            self.write_frame(frame, 0, &bytes[at..at + PAGE_SIZE as usize]);
         }
-        Ok(())
+        self.map_own(start, area, frames, &pages)
     }
 
-    /// Puts zeroed pages from `page` on, or down to it in a stack.
+    /// Puts zeroes on `page` and its neighbours.
     fn provide_zeroes(&mut self, page: u64, start: u64, area: &Area) -> std::result::Result<(), Failure> {
-        let wanted = if self.ahead.0 == page { (self.ahead.1 * 2).min(AROUND_SEQUENTIAL) } else { AROUND_ANONYMOUS };
-        let memory = self.vm.arena.memory();
-        let absent = |at: &u64| self.space().lookup(memory, *at).is_none();
-        let mut first = page;
-        let mut count = 1;
-        if area.grows_down {
-            let below = (start..page).rev().step_by(PAGE_SIZE as usize).map(page_of);
-            for at in below.take_while(absent).take(wanted as usize - 1) {
-                (first, count) = (at, count + 1);
-            }
-        } else {
-            let above = (page + PAGE_SIZE..area.end).step_by(PAGE_SIZE as usize);
-            count += above.take_while(absent).take(wanted as usize - 1).count() as u64;
-        }
-        let frames = if let Some(frames) = self.vm.allocate(count) {
-            frames
-        } else {
-            // No row of that length: the one page will do.
-            (first, count) = (page, 1);
-            self.vm.allocate(1).ok_or(Failure::NoMemory)?
+        let pages = self.absent_around(page, (start, area.end), AROUND_ZEROES, area.brought);
+        let (frames, pages) = self.allocate_for(page, pages)?;
+        self.map_own(start, area, frames, &pages)
+    }
+
+    /// The pages that are absent in the aligned block around `page`, as far as it lies between the bounds.
+    fn absent_around(&self, page: u64, (start, end): (u64, u64), (least, most): (u64, u64), brought: u64) -> Vec<u64> {
+        let length = (brought / 2).next_power_of_two().clamp(least, most) * PAGE_SIZE;
+        let block = page & !(length - 1);
+        let pages = (block.max(start)..(block + length).min(end)).step_by(PAGE_SIZE as usize);
+        let absent = |&at: &u64| self.space().lookup(self.vm.arena.memory(), at).is_none();
+        pages.filter(absent).collect()
+    }
+
+    /// Frames in a row for `pages`, or for `page` alone where there is no such row, and for which they are.
+    fn allocate_for(&self, page: u64, pages: Vec<u64>) -> std::result::Result<(u64, Vec<u64>), Failure> {
+        let (frames, pages) = match self.vm.allocate(pages.len() as u64) {
+            Some(frames) => (frames, pages),
+            None => (self.vm.allocate(1).ok_or(Failure::NoMemory)?, vec![page]),
         };
-        self.vm.arena.populate(frames, count);
-        self.ahead = (if area.grows_down { first - PAGE_SIZE } else { first + count * PAGE_SIZE }, wanted);
-        for at in 0..count {
-            let frame = frames + at * PAGE_SIZE;
-            let rights = self.rights(area.protection, true, frame);
-            self.map(first + at * PAGE_SIZE, frame, rights).map_err(|_| Failure::NoMemory)?;
+        self.vm.arena.populate(frames, pages.len() as u64);
+        Ok((frames, pages))
+    }
+
+    /// Maps frames in a row that belong to this process alone.
+    fn map_own(&mut self, start: u64, area: &Area, frames: u64, pages: &[u64]) -> std::result::Result<(), Failure> {
+        if let Some(area) = self.areas.get_mut(&start) {
+            area.brought += pages.len() as u64;
+        }
+        for (&page, frame) in pages.iter().zip((frames..).step_by(PAGE_SIZE as usize)) {
+            self.map(page, frame, self.rights(area.protection, true, frame)).map_err(|_| Failure::NoMemory)?;
         }
         Ok(())
     }

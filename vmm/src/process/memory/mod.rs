@@ -38,8 +38,8 @@ pub struct Memory {
     areas: BTreeMap<u64, Area>,
     /// Where the heap begins and ends.
     pub program_break: (u64, u64),
-    /// Where the next fault is if memory is used in order, and how many pages the last one brought.
-    ahead: (u64, u64),
+    /// A system call found no memory left for a page that it was to read or write.
+    pub exhausted: bool,
 }
 
 /// The start of the page that holds `address`.
@@ -51,7 +51,7 @@ impl Memory {
     /// Empty memory.
     pub fn new(vm: Arc<Vm>) -> Result<Self> {
         let space = vm.space().map_err(|_| Errno::ENOMEM)?;
-        Ok(Self { vm, space: Some(space), areas: BTreeMap::new(), program_break: (0, 0), ahead: (0, 0) })
+        Ok(Self { vm, space: Some(space), areas: BTreeMap::new(), program_break: (0, 0), exhausted: false })
     }
 
     /// The root of the page tables.

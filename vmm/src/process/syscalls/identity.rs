@@ -19,6 +19,9 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     let write = |address: u64, bytes: &[u8]| lock(&task.memory).write(address, bytes).map(|()| 0);
     Some(match number {
         libc::SYS_uname => write(a[0], &uname(&lock(&task.kernel.host_name))),
+        // Asked for, or set to what it is: Linux on this processor.
+        libc::SYS_personality if matches!(a[0] as u32, 0 | u32::MAX) => Ok(0),
+        libc::SYS_personality => Err(Errno::EINVAL),
         libc::SYS_sethostname => Err(Errno::EPERM),
         libc::SYS_getrandom => {
             let mut bytes = vec![0; a[1].min(MOST_RANDOM) as usize];

@@ -77,5 +77,12 @@ fn mmap(task: &mut Task, [address, length, protection, flags, descriptor, offset
     } else {
         Place::Hint(address)
     };
-    lock(&task.memory).mmap(place, length, protection, source, has(libc::MAP_GROWSDOWN))
+    // What a dynamic loader places by segment is about to be used.
+    let segment = matches!((&source, place), (Source::File(..), Place::Fixed(_)));
+    let mut memory = lock(&task.memory);
+    let start = memory.mmap(place, length, protection, source, has(libc::MAP_GROWSDOWN))?;
+    if segment {
+        memory.bring(start);
+    }
+    Ok(start)
 }

@@ -26,6 +26,8 @@ const MODE: usize = std::mem::offset_of!(libc::stat, st_mode);
 const STATX_MODE: usize = std::mem::offset_of!(libc::statx, stx_mode);
 const STATX: usize = size_of::<libc::statx>();
 const STATFS: usize = size_of::<libc::statfs>();
+/// Where the processes are.
+const PROC: &[u8] = b"/proc";
 /// Most bytes of directory entries in one call.
 const MOST_ENTRIES: u64 = 256 << 10;
 
@@ -45,9 +47,8 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             let mut bytes = [0; STATX];
             let out = Arg::from(&mut bytes);
             host::call(number, [fd.as_raw_fd().into(), Arg::In(b"\0"), flags.into(), a[3].into(), out])?;
-            if fd.kind == Kind::Listing {
-                let mode = (libc::S_IFDIR | 0o555) as u16;
-                bytes[STATX_MODE..STATX_MODE + 2].copy_from_slice(&mode.to_le_bytes());
+            if let Some(mode) = fd.kind.mode() {
+                bytes[STATX_MODE..STATX_MODE + 2].copy_from_slice(&(mode as u16).to_le_bytes());
             }
             lock(&task.memory).write(a[4], &bytes).map(|()| 0)
         }),
@@ -216,8 +217,7 @@ fn stat_file(task: &Task, file: &OpenFile, to: u64) -> Result {
     let mut bytes = [0; STAT];
     let arguments = [file.as_raw_fd().into(), Arg::In(b"\0"), Arg::from(&mut bytes), EMPTY_PATH.into()];
     host::call(libc::SYS_newfstatat, arguments)?;
-    if file.kind == Kind::Listing {
-        let mode = libc::S_IFDIR | 0o555;
+    if let Some(mode) = file.kind.mode() {
         bytes[MODE..MODE + 4].copy_from_slice(&mode.to_le_bytes());
     }
     lock(&task.memory).write(to, &bytes).map(|()| 0)
@@ -278,7 +278,13 @@ fn entries(task: &Task, descriptor: u64, to: u64, length: u64) -> Result {
 }
 
 fn change_directory(task: &Task, address: u64) -> Result {
-    let file = open_file(task, HERE, address, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let mut file = open_file(task, HERE, address, flags, 0)?;
+    if file.kind == Kind::Listing && file.path == PROC {
+        // Paths from there on are looked at as a whole, and so are ours again.
+        let here = lock(&task.place).directory.clone();
+        file = Arc::new(task.kernel.root.open(&*task.credentials()?, &here, PROC, flags, Mode::empty())?);
+    }
     enter(task, file)
 }
 

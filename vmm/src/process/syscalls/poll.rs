@@ -28,11 +28,15 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         }
         libc::SYS_select => match a[4] {
             0 => select(task, a, None),
-            at => lock(&task.memory).array::<16>(at).and_then(|time| {
-                let word = |at| word(&time, at).cast_signed();
-                let time = libc::timespec { tv_sec: word(0), tv_nsec: word(8).saturating_mul(1000) };
-                select(task, a, Some(Deadline::new(time, false, false)))
-            }),
+            at => {
+                // The memory is free again before it is waited.
+                let time = lock(&task.memory).array::<16>(at);
+                time.and_then(|time| {
+                    let word = |at| word(&time, at).cast_signed();
+                    let time = libc::timespec { tv_sec: word(0), tv_nsec: word(8).saturating_mul(1000) };
+                    select(task, a, Some(Deadline::new(time, false, false)))
+                })
+            }
         },
         libc::SYS_pselect6 => timeout(task, a[4]).and_then(|deadline| {
             let mask = if a[5] == 0 { 0 } else { lock(&task.memory).word(a[5])? };

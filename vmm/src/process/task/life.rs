@@ -1,4 +1,4 @@
-//! How tasks begin and end: the first process, clone, execve, exit, wait.
+//! How tasks begin: the first process, clone, execve.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -8,8 +8,8 @@ use kvm_bindings::kvm_regs;
 use nix::errno::Errno;
 
 use super::gate::{self, Event};
-use super::signal::{AlternateStack, Info, Set};
-use super::table::{self, Handle, Process, Status, Thread};
+use super::signal::{AlternateStack, Set};
+use super::table::{Handle, Process, Status, Thread};
 use super::{Kernel, Place, Task};
 use crate::process::Result;
 use crate::process::files::Descriptors;
@@ -36,17 +36,6 @@ pub struct CloneRequest {
     pub parent_tid: u64,
     /// Where the child's memory gets the id, or has it cleared at the end.
     pub child_tid: u64,
-}
-
-/// A child that wait found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waited {
-    /// Its id.
-    pub pid: i32,
-    /// Its status, encoded as wait(2) does.
-    pub status: u32,
-    /// The processor time it has used, with its children's.
-    pub spent: Duration,
 }
 
 /// Everything a new host thread needs to begin.
@@ -359,148 +348,6 @@ impl Task {
             drop(table);
             let never = super::Flag::default();
             let _ = kernel.changed.wait(&never, seen, None);
-        }
-    }
-
-    /// Makes the whole process end.
-    pub fn end_process(&mut self, status: Status) {
-        let mut table = lock(&self.kernel.table);
-        if let Ok(process) = table.process(self.pid) {
-            process.ending.get_or_insert(status);
-            process.interrupt_all();
-        }
-        self.handle.flag.set();
-    }
-
-    /// Makes this thread end; with the last thread the process ends.
-    pub fn end_this_thread(&mut self, code: u8) {
-        let mut table = lock(&self.kernel.table);
-        if let Ok(process) = table.process(self.pid) {
-            if process.threads.len() == 1 {
-                process.ending.get_or_insert(Status::Exited(code));
-            }
-            // `look` ends a thread that has no record.
-            if process.threads.len() > 1 {
-                process.threads.remove(&self.tid);
-            }
-        }
-        self.handle.flag.set();
-    }
-
-    /// What is left to do when a thread has left its loop.
-    pub(super) fn end_thread(mut self) {
-        self.release_robust_futexes();
-        if self.clear_child_tid != 0 {
-            // A process that shares its memory with nobody has nobody who looks.
-            let cleared = lock(&self.memory).write(self.clear_child_tid, &[0; 4]);
-            if cleared.is_ok() {
-                let _ = self.wake_futex(self.clear_child_tid, 1);
-            }
-        }
-        self.release_vfork();
-        let kernel = self.kernel.clone();
-        let (pid, tid, host_thread) = (self.pid, self.tid, self.handle.host_thread);
-        // The memory and the files go before anyone learns of the end.
-        let Self { memory, descriptors, place, vcpu, .. } = self;
-        drop((memory, descriptors, place));
-        kernel.vm.put_vcpu(vcpu);
-
-        let mut table = lock(&kernel.table);
-        if let Ok(process) = table.process(pid) {
-            process.spent[0] += table::thread_time(host_thread);
-            process.threads.remove(&tid);
-            if process.threads.is_empty() {
-                let status = process.ending.unwrap_or(Status::Exited(0));
-                kernel.alarms.forget(pid, true);
-                table.bury(pid, status);
-            }
-        }
-        drop(table);
-        kernel.changed.notify();
-    }
-
-    fn release_vfork(&mut self) {
-        if let Some(event) = self.vfork.take() {
-            event.notify();
-        }
-    }
-
-    /// Waits for a child: `wanted` as for wait4(2).
-    pub fn wait(&mut self, wanted: i32, options: i32, keep: bool) -> Result<Option<Waited>> {
-        let kernel = self.kernel.clone();
-        loop {
-            let seen = kernel.changed.now();
-            let mut table = lock(&kernel.table);
-            let group = table.process(self.pid)?.group;
-            let matches = |pid: i32, process: &Process| match wanted {
-                -1 => true,
-                0 => process.group == group,
-                wanted if wanted < 0 => process.group == -wanted,
-                wanted => pid == wanted,
-            };
-            let children: Vec<i32> =
-                table.children(self.pid).into_iter().filter(|pid| matches(*pid, &table.processes[pid])).collect();
-            if children.is_empty() {
-                return Err(Errno::ECHILD);
-            }
-            for pid in children {
-                let child = table.process(pid)?;
-                if let Some(status) = child.zombie.filter(|_| options & libc::WEXITED != 0) {
-                    let spent = child.spent.iter().sum();
-                    if !keep {
-                        table.processes.remove(&pid);
-                        table.process(self.pid)?.spent[1] += spent;
-                    }
-                    return Ok(Some(Waited { pid, status: status.bits(), spent }));
-                }
-                let asked = |news: u32| {
-                    let bit = if news == 0xffff { libc::WCONTINUED } else { libc::WUNTRACED };
-                    options & bit != 0
-                };
-                if let Some(status) = child.news.filter(|&news| asked(news)) {
-                    if !keep {
-                        child.news = None;
-                    }
-                    return Ok(Some(Waited { pid, status, spent: Duration::ZERO }));
-                }
-            }
-            drop(table);
-            if options & libc::WNOHANG != 0 {
-                return Ok(None);
-            }
-            kernel.changed.wait(&self.handle.flag, seen, None)?;
-        }
-    }
-}
-
-impl super::Table {
-    /// Turns a process without threads into a zombie and tells its parent.
-    fn bury(&mut self, pid: i32, status: Status) {
-        let Ok(process) = self.process(pid) else { return };
-        process.zombie = Some(status);
-        process.pending.clear();
-        let (parent, signal, user) = (process.parent, process.exit_signal, process.credentials.user.real);
-        // Orphans go to the first process.
-        let first = self.processes.keys().next().copied().unwrap_or(1);
-        for child in self.children(pid) {
-            if let Ok(child) = self.process(child) {
-                child.parent = first;
-            }
-        }
-        let Ok(adult) = self.process(parent) else { return };
-        let action = adult.actions[libc::SIGCHLD as usize];
-        let forgotten = action.handler == 1 || action.flags & libc::SA_NOCLDWAIT as u64 != 0;
-        if signal > 0 {
-            let (code, value) = match status {
-                Status::Exited(code) => (libc::CLD_EXITED, code),
-                Status::Killed(signal) => (libc::CLD_KILLED, signal),
-            };
-            let mut info = Info::from_process(signal, code, pid, user);
-            info.fields[1] = u64::from(value);
-            self.send(parent, info);
-        }
-        if forgotten {
-            self.processes.remove(&pid);
         }
     }
 }

@@ -4,9 +4,10 @@
 //! - [`table`] all processes and what waits for them;
 //! - [`signal`] delivery and frames;
 //! - [`alarm`] timers that send signals;
-//! - [`life`] clone, execve, exit, wait.
+//! - [`life`] clone and execve, [`end`] exit and wait.
 
 pub mod alarm;
+mod end;
 pub mod gate;
 mod life;
 pub mod signal;
@@ -31,7 +32,8 @@ use super::syscalls::{self, futex::Futexes};
 use super::vm::vcpu::{Exit, Vcpu};
 use super::vm::{Vm, VmError, lock};
 
-pub use life::{CloneRequest, Waited};
+pub use end::Waited;
+pub use life::CloneRequest;
 
 /// What all processes of one guest share.
 #[derive(Debug)]
@@ -165,6 +167,7 @@ impl Task {
         match answer {
             Ok(Answer::Value(value)) => self.vcpu.registers().rax = value,
             Ok(Answer::Registers) => {}
+            Err(Errno::EFAULT) if lock(&self.memory).exhausted => self.end_process(Status::Killed(libc::SIGKILL as u8)),
             Err(error) => {
                 self.vcpu.registers().rax = (-(error as i64)).cast_unsigned();
                 if error == Errno::EINTR && syscalls::begins_again(number) {

@@ -121,24 +121,30 @@ pub struct Process {
 }
 
 /// All processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     /// By process id.
     pub processes: BTreeMap<i32, Process>,
     /// The process group in the foreground of the terminal.
     pub foreground: i32,
     last: i32,
+    most_threads: usize,
 }
 
-/// Most threads at once, as a container's pids limit has it.
-const MOST_THREADS: usize = 4096;
+/// Most threads at once where no limit of tasks says otherwise.
+pub const MOST_THREADS: usize = 4096;
 /// The ids that are given out.
 const LAST_ID: i32 = 32768;
 
 impl Table {
+    /// An empty table for at most so many threads.
+    pub fn new(most_threads: usize) -> Self {
+        Self { processes: BTreeMap::new(), foreground: 0, last: 0, most_threads }
+    }
+
     /// An id that no process, thread, group or session has.
     pub fn free_id(&mut self) -> Result<i32> {
-        if self.processes.values().map(|process| process.threads.len().max(1)).sum::<usize>() >= MOST_THREADS {
+        if self.processes.values().map(|process| process.threads.len().max(1)).sum::<usize>() >= self.most_threads {
             return Err(Errno::EAGAIN);
         }
         for _ in 0..LAST_ID {
@@ -217,6 +223,11 @@ impl Table {
     /// Whether this is the first process, which signals of others reach only where it handles them, as in a container.
     fn is_first(&self, pid: i32) -> bool {
         self.processes.keys().next() == Some(&pid)
+    }
+
+    /// Whether the guest ends with the next thread of this process.
+    pub fn ends_with(&self, pid: i32) -> bool {
+        self.is_first(pid) && self.processes.get(&pid).is_some_and(|process| process.threads.len() == 1)
     }
 
     /// The processes of a group.
