@@ -28,7 +28,7 @@ pub fn wasm_program() -> &'static Path {
     PATH.get_or_init(|| made_by("program.wasm", "wasm-program", &[]))
 }
 
-/// SQLite as a program for WASI preview 1; `scripts/wasm-sqlite` says how it is used.
+/// `SQLite` as a program for WASI preview 1; `scripts/wasm-sqlite` says how it is used.
 pub fn wasm_sqlite() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| made_by("sqlite.wasm", "wasm-sqlite", &[]))

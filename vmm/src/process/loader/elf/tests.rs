@@ -10,6 +10,9 @@ use super::Header;
 use crate::process::vm::layout;
 
 /// Reads `data` as a program; the fuzz target's body. What is taken for one has segments that can be mapped.
+///
+/// # Panics
+/// Where that does not hold.
 pub fn fuzz(data: &[u8]) {
     let mut file = File::from(memfd_create(c"program", MFdFlags::MFD_CLOEXEC).expect("the host makes memory files"));
     file.write_all(data).expect("memory files take what is written");
