@@ -32,10 +32,6 @@ pub struct Declaration {
 struct Info {
     id: Option<Id>,
     name: String,
-    /// Whom commands of tasks run as, where a task does not say; nobody but root launches sandboxes, so it is only for
-    /// people.
-    #[serde(default, rename = "user")]
-    _user: String,
     role: Option<String>,
     #[serde(default)]
     roles: Vec<String>,

@@ -15,6 +15,7 @@ mod core;
 mod limits;
 mod metrics;
 mod operator;
+mod peer;
 mod scheduler;
 
 use std::convert::Infallible;
@@ -182,14 +183,14 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             // Without descriptors for more, those that are there go on; so do they when there are too many.
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, client)) = accepted else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
             let shared = Arc::clone(&shared);
             connections.spawn(async move {
-                serve_connection(stream, shared).await;
+                serve_connection(stream, client, shared).await;
                 drop(slot);
             });
         }
@@ -200,13 +201,16 @@ impl Server {
     }
 }
 
-async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve_connection(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
+    let is_known = stream.local_addr().is_ok_and(|server| {
+        peer::owner(client, server).is_some_and(|user| user == rustix::process::geteuid().as_raw())
+    });
     // Events are small and wanted at once; a peer that vanished is noticed.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(route(&shared, request).await.unwrap_or_else(Problem::answer)) }
+        async move { Ok::<_, Infallible>(route(&shared, request, is_known).await.unwrap_or_else(Problem::answer)) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE);
@@ -214,7 +218,8 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     let _ = builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
-async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+/// Answers a request. `is_known`: it comes from the user who runs the master; others may only see that there is one.
+async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> Result<Response<Body>, Problem> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let wanted = match path.as_str() {
         "/api/v1/scheduler" | "/api/v1" => Method::POST,
@@ -227,6 +232,11 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Response<B
         let allow = HeaderValue::from_str(wanted.as_str()).expect("methods are printable");
         answer.headers_mut().insert(ALLOW, allow);
         return Ok(answer);
+    }
+    if !is_known && !matches!(path.as_str(), "/version" | "/health") {
+        let message =
+            "only the user who runs the master may use it, since tasks run as that user; connect as that user";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message.to_owned()));
     }
     match path.as_str() {
         "/api/v1/scheduler" => {

@@ -95,3 +95,23 @@ fn agents_are_drained_reactivated_and_declared_gone() {
     assert_eq!(std::iter::from_fn(|| framework.next()).find(|event| event["type"] != "HEARTBEAT"), None);
     assert_eq!(master.post("/api/v1", "", &teardown).status, 404);
 }
+
+#[test]
+fn other_users_only_see_that_there_is_a_master() {
+    use std::os::unix::process::CommandExt as _;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED: requests of other users, which only root can make");
+        return;
+    }
+    let master = Master::start();
+    let ask = |user: u32, path: &str| {
+        let script = "exec 3<>/dev/tcp/127.0.0.1/$0; printf 'GET %s HTTP/1.1\\r\\nHost: m\\r\\nConnection: close\\r\\n\\r\\n' $1 >&3; \
+                      head -n 1 <&3";
+        let mut shell = std::process::Command::new("bash");
+        let output = shell.args(["-c", script, &master.address.port().to_string(), path]).uid(user).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().split(' ').nth(1).map(str::to_owned).unwrap_or_default()
+    };
+    assert_eq!((ask(0, "/metrics"), ask(0, "/health")), ("200".to_owned(), "200".to_owned()));
+    assert_eq!((ask(65534, "/metrics"), ask(65534, "/health")), ("403".to_owned(), "200".to_owned()));
+    assert_eq!(ask(65534, "/version"), "200");
+}
