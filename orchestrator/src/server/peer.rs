@@ -40,8 +40,8 @@ fn as_ipv6(address: SocketAddr) -> String {
     };
     let octets = ip.octets();
     let words = octets.chunks_exact(4).map(|word| word.try_into().map_or(0, u32::from_ne_bytes));
-    let words: String = words.map(|word| format!("{word:08X}")).collect();
-    format!("{words}:{:04X}", address.port())
+    let words: Vec<String> = words.map(|word| format!("{word:08X}")).collect();
+    format!("{}:{:04X}", words.concat(), address.port())
 }
 
 #[cfg(test)]
