@@ -1,5 +1,6 @@
 //! HTTP as bytes, and a framework that knows of a master what the public API says. Also for tests of other crates.
 
+use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ pub struct Framework {
     pub stream_id: String,
     pub id: String,
     pub subscribed: Value,
+    /// Offers that came while something else was waited for.
+    passed: VecDeque<Value>,
 }
 
 pub fn subscribe_call(id: Option<&str>) -> Value {
@@ -117,7 +120,7 @@ impl Framework {
         assert_eq!(head.header("content-type"), Some("application/json"));
         let stream_id = head.header("mesos-stream-id").unwrap().to_owned();
         let (id, subscribed) = (String::new(), Value::Null);
-        Framework { master, stream, stream_id, id, subscribed }
+        Framework { master, stream, stream_id, id, subscribed, passed: VecDeque::new() }
     }
 
     /// Subscribes, and is told its id.
@@ -148,15 +151,19 @@ impl Framework {
 
     /// The next event that is not a heartbeat.
     pub fn event(&mut self) -> Value {
+        let end = Instant::now() + DEADLINE;
         loop {
             let event = self.next().expect("the stream goes on");
+            let rescinded = &event["rescind"]["offer_id"];
+            self.passed.retain(|offers| offers["offers"][0]["id"] != *rescinded);
             if event["type"] != "HEARTBEAT" {
                 return event;
             }
+            assert!(Instant::now() < end, "nothing but heartbeats");
         }
     }
 
-    /// The next event of a type, whatever comes before it.
+    /// The next event of a type, whatever comes before it. Offers that do are kept for [`Self::offer`].
     pub fn expect(&mut self, kind: &str) -> Value {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -165,11 +172,14 @@ impl Framework {
                 return event[kind.to_ascii_lowercase()].take();
             }
             assert!(Instant::now() < end, "no {kind}, but {event}");
+            if event["type"] == "OFFERS" {
+                self.passed.push_back(event["offers"].take());
+            }
         }
     }
 
     pub fn offer(&mut self) -> Value {
-        let mut offers = self.expect("OFFERS");
+        let mut offers = self.passed.pop_front().unwrap_or_else(|| self.expect("OFFERS"));
         assert_eq!(offers["offers"].as_array().unwrap().len(), 1);
         offers["offers"][0].take()
     }
