@@ -119,7 +119,9 @@ pub fn module(sockets: Sockets) -> Result<()> {
         Sockets::Given => (NETWORK, &[]),
         Sockets::Any => (NETWORK, &NETWORK_FAMILIES),
     };
-    let filter = filter(&[WASI, calls].concat(), families);
+    // tokio wakes itself through a pair of its own where a crate of the build wants signals of it.
+    let filter = filter(&[WASI, calls].concat(), families)
+        .and_then(|filter| filter.only(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64]));
     filter.and_then(Filter::load).map_err(walls("set the module's seccomp filter"))
 }
 
