@@ -43,7 +43,7 @@ fn a_fork_bomb_is_held_and_removed() {
     }
     let home = Home::new();
     let words = "run -d --name bomb --pids-limit 50 --isolation microvm --guest process busybox sh -c";
-    let _ = home.berth(words).arg("bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done").ok();
+    let _ = home.berth(words).arg("exec 2>&1; bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done").ok();
     home.expect_log("bomb", "can't fork");
     let vmm = home.pid("bomb");
     let threads = || std::fs::read_dir(format!("/proc/{vmm}/task")).map_or(0, Iterator::count);
