@@ -157,14 +157,11 @@ impl Container {
     pub fn running_sandbox(&self) -> Result<Sandbox> {
         let status = self.status()?;
         match self.state(&status) {
-            State::Running | State::Paused => {
-                let sandbox = Sandbox::load(&self.roots.sandboxes(), self.id());
+            State::Running | State::Paused => match Sandbox::load(&self.roots.sandboxes(), self.id()) {
                 // It has gone, and its monitor is about to say so.
-                match sandbox {
-                    Err(berth_runtime::error::Error::NotFound { .. }) => Err(self.not_running(State::Exited)),
-                    other => Ok(other?),
-                }
-            }
+                Err(berth_runtime::error::Error::NotFound { .. }) => Err(self.not_running(State::Exited)),
+                other => Ok(other?),
+            },
             state => Err(self.not_running(state)),
         }
     }

@@ -127,13 +127,7 @@ fn stop_asks_then_kills() {
 #[test]
 fn a_detached_container_holds_nothing_its_caller_has_open() {
     let home = Home::new();
-    let mut command = home.berth("");
-    let program = command.inner.get_program().to_owned();
-    let environment: Vec<_> =
-        command.inner.get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect();
-    command.inner = std::process::Command::new("sh");
-    let script = r#""$0" run -d --name it busybox sleep 1000 4>&1 > /dev/null"#;
-    command.inner.args(["-c", script]).arg(program).envs(environment);
+    let command = home.berth("").in_shell(r#""$0" run -d --name it busybox sleep 1000 4>&1 > /dev/null"#);
     // It ends when nobody has the other end of its standard output open any more.
     assert_eq!(command.ok().text(), "");
     assert_eq!(home.status("it"), "running");

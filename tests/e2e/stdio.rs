@@ -59,13 +59,7 @@ fn output_that_cannot_be_passed_on_is_told_once() {
 #[test]
 fn a_closed_standard_input_is_no_obstacle() {
     let home = Home::new();
-    let script = r#"exec "$0" run --rm busybox echo fine <&-"#;
-    let mut command = home.berth("");
-    let program = command.inner.get_program().to_owned();
-    let environment: Vec<_> =
-        command.inner.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
-    command.inner = std::process::Command::new("sh");
-    command.inner.args(["-c", script]).arg(program).envs(environment);
+    let command = home.berth("").in_shell(r#"exec "$0" run --rm busybox echo fine <&-"#);
     assert_eq!(command.ok().text(), "fine\n");
 }
 

@@ -80,6 +80,16 @@ impl Cmd {
         self
     }
 
+    /// Runs it from a shell script instead, which finds the program as `$0`.
+    #[must_use]
+    pub fn in_shell(mut self, script: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).arg(self.inner.get_program());
+        shell.envs(self.inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        self.inner = shell;
+        self
+    }
+
     /// What [`Cmd::run`] writes to its standard input.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {

@@ -44,6 +44,13 @@ pub enum Failure {
     NoMemory,
 }
 
+impl Failure {
+    /// Why a page of a file could not be had.
+    fn of_file(errno: Errno) -> Self {
+        if errno == Errno::ENOMEM { Self::NoMemory } else { Self::BehindFile }
+    }
+}
+
 impl Memory {
     /// Puts the page at `address`, and what comes with it, before a fault asks for it. Where that fails the fault says so.
     pub fn bring(&mut self, address: u64) {
@@ -93,12 +100,11 @@ impl Memory {
 
     /// Puts a page where none is.
     fn provide(&mut self, page: u64, start: u64, area: &Area) -> std::result::Result<(), Failure> {
-        let failure = |errno| if errno == Errno::ENOMEM { Failure::NoMemory } else { Failure::BehindFile };
         match &area.source {
             Source::Anonymous => self.provide_zeroes(page, start, area),
             Source::Shared(pages, offset) => {
-                let frame = pages.frame(offset + (page - start)).map_err(failure)?;
-                self.map(page, frame, self.rights(area.protection, false, frame)).map_err(failure)
+                let frame = pages.frame(offset + (page - start)).map_err(Failure::of_file)?;
+                self.map(page, frame, self.rights(area.protection, false, frame)).map_err(Failure::of_file)
             }
             Source::File(file, offset) if area.protection.write => {
                 self.provide_copies(page, start, area, (file, offset + (page - start)))
@@ -117,8 +123,7 @@ impl Memory {
         area: &Area,
         (file, offset): (&Arc<MappedFile>, u64),
     ) -> std::result::Result<(), Failure> {
-        let failure = |errno| if errno == Errno::ENOMEM { Failure::NoMemory } else { Failure::BehindFile };
-        file.frame(offset + (page - start)).map_err(failure)?.ok_or(Failure::BehindFile)?;
+        file.frame(offset + (page - start)).map_err(Failure::of_file)?.ok_or(Failure::BehindFile)?;
         let block = page & !(AROUND_FILE * PAGE_SIZE - 1);
         let end = (block + AROUND_FILE * PAGE_SIZE).min(area.end);
         let mut at = block.max(start);
@@ -136,7 +141,8 @@ impl Memory {
             self.vm.arena.populate_read(frame, count);
             for (at, frame) in (0..count).map(|page| (at + page * PAGE_SIZE, frame + page * PAGE_SIZE)) {
                 if self.space().lookup(self.vm.arena.memory(), at).is_none() {
-                    self.map(at, frame, self.rights(area.protection, area.is_private(), frame)).map_err(failure)?;
+                    self.map(at, frame, self.rights(area.protection, area.is_private(), frame))
+                        .map_err(Failure::of_file)?;
                 }
             }
             at += count * PAGE_SIZE;
