@@ -30,7 +30,7 @@ pub struct Request {
 impl Request {
     /// The arguments of `berth-oci exec`.
     fn arguments(&self, id: &str) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = Vec::new();
+        let mut arguments: Vec<OsString> = vec!["--pipes".into()];
         let flags = [(self.detach, "--detach"), (!self.interactive || self.detach, "--no-stdin"), (self.tty, "--tty")];
         arguments.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.into()));
         for entry in &self.env {
@@ -78,6 +78,9 @@ mod tests {
             command: vec!["ls".into(), "-l".into()],
             ..Request::default()
         };
-        assert_eq!(request.arguments("id"), ["--no-stdin", "--tty", "--env", "A=1", "--user", "web", "id", "ls", "-l"]);
+        assert_eq!(
+            request.arguments("id"),
+            ["--pipes", "--no-stdin", "--tty", "--env", "A=1", "--user", "web", "id", "ls", "-l"]
+        );
     }
 }

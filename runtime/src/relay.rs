@@ -1,6 +1,7 @@
 //! What every process that stands between a person and a sandbox needs: signals as a descriptor, the terminal in raw
 //! mode, exit codes as a shell has them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,6 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::{Attempt as _, Result};
+use crate::sandbox::Stdio;
 
 /// Signals that are passed on to the sandboxed process.
 const FORWARDED: [Signal; 10] = [
@@ -101,6 +103,98 @@ pub fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
     fcntl(fd, FcntlArg::F_SETFL(flags)).attempt(|| "make a descriptor non-blocking")?;
     Ok(())
+}
+
+/// How much of a stream is relayed at once.
+pub const CHUNK: usize = 32 << 10;
+
+/// The caller's ends of a process's pipes. Reads and writes return at once.
+#[derive(Debug)]
+pub struct Ends {
+    /// To its standard input, if it gets any.
+    pub input: Option<OwnedFd>,
+    /// From its standard output.
+    pub output: OwnedFd,
+    /// From its standard error.
+    pub error: OwnedFd,
+}
+
+/// Pipes for the standard streams of a process: its ends and the caller's.
+pub fn pipes(with_input: bool) -> Result<(Stdio, Ends)> {
+    let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).attempt(|| "make a pipe");
+    let (reader, input) = with_input.then(pipe).transpose()?.unzip();
+    let ((output, out_writer), (error, error_writer)) = (pipe()?, pipe()?);
+    input.iter().chain([&output, &error]).try_for_each(set_nonblocking)?;
+    Ok(([reader, Some(out_writer), Some(error_writer)], Ends { input, output, error }))
+}
+
+/// The way into a process: what it has been sent waits here until the process takes it.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// Its standard input, or its pty's master; none: nobody reads any more.
+    to: Option<OwnedFd>,
+    waiting: VecDeque<u8>,
+    ended: bool,
+}
+
+impl Input {
+    /// Leads to another descriptor from now on, or nowhere.
+    pub fn connect(&mut self, to: Option<OwnedFd>) -> Result<()> {
+        to.iter().try_for_each(set_nonblocking)?;
+        self.to = to;
+        Ok(())
+    }
+
+    /// Where it leads.
+    pub fn to(&self) -> Option<&OwnedFd> {
+        self.to.as_ref()
+    }
+
+    /// The descriptor to write to when there is something to write.
+    pub fn wants(&self) -> Option<&OwnedFd> {
+        self.to.as_ref().filter(|_| !self.waiting.is_empty())
+    }
+
+    /// Whether it should be sent more as yet.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < CHUNK
+    }
+
+    /// Sends bytes. `taken` hears of those that the process has now.
+    pub fn send(&mut self, bytes: &[u8], taken: impl FnMut(&[u8])) {
+        self.waiting.extend(bytes);
+        self.flush(taken);
+    }
+
+    /// Once everything is taken nothing more comes.
+    pub fn end(&mut self) {
+        self.ended = true;
+        self.flush(|_| ());
+    }
+
+    /// Writes what the process takes without waiting for it. `taken` hears of it.
+    pub fn flush(&mut self, mut taken: impl FnMut(&[u8])) {
+        while let Some(to) = &self.to {
+            if self.waiting.is_empty() {
+                if self.ended {
+                    self.to = None;
+                }
+                return;
+            }
+            let bytes = self.waiting.as_slices().0;
+            match nix::unistd::write(to, bytes) {
+                Ok(count) => {
+                    taken(&bytes[..count]);
+                    self.waiting.drain(..count);
+                }
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR) => {}
+                // Nobody reads it any more.
+                Err(_) => self.to = None,
+            }
+        }
+        self.waiting.clear();
+    }
 }
 
 /// Writes everything to a descriptor that may be non-blocking (a caller's terminal often is).

@@ -1,6 +1,7 @@
 //! `berth-oci` by itself, with runc's command line.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use berth_tests::command::Cmd;
@@ -73,6 +74,18 @@ fn run_runs_to_the_end() {
     let out = bundle.oci("run --bundle BUNDLE ID").run().code(5);
     assert_eq!(out.text(), "ran\n");
     bundle.oci("state ID").run().fails_with("");
+}
+
+#[test]
+fn the_hosts_null_device_does_not_get_in() {
+    // Two nodes of one device: the mode tells them apart, and changing it is what must not reach the host.
+    let script = "chmod 642 /dev/null; stat -Lc %a:%t:%T /proc/self/fd/0";
+    let bundle = Bundle::new(&["sh", "-c", script], |_| ());
+    bundle.create();
+    let _ = bundle.oci("start ID").ok();
+    wait::until("the process has ended", || bundle.status() == "stopped");
+    assert_eq!(bundle.output(), "642:1:3\n");
+    assert_eq!(fs::metadata("/dev/null").unwrap().permissions().mode() & 0o7777, 0o666);
 }
 
 #[test]
@@ -178,7 +191,7 @@ fn a_user_namespace_over_a_plain_directory() {
     let bundle = Bundle::new(&["sh", "-c", script], with_users);
     give_rootfs(&bundle);
     // Nobody but the host's root gets at the bundle.
-    fs::set_permissions(bundle.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(bundle.dir(), fs::Permissions::from_mode(0o700)).unwrap();
     let text = bundle.oci("run --bundle BUNDLE ID").ok().text();
     assert_eq!(text, format!("0\n0:0\n0:0\n0:0\n{FIRST_ID}\n"));
     let mine = fs::metadata(bundle.dir().join("rootfs/mine")).unwrap();

@@ -1,7 +1,9 @@
 //! The walls of a container, tried from inside.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
 
 use berth_tests::binaries;
 use berth_tests::home::Home;
@@ -184,4 +186,49 @@ fn signal_dispositions_are_the_defaults() {
         });
     }
     assert_eq!(command.ok().trimmed(), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
+}
+
+#[test]
+fn streams_lead_to_nothing_of_the_host() {
+    let home = Home::new();
+    let device = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.mode(), metadata.uid(), metadata.gid())
+    };
+    let null = Path::new("/dev/null");
+    let before = device(null);
+    let change = "for fd in 0 1 2; do chmod 4755 /proc/self/fd/$fd; chown 5:5 /proc/self/fd/$fd; done; exit 7";
+    let mut kinds = vec![""];
+    if crate::process_guest::is_possible("the streams of a process guest") {
+        kinds.push("--isolation microvm --guest process");
+    }
+    for kind in kinds {
+        assert_eq!(home.prints(kind, "stat -Lc %t:%T /dev/stdin; cat /dev/stdin; echo x > /dev/stdin"), "1:3");
+        let _ = home.shell(kind, change).run().code(7);
+        let id = home.detached(&format!("{kind} -i"), &format!("({change}); sleep 1000"));
+        let _ = home.berth("exec -d").arg(&id).args(["sh", "-c", change]).ok();
+        let dir = home.scratch();
+        let (input, output, error) = (dir.join("input"), dir.join("output"), dir.join("error"));
+        fs::write(&input, "ahoy\n").unwrap();
+        for interactive in ["", "-i"] {
+            let mut command = home.berth("exec");
+            command.inner.args(interactive.split_whitespace()).arg(&id);
+            command.inner.args(["sh", "-c", &format!("cat; echo error >&2; {change}")]);
+            command.inner.stdin(File::open(&input).unwrap());
+            command.inner.stdout(File::create(&output).unwrap()).stderr(File::create(&error).unwrap());
+            let before = [&input, &output, &error].map(|path| device(path));
+            assert_eq!(command.inner.status().unwrap().code(), Some(7));
+            assert_eq!([&input, &output, &error].map(|path| device(path)), before);
+            assert_eq!(fs::read_to_string(&output).unwrap(), if interactive.is_empty() { "" } else { "ahoy\n" });
+            assert!(fs::read_to_string(&error).unwrap().starts_with("error\n"));
+        }
+        let _ = home.berth("rm -f").arg(&id).ok();
+    }
+    let after = device(null);
+    if after != before {
+        // Everybody needs it.
+        fs::set_permissions(null, Permissions::from_mode(before.0)).unwrap();
+        chown(null, Some(before.1), Some(before.2)).unwrap();
+    }
+    assert_eq!(after, before);
 }

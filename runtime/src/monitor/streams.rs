@@ -17,11 +17,9 @@ use super::keys;
 use super::log::{Log, Stream};
 use crate::attach::{Frames, Kind, MAX_FRAME, frame, parse_size, standard};
 use crate::error::{Attempt as _, Result};
-use crate::relay::{self, RawTerminal};
-use crate::sandbox::{self, Sandbox};
+use crate::relay::{self, CHUNK, Input, RawTerminal};
+use crate::sandbox::{self, Sandbox, Stdio};
 
-/// How much is read at once.
-const CHUNK: usize = 32 << 10;
 /// A client that lets more than this pile up is dropped, so that it cannot stop the container.
 const MAX_QUEUED: usize = 4 << 20;
 /// More clients than this are turned away.
@@ -61,15 +59,11 @@ pub(super) struct Streams {
     listener: UnixListener,
     clients: Vec<Client>,
     /// To the process: its standard input, or the pty's master.
-    input: Option<OwnedFd>,
+    input: Input,
     /// From the process, with what they are; the pty's master counts as output.
     outputs: Vec<(OwnedFd, Stream)>,
-    /// Waits to be written to `input`.
-    typed: VecDeque<u8>,
     /// What the terminal has been given since its keys were last looked at.
     pressed: Vec<u8>,
-    /// The input ends once everything typed is written.
-    input_ended: bool,
     caller_input: bool,
     raw: Option<RawTerminal>,
 }
@@ -89,46 +83,31 @@ impl Streams {
             socket,
             listener,
             clients: Vec::new(),
-            input: None,
+            input: Input::default(),
             outputs: Vec::new(),
-            typed: VecDeque::new(),
             pressed: Vec::new(),
-            input_ended: false,
             caller_input: foreground && config.interactive,
             raw: None,
         })
     }
 
     /// Pipes for the next process; with a terminal it opens its own.
-    pub(super) fn stdio(&mut self) -> Result<Option<[OwnedFd; 3]>> {
+    pub(super) fn stdio(&mut self) -> Result<Option<Stdio>> {
         self.outputs.clear();
-        self.input = None;
+        self.input.connect(None)?;
         if self.tty {
             return Ok(None);
         }
-        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).attempt(|| "make a pipe");
-        let input = if self.interactive {
-            let (reader, writer) = pipe()?;
-            relay::set_nonblocking(&writer)?;
-            self.input = Some(writer);
-            reader
-        } else {
-            std::fs::File::open("/dev/null").attempt(|| "open /dev/null")?.into()
-        };
-        let (out_reader, out_writer) = pipe()?;
-        let (error_reader, error_writer) = pipe()?;
-        for (reader, stream) in [(out_reader, Stream::Output), (error_reader, Stream::Error)] {
-            relay::set_nonblocking(&reader)?;
-            self.outputs.push((reader, stream));
-        }
-        Ok(Some([input, out_writer, error_writer]))
+        let (stdio, ends) = relay::pipes(self.interactive)?;
+        self.input.connect(ends.input)?;
+        self.outputs = vec![(ends.output, Stream::Output), (ends.error, Stream::Error)];
+        Ok(Some(stdio))
     }
 
     /// The pty's master of a process that has just been made.
     pub(super) fn take_console(&mut self, console: Option<OwnedFd>) -> Result<()> {
         let Some(console) = console else { return Ok(()) };
-        relay::set_nonblocking(&console)?;
-        self.input = Some(console.try_clone().attempt(|| "copy a descriptor")?);
+        self.input.connect(Some(console.try_clone().attempt(|| "copy a descriptor")?))?;
         self.outputs.push((console, Stream::Output));
         if self.foreground {
             self.take_size_of(standard(0));
@@ -140,7 +119,7 @@ impl Streams {
     }
 
     fn take_size_of(&self, terminal: BorrowedFd<'_>) {
-        if let (Ok((rows, columns)), Some(master)) = (sandbox::size(terminal), &self.input) {
+        if let (Ok((rows, columns)), Some(master)) = (sandbox::size(terminal), self.input.to()) {
             let _ = sandbox::resize(master, rows, columns);
         }
     }
@@ -162,7 +141,7 @@ impl Streams {
                         }
                     }
                     Source::Caller => self.read_caller(),
-                    Source::Input => self.write_input(),
+                    Source::Input => self.send_input(&[]),
                     Source::Output(index) => drop(self.read_output(index)),
                     Source::Listener => self.accept(),
                     Source::Client(index) => {
@@ -176,7 +155,7 @@ impl Streams {
             }
             let pressed = std::mem::take(&mut self.pressed);
             if first
-                && let Some(master) = &self.input
+                && let Some(master) = self.input.to()
                 && let Some(signal) = keys::unheard(master, &pressed, pid)
                 && sandbox.kill(libc::SIGKILL, false).is_ok()
             {
@@ -197,13 +176,11 @@ impl Streams {
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
         ];
-        if self.caller_input && self.typed.len() < CHUNK {
+        if self.caller_input && self.input.has_room() {
             sources.push(Source::Caller);
             fds.push(PollFd::new(stdin, PollFlags::POLLIN));
         }
-        if let Some(input) = &self.input
-            && !self.typed.is_empty()
-        {
+        if let Some(input) = self.input.wants() {
             sources.push(Source::Input);
             fds.push(PollFd::new(input.as_fd(), PollFlags::POLLOUT));
         }
@@ -212,7 +189,7 @@ impl Streams {
             fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
         }
         for (index, client) in self.clients.iter().enumerate() {
-            let mut flags = if self.typed.len() < CHUNK { PollFlags::POLLIN } else { PollFlags::empty() };
+            let mut flags = if self.input.has_room() { PollFlags::POLLIN } else { PollFlags::empty() };
             if !client.queue.is_empty() {
                 flags |= PollFlags::POLLOUT;
             }
@@ -249,10 +226,7 @@ impl Streams {
     fn read_caller(&mut self) {
         let mut bytes = vec![0; CHUNK];
         match nix::unistd::read(standard(0), &mut bytes) {
-            Ok(count) if count > 0 => {
-                self.typed.extend(&bytes[..count]);
-                self.write_input();
-            }
+            Ok(count) if count > 0 => self.send_input(&bytes[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             _ => {
                 self.caller_input = false;
@@ -263,34 +237,18 @@ impl Streams {
 
     /// The end of what is typed ends a pipe; a terminal stays.
     fn end_input(&mut self) {
-        self.input_ended = !self.tty;
-        self.write_input();
+        if !self.tty {
+            self.input.end();
+        }
     }
 
-    fn write_input(&mut self) {
-        while let Some(input) = &self.input {
-            if self.typed.is_empty() {
-                if self.input_ended {
-                    self.input = None;
-                }
-                return;
+    fn send_input(&mut self, bytes: &[u8]) {
+        let (tty, pressed) = (self.tty, &mut self.pressed);
+        self.input.send(bytes, |taken| {
+            if tty {
+                pressed.extend(taken);
             }
-            match nix::unistd::write(input, self.typed.as_slices().0) {
-                Ok(count) => {
-                    let written = self.typed.drain(..count);
-                    if self.tty {
-                        self.pressed.extend(written);
-                    }
-                }
-                Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => {}
-                Err(_) => {
-                    // Nobody reads it any more.
-                    self.input = None;
-                }
-            }
-        }
-        self.typed.clear();
+        });
     }
 
     /// Reads what one output has brought: whether there may be more.
@@ -374,12 +332,13 @@ impl Streams {
                 Kind::Input if payload.is_empty() => self.end_input(),
                 Kind::Input => {
                     if self.interactive {
-                        self.typed.extend(payload);
-                        self.write_input();
+                        self.send_input(&payload);
                     }
                 }
                 Kind::Resize => {
-                    if let (Some((rows, columns)), Some(master), true) = (parse_size(&payload), &self.input, self.tty) {
+                    if let (Some((rows, columns)), Some(master), true) =
+                        (parse_size(&payload), self.input.to(), self.tty)
+                    {
                         let _ = sandbox::resize(master, rows, columns);
                     }
                 }

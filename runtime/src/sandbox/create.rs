@@ -32,6 +32,7 @@ use super::id_map::{self, IdMaps};
 use super::namespace::{Cloned, Plan, clone3};
 use super::rootfs::Outside;
 use super::state::{State, StateDir, process_start};
+use super::stdio::Stdio;
 use super::{Sandbox, console, hooks, init, process};
 use crate::bundle::Bundle;
 use crate::cgroup::CgroupManager;
@@ -52,8 +53,8 @@ pub struct Options {
     pub console_socket: Option<PathBuf>,
     /// Whether the process waits for [`Sandbox::start`].
     pub wait_for_start: bool,
-    /// Descriptors for standard input, output and error; none: the caller's own.
-    pub stdio: Option<[OwnedFd; 3]>,
+    /// The standard streams; none: the caller's own.
+    pub stdio: Option<Stdio>,
     /// Whether the process dies with its maker (a monitor that dies leaves nothing behind).
     pub die_with_maker: bool,
     /// How many descriptors from 3 on the process inherits.
@@ -149,7 +150,7 @@ impl Maker<'_> {
         plan: &Plan,
         filter: Option<seccomp::Filter>,
         executor: Option<Ready>,
-        stdio: Option<[OwnedFd; 3]>,
+        stdio: Option<Stdio>,
         terminal: bool,
     ) -> Result<(OwnedFd, Option<OwnedFd>)> {
         self.directory.write(&self.state)?;
@@ -235,7 +236,7 @@ impl Maker<'_> {
 
     /// Does for a process in a user namespace what it has no right to do; comes back with its root filesystem where that is
     /// an overlay.
-    fn give_from_outside(&self, pid: Pid, mounts: &Outside, stdio: Option<&[OwnedFd; 3]>) -> Result<Option<OwnedFd>> {
+    fn give_from_outside(&self, pid: Pid, mounts: &Outside, stdio: Option<&Stdio>) -> Result<Option<OwnedFd>> {
         if let Some(linux) = self.bundle.spec.linux()
             && self.bundle.has_new(LinuxNamespaceType::User)
         {
@@ -243,10 +244,7 @@ impl Maker<'_> {
             id_map::write(pid, &maps(linux.uid_mappings()), &maps(linux.gid_mappings()))?;
         }
         let maps = IdMaps::of(pid)?;
-        match stdio {
-            Some(streams) => maps.give_stdio(streams.each_ref().map(|stream| stream.as_fd()))?,
-            None => maps.give_own_stdio()?,
-        }
+        maps.give_stdio(stdio)?;
         if let Some(process) = self.bundle.spec.process() {
             process::set_oom_score(process, Some(pid))?;
             process::raise_limits(process, Some(pid))?;

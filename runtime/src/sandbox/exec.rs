@@ -11,6 +11,7 @@ use oci_spec::runtime::Process;
 use super::channel::{Channel, Message};
 use super::id_map::IdMaps;
 use super::namespace::{Cloned, clone3};
+use super::stdio::{self, Stdio};
 use super::{Sandbox, create, init, open_pidfd, process};
 use crate::bundle::{Bundle, check_process};
 use crate::error::{Attempt as _, Error, Result};
@@ -26,8 +27,8 @@ pub struct ExecOptions {
     pub user: Option<String>,
     /// Where to write its id.
     pub pid_file: Option<PathBuf>,
-    /// Descriptors for standard input, output and error; none: the caller's own.
-    pub stdio: Option<[OwnedFd; 3]>,
+    /// The standard streams; none: the caller's own.
+    pub stdio: Option<Stdio>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
 }
@@ -76,7 +77,6 @@ pub fn exec(sandbox: &Sandbox, bundle: &Bundle, mut options: ExecOptions) -> Res
     if !pid_namespace.is_empty() {
         setns(&pidfd, pid_namespace).attempt(attempt)?;
     }
-    let stdio = options.stdio.take();
     let (pid, _pidfd) = match clone3(CloneFlags::empty(), Some(&entry))? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
@@ -84,8 +84,8 @@ pub fn exec(sandbox: &Sandbox, bundle: &Bundle, mut options: ExecOptions) -> Res
             let result = entry
                 .enter()
                 .attempt(|| "enter the control group")
-                .and_then(|()| init::connect_stdio(stdio))
-                .and_then(|()| give_from_outside(first, namespaces, &options.process))
+                .and_then(|()| options.stdio.as_ref().map_or(Ok(()), stdio::connect))
+                .and_then(|()| give_from_outside(first, namespaces, &options))
                 .and_then(|()| {
                     become_process(&pidfd, namespaces & !pid_namespace, &options, filter, executor, &inside)
                 });
@@ -95,7 +95,7 @@ pub fn exec(sandbox: &Sandbox, bundle: &Bundle, mut options: ExecOptions) -> Res
             }
         }
     };
-    drop((inside, stdio));
+    drop((inside, options.stdio.take()));
     if !pid_namespace.is_empty() {
         setns(own, CloneFlags::CLONE_NEWPID).attempt(|| "return to the own pid namespace")?;
     }
@@ -117,13 +117,13 @@ pub fn exec(sandbox: &Sandbox, bundle: &Bundle, mut options: ExecOptions) -> Res
 }
 
 /// Does what the process has no right to do any more once it is in a user namespace. `first`: the sandbox's first process.
-fn give_from_outside(first: i32, namespaces: CloneFlags, process: &Process) -> Result<()> {
-    process::set_oom_score(process, None)?;
+fn give_from_outside(first: i32, namespaces: CloneFlags, options: &ExecOptions) -> Result<()> {
+    process::set_oom_score(&options.process, None)?;
     if !namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         return Ok(());
     }
-    process::raise_limits(process, None)?;
-    IdMaps::of(Pid::from_raw(first))?.give_own_stdio()
+    process::raise_limits(&options.process, None)?;
+    IdMaps::of(Pid::from_raw(first))?.give_stdio(options.stdio.as_ref())
 }
 
 fn become_process(
@@ -144,6 +144,8 @@ fn become_process(
     init::join_session_keyring();
     if options.process.terminal().unwrap_or(false) {
         init::open_terminal(&options.process, channel, false)?;
+    } else {
+        stdio::complete(options.stdio.as_ref())?;
     }
     let prepared = process::prepare(&options.process, options.user.as_deref(), None, false, filter, executor)?;
     init::launch(&options.process, &prepared, channel, options.preserve_fds, false, false)

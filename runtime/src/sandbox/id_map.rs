@@ -2,7 +2,7 @@
 //! whose rights it does not have (`user_namespaces(7)`).
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
@@ -11,6 +11,7 @@ use oci_spec::runtime::LinuxIdMapping;
 
 use super::channel::{Channel, Message};
 use super::namespace::{Cloned, clone3};
+use super::stdio::Stdio;
 use crate::error::{Attempt as _, Error, Result};
 
 /// Writes the id maps of a new user namespace.
@@ -86,22 +87,22 @@ impl IdMaps {
     }
 
     /// Lets the process inside give its standard streams to its user: it may do so only with what is root's inside.
-    pub(super) fn give_stdio(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<()> {
+    /// `stdio`: as it was given; none: this process's own.
+    pub(super) fn give_stdio(&self, stdio: Option<&Stdio>) -> Result<()> {
+        let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let streams = match stdio {
+            Some(given) => given.each_ref().map(|stream| stream.as_ref().map(OwnedFd::as_fd)),
+            None => [Some(input.as_fd()), Some(output.as_fd()), Some(error.as_fd())],
+        };
         // Both ids: over a file whose group is unknown inside, nobody inside has any right.
         let (user, group) = (self.uid(0)?, self.gid(0)?);
-        for stream in stdio {
+        for stream in streams.into_iter().flatten() {
             if super::process::can_change_hands(stream) {
                 // A stream that cannot change hands still works; only its path in /proc cannot be opened again.
                 let _ = nix::unistd::fchown(stream, Some(user), Some(group));
             }
         }
         Ok(())
-    }
-
-    /// The same for this process's own standard streams.
-    pub(super) fn give_own_stdio(&self) -> Result<()> {
-        let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        self.give_stdio([input.as_fd(), output.as_fd(), error.as_fd()])
     }
 }
 

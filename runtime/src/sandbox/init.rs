@@ -14,6 +14,7 @@ use super::channel::{Channel, Message};
 use super::namespace::Plan;
 use super::process::{self, Prepared};
 use super::rootfs::Outside;
+use super::stdio::{self, Stdio};
 use super::{console, hooks, init_process, rootfs};
 use crate::annotations;
 use crate::bundle::Bundle;
@@ -32,7 +33,7 @@ pub(super) struct Setup<'a> {
     pub executor: Option<Ready>,
     pub entry: &'a Entry,
     pub outside: &'a Outside,
-    pub stdio: Option<[OwnedFd; 3]>,
+    pub stdio: Option<Stdio>,
     pub terminal: bool,
     /// Present when the process waits for its start.
     pub start_socket: Option<UnixListener>,
@@ -68,7 +69,9 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
     // As long as it is being made, the process goes when its maker goes.
     die_with_parent(true)?;
     setsid().attempt(|| "start a session")?;
-    connect_stdio(setup.stdio.take())?;
+    if let Some(stdio) = &setup.stdio {
+        stdio::connect(stdio)?;
+    }
     let own_users = bundle.namespace(LinuxNamespaceType::User).is_some();
     let mut overlay = None;
     if own_users {
@@ -106,6 +109,8 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
     set_sysctls(bundle)?;
     if setup.terminal {
         open_terminal(process, channel, true)?;
+    } else {
+        stdio::complete(setup.stdio.as_ref())?;
     }
     rootfs::seal(bundle)?;
     let prepared = process::prepare(
@@ -151,15 +156,6 @@ pub(super) fn launch(
         init_process::fork_command(channel)?;
     }
     Err(process::execute(prepared))
-}
-
-pub(super) fn connect_stdio(stdio: Option<[OwnedFd; 3]>) -> Result<()> {
-    if let Some([input, output, error]) = stdio {
-        rustix::stdio::dup2_stdin(&input).attempt(|| "connect standard input")?;
-        rustix::stdio::dup2_stdout(&output).attempt(|| "connect standard output")?;
-        rustix::stdio::dup2_stderr(&error).attempt(|| "connect standard error")?;
-    }
-    Ok(())
 }
 
 /// Opens a pty in the sandbox, sends its master out and takes the slave as terminal.

@@ -23,6 +23,7 @@ pub mod process;
 mod rootfs;
 mod signals;
 mod state;
+mod stdio;
 mod user;
 
 use std::fs::File;
@@ -46,6 +47,7 @@ pub use signals::is_deaf_to;
 pub use state::State;
 pub(crate) use state::write_json;
 use state::{StateDir, process_start};
+pub use stdio::Stdio;
 
 /// A sandbox that exists.
 #[derive(Debug, Clone)]

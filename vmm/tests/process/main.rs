@@ -22,7 +22,8 @@ fn guest(root: &Path, command: &[&str]) -> Output {
         .arg("process")
         .arg(root)
         .args(command)
-        .stdin(Stdio::null())
+        // A pipe, not the host's `/dev/null`: what a wild program does to its streams it may do to nothing else.
+        .stdin(Stdio::piped())
         .output()
         .expect("berth-vmm starts")
 }

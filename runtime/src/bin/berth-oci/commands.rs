@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use berth_runtime::bundle::{Bundle, read_json};
-use berth_runtime::error::{Attempt as _, Error, Result, one_line};
+use berth_runtime::error::{Error, Result, one_line};
 use berth_runtime::sandbox::{self, ExecOptions, Sandbox};
 use berth_runtime::{monitor, relay};
 use clap::{Args, Parser, Subcommand};
@@ -145,8 +145,11 @@ struct Exec {
     /// Give it a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Standard input is empty
+    /// Relay the standard streams through pipes instead of handing over the caller's; detached: it has none
     #[arg(long)]
+    pipes: bool,
+    /// With --pipes, relay no standard input
+    #[arg(long, requires = "pipes")]
     no_stdin: bool,
     /// KEY=VALUE
     #[arg(short, long)]
@@ -301,7 +304,8 @@ fn run_in_foreground(root: &Path, run: &Run) -> Result<i32> {
     let signals = relay::signals()?;
     let made = make(root, &run.create, false, true)?;
     let deaf = made.sandbox.state().own_pid_namespace;
-    let code = foreground::wait(&signals, made.pid, made.console, deaf)?;
+    let streams = made.console.map_or_else(|| Ok(foreground::Streams::default()), foreground::Streams::terminal)?;
+    let code = foreground::wait(&signals, made.pid, streams, deaf)?;
     if !run.keep {
         made.sandbox.delete(true)?;
     }
@@ -336,21 +340,32 @@ fn run_exec(sandbox: &Sandbox, exec: &Exec) -> Result<i32> {
         sandbox::copy_size(std::io::stdin(), &mut process);
     }
     let signals = if exec.detach { None } else { Some(relay::signals()?) };
-    let stdio = if terminal { None } else { exec_streams(exec)? };
+    // runc's callers mean a process to have the streams they give it; only berth's own flag says otherwise. Whoever has
+    // the caller's own can change the mode and owner of what they are.
+    let (stdio, ends) = match (exec.pipes && !terminal, exec.detach) {
+        (false, _) => (None, None),
+        (true, true) => (Some(Default::default()), None),
+        (true, false) => {
+            let (stdio, ends) = relay::pipes(!exec.no_stdin)?;
+            (Some(stdio), Some(ends))
+        }
+    };
     let executed = sandbox::exec(
         sandbox,
         &bundle,
         ExecOptions { process, user, pid_file: exec.pid_file.clone(), stdio, preserve_fds: exec.preserve_fds },
     )?;
-    let console = match (&exec.console_socket, executed.console) {
-        (Some(socket), Some(master)) => {
+    let streams = match (executed.console, &exec.console_socket, ends) {
+        (Some(master), Some(socket), _) => {
             sandbox::send_master(socket, &master)?;
-            None
+            foreground::Streams::default()
         }
-        (_, console) => console,
+        (Some(master), None, _) => foreground::Streams::terminal(master)?,
+        (None, _, Some(ends)) => foreground::Streams::pipes(ends)?,
+        (None, _, None) => foreground::Streams::default(),
     };
     match signals {
-        Some(signals) => foreground::wait(&signals, executed.pid, console, false),
+        Some(signals) => foreground::wait(&signals, executed.pid, streams, false),
         None => Ok(0),
     }
 }
@@ -374,23 +389,6 @@ fn inherit(process: &mut Process, exec: &Exec) {
     if exec.user.is_some() {
         process.set_user(User::default());
     }
-}
-
-/// Streams that differ from the caller's: none of a detached process is the caller's.
-fn exec_streams(exec: &Exec) -> Result<Option<[std::os::fd::OwnedFd; 3]>> {
-    let null = || -> Result<std::os::fd::OwnedFd> {
-        let file = OpenOptions::new().read(true).write(true).open("/dev/null");
-        Ok(file.attempt(|| "open /dev/null")?.into())
-    };
-    let same = |fd: &dyn std::os::fd::AsFd| fd.as_fd().try_clone_to_owned().attempt(|| "copy a standard stream");
-    // runc's callers give a detached process the streams they mean it to have; only berth's own flag says otherwise.
-    if !exec.no_stdin {
-        return Ok(None);
-    }
-    if exec.detach {
-        return Ok(Some([null()?, null()?, null()?]));
-    }
-    Ok(Some([null()?, same(&std::io::stdout())?, same(&std::io::stderr())?]))
 }
 
 fn resources(path: &Path) -> Result<LinuxResources> {

@@ -1,9 +1,10 @@
-//! A process in the foreground of `run` and `exec`: its terminal, signals and exit code are the caller's.
+//! A process in the foreground of `run` and `exec`: its streams, signals and exit code are the caller's.
 
+use std::io::{stderr, stdin, stdout};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use berth_runtime::error::{Attempt as _, Result};
-use berth_runtime::relay::{self, RawTerminal};
+use berth_runtime::relay::{self, CHUNK, Ends, Input, RawTerminal};
 use berth_runtime::sandbox;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,17 +13,16 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, read};
 
 /// Stands in for the process until it ends: its exit code. `deaf`: it is process 1 of its namespace.
-pub fn wait(signals: &SignalFd, pid: Pid, console: Option<OwnedFd>, deaf: bool) -> Result<i32> {
-    let _raw = console.as_ref().and_then(|_| RawTerminal::enter());
-    let mut console = Console { master: console, input: true };
-    console.take_size();
+pub fn wait(signals: &SignalFd, pid: Pid, mut streams: Streams, deaf: bool) -> Result<i32> {
+    let _raw = streams.terminal.then(RawTerminal::enter);
+    streams.take_size();
     let mut ended_by = None;
     loop {
-        console.relay_once(signals)?;
+        streams.relay_once(signals)?;
         for signal in relay::pending(signals) {
             match signal {
                 Signal::SIGCHLD | Signal::SIGPIPE => {}
-                Signal::SIGWINCH if console.master.is_some() => console.take_size(),
+                Signal::SIGWINCH if streams.terminal => streams.take_size(),
                 _ => {
                     let gentle = matches!(signal, Signal::SIGCONT | Signal::SIGWINCH);
                     let dropped = deaf && !gentle && sandbox::is_deaf_to(pid.as_raw(), signal as i32);
@@ -32,33 +32,61 @@ pub fn wait(signals: &SignalFd, pid: Pid, console: Option<OwnedFd>, deaf: bool) 
             }
         }
         if let Some(code) = relay::reap(pid)? {
-            console.drain();
+            streams.drain();
             return Ok(ended_by.map_or(code, |signal| 128 + signal as i32));
         }
     }
 }
 
-struct Console {
-    master: Option<OwnedFd>,
-    input: bool,
+/// What is relayed: a terminal, pipes, or nothing where the process has the caller's own streams.
+#[derive(Default)]
+pub struct Streams {
+    terminal: bool,
+    input: Input,
+    /// Whether the caller's input may bring more.
+    caller_input: bool,
+    outputs: Vec<Output>,
 }
 
-impl Console {
+struct Output {
+    from: OwnedFd,
+    is_error: bool,
+}
+
+impl Streams {
+    pub fn terminal(master: OwnedFd) -> Result<Self> {
+        let mut input = Input::default();
+        input.connect(Some(master.try_clone().attempt(|| "copy a descriptor")?))?;
+        let outputs = vec![Output { from: master, is_error: false }];
+        Ok(Self { terminal: true, input, caller_input: true, outputs })
+    }
+
+    pub fn pipes(ends: Ends) -> Result<Self> {
+        let mut input = Input::default();
+        let caller_input = ends.input.is_some();
+        input.connect(ends.input)?;
+        let outputs = vec![Output { from: ends.output, is_error: false }, Output { from: ends.error, is_error: true }];
+        Ok(Self { terminal: false, input, caller_input, outputs })
+    }
+
     fn take_size(&self) {
-        if let (Some(master), Ok((rows, columns))) = (&self.master, sandbox::size(std::io::stdin())) {
+        if let (true, Some(master), Ok((rows, columns))) = (self.terminal, self.input.to(), sandbox::size(stdin())) {
             let _ = sandbox::resize(master, rows, columns);
         }
     }
 
     /// Waits for anything and relays what there is.
     fn relay_once(&mut self, signals: &SignalFd) -> Result<()> {
-        let stdin = std::io::stdin();
+        let caller = stdin();
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(master) = &self.master {
-            fds.push(PollFd::new(master.as_fd(), PollFlags::POLLIN));
-            if self.input {
-                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
-            }
+        fds.extend(self.outputs.iter().map(|output| PollFd::new(output.from.as_fd(), PollFlags::POLLIN)));
+        let outputs = 1..fds.len();
+        let reads = self.caller_input && self.input.to().is_some() && self.input.has_room();
+        if reads {
+            fds.push(PollFd::new(caller.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(input) = self.input.wants() {
+            fds.push(PollFd::new(input.as_fd(), PollFlags::POLLOUT));
         }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -66,44 +94,61 @@ impl Console {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
-        if ready.get(1) == Some(&true) {
-            self.output();
+        for index in outputs.clone().rev().filter(|&index| ready[index]) {
+            self.relay_output(index - outputs.start);
         }
-        if ready.get(2) == Some(&true) {
-            let mut bytes = [0; 4096];
-            match (read(stdin.as_fd(), &mut bytes), &self.master) {
-                (Ok(count), Some(master)) if count > 0 => drop(relay::write_all(master, &bytes[..count])),
-                _ => self.input = false,
-            }
+        if reads && ready[outputs.end] {
+            self.relay_input();
         }
+        self.input.flush(|_| ());
         Ok(())
     }
 
-    /// Relays one piece of output: whether there was one.
-    fn output(&mut self) -> bool {
-        let mut bytes = [0; 16 << 10];
-        let Some(master) = &self.master else { return false };
-        match read(master, &mut bytes) {
+    fn relay_input(&mut self) {
+        let mut bytes = vec![0; CHUNK];
+        match read(stdin(), &mut bytes) {
+            Ok(count) if count > 0 => self.input.send(&bytes[..count], |_| ()),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            _ => {
+                self.caller_input = false;
+                // The end of what is typed ends a pipe; a terminal stays.
+                if !self.terminal {
+                    self.input.end();
+                }
+            }
+        }
+    }
+
+    /// Relays one piece of an output: whether there may be more.
+    fn relay_output(&mut self, index: usize) -> bool {
+        let mut bytes = vec![0; CHUNK];
+        let Some(output) = self.outputs.get(index) else { return false };
+        match read(&output.from, &mut bytes) {
             Ok(count) if count > 0 => {
-                let _ = relay::write_all(std::io::stdout(), &bytes[..count]);
+                let bytes = &bytes[..count];
+                let written =
+                    if output.is_error { relay::write_all(stderr(), bytes) } else { relay::write_all(stdout(), bytes) };
+                // As if the process wrote there itself: its next write fails.
+                if written == Err(Errno::EPIPE) && !self.terminal {
+                    self.outputs.remove(index);
+                    return false;
+                }
                 true
             }
             Err(Errno::EINTR) => true,
-            // The slave is closed: nothing more will come.
+            Err(Errno::EAGAIN) => false,
+            // The other end is closed: nothing more will come.
             _ => {
-                self.master = None;
+                self.outputs.remove(index);
                 false
             }
         }
     }
 
+    /// What is still on its way when the process has ended.
     fn drain(&mut self) {
-        while let Some(master) = &self.master {
-            let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
-            let some = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0);
-            if !some || !self.output() {
-                return;
-            }
+        for index in (0..self.outputs.len()).rev() {
+            while self.relay_output(index) {}
         }
     }
 }
