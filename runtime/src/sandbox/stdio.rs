@@ -46,10 +46,10 @@ pub(super) fn complete(stdio: Option<&Stdio>) -> Result<()> {
 /// and a volume at `/dev` may have anything else there.
 fn own_null() -> Result<OwnedFd> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    if let Ok(file) = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/null") {
-        if is_null(&file).attempt(|| "examine /dev/null")? {
-            return Ok(file.into());
-        }
+    if let Ok(file) = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/null")
+        && is_null(&file).attempt(|| "examine /dev/null")?
+    {
+        return Ok(file.into());
     }
     Ok(pipe().attempt(|| "make a pipe")?.0.into())
 }
