@@ -189,6 +189,7 @@ fn make(
 fn make_directories(roots: &Roots, dir: &Path, lower_dirs: Option<&[PathBuf]>) -> Result<()> {
     if !roots.containers().exists() {
         make_dir(&roots.containers(), PRIVATE)?;
+        spread(&roots.containers());
     }
     let make =
         |path: &Path, mode| DirBuilder::new().mode(mode).create(path).attempt(|| format!("create {}", path.display()));
@@ -207,6 +208,17 @@ fn make_directories(roots: &Roots, dir: &Path, lower_dirs: Option<&[PathBuf]>) -
     };
     chown(&upper, Some(uid), Some(gid)).attempt(attempt)?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).attempt(attempt)
+}
+
+/// Tells ext4 that the directories in this one have nothing to do with each other, so that it spreads them over the disk
+/// (`FS_TOPDIR_FL`, `ioctl_iflags(2)`). Side by side, each new file would look at every inode freed there within a minute:
+/// thousands where containers come and go.
+fn spread(dir: &Path) {
+    let Ok(dir) = fs::File::open(dir) else { return };
+    // Other file systems have no such flag, and no such cost.
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&dir) {
+        let _ = rustix::fs::ioctl_setflags(&dir, flags | rustix::fs::IFlags::TOPDIR);
+    }
 }
 
 fn write_bundle(roots: &Roots, dir: &Path, image: &Image, record: &Record, mounts: &[ResolvedMount]) -> Result<()> {

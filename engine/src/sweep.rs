@@ -35,8 +35,8 @@ use crate::volumes::Store;
 pub fn sweep(roots: &Roots) -> Vec<Error> {
     let mut errors = Vec::from_iter(Store::new(roots.data()).sweep().err().map(Error::from));
     if roots.data().join("images").exists() {
-        // Opening it sweeps it.
-        errors.extend(berth_images::Store::open(roots.data()).err().map(Error::from));
+        let swept = berth_images::Store::open(roots.data()).and_then(|images| images.sweep());
+        errors.extend(swept.err().map(Error::from));
     }
     if !roots.live().exists() {
         // The first command after a reboot: what was alive is not, and what was half made or half removed then

@@ -192,7 +192,7 @@ fn killed_while_unpacking() {
     import.wait().unwrap();
     // The unpacking process dies with its parent; until it is gone, its directory is not anybody else's to remove.
     wait_until(|| {
-        Store::open(dir.path()).unwrap();
+        Store::open(dir.path()).unwrap().sweep().unwrap();
         entries(dir.path(), "ingest") == 0
     });
     assert_clean(dir.path());
@@ -210,9 +210,10 @@ fn entries(data_root: &Path, directory: &str) -> usize {
     std::fs::read_dir(data_root.join("images").join(directory)).map_or(0, Iterator::count)
 }
 
-/// Opening the store is enough to have nothing left.
+/// A sweep is enough to have nothing left.
 fn assert_clean(data_root: &Path) {
     let store = Store::open(data_root).unwrap();
+    store.sweep().unwrap();
     assert_eq!(store.list().unwrap(), []);
     for directory in ["ingest", "layers", "blobs/sha256"] {
         assert_eq!(entries(data_root, directory), 0, "left in {directory}");

@@ -54,14 +54,18 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `data_root/images`, making it where there is none, and removes what killed processes left.
+    /// Opens the store in `data_root/images`, making it where there is none.
     pub fn open(data_root: &Path) -> Result<Self> {
         let store = Self { root: data_root.join("images"), unpacker: Unpacker::default(), limits: Limits::default() };
         if !store.root.join("oci-layout").exists() {
             store.create()?;
         }
-        ingest::sweep(&store)?;
         Ok(store)
+    }
+
+    /// Removes what killed processes left half made.
+    pub fn sweep(&self) -> Result<()> {
+        ingest::sweep(self)
     }
 
     /// Unpacks layers elsewhere than in a process of `/proc/self/exe`.

@@ -251,11 +251,11 @@ fn damage_is_told() {
 }
 
 #[test]
-fn opening_sweeps_what_killed_processes_left() {
+fn sweeping_removes_what_killed_processes_left() {
     let test = TestStore::new();
     let ingest = test.images().join("ingest");
     fs::create_dir_all(ingest.join("1-dead/fs/deep")).unwrap();
     fs::write(ingest.join("2-dead"), "").unwrap();
-    Store::open(test.dir.path()).unwrap();
+    test.store.sweep().unwrap();
     assert_eq!(count(&test, "ingest"), 0);
 }
