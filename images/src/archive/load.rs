@@ -89,13 +89,13 @@ impl Store {
 
     /// Copies a blob in and checks it, unless it is here.
     pub(super) fn take_blob(&self, source: &Source, path: &str, digest: Digest, size: u64) -> Result<()> {
-        if self.has_blob(digest) {
+        let what = format!("{path} in {}", source.name());
+        if self.holds(&what, digest, size)? {
             return Ok(());
         }
         if !source.has(path) {
             return Err(Error::invalid(source.name(), format!("it lacks the blob {digest}")));
         }
-        let what = format!("{path} in {}", source.name());
         let mut blob = self.write_blob()?;
         blob.fill(&what, source.open(path)?, size)?;
         if blob.size() < size {

@@ -46,7 +46,8 @@ pub async fn download(
     digest: Digest,
     size: u64,
 ) -> Result<()> {
-    if store.has_blob(digest) {
+    let what = download_name(reference, digest);
+    if store.holds(&what, digest, size)? {
         registry.progress.report(Event::Exists { digest });
         return Ok(());
     }
@@ -56,7 +57,7 @@ pub async fn download(
         tokio::task::spawn_blocking(move || PartialBlob::open(&store, digest)).await
     };
     let partial = opened.map_err(|error| Error::io("open", "a partial download")(std::io::Error::other(error)))??;
-    if store.has_blob(digest) {
+    if store.holds(&what, digest, size)? {
         partial.discard();
         registry.progress.report(Event::Exists { digest });
         return Ok(());
@@ -73,7 +74,7 @@ pub async fn download(
     }
     if actual != digest {
         download.partial.discard();
-        return Err(Error::DigestMismatch { what: download_name(reference, digest), expected: digest, actual });
+        return Err(Error::DigestMismatch { what, expected: digest, actual });
     }
     download.partial.publish(&store.blob_path(digest))?;
     registry.progress.report(Event::Finished { digest });

@@ -98,6 +98,17 @@ impl Store {
         self.blob_path(digest).exists()
     }
 
+    /// Whether the blob is here: then it has the length that its descriptor gives. `what` names it in the error.
+    pub(crate) fn holds(&self, what: &str, digest: Digest, size: u64) -> Result<bool> {
+        let path = self.blob_path(digest);
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.len() == size => Ok(true),
+            Ok(metadata) => Err(Error::SizeMismatch { what: what.to_owned(), expected: size, actual: metadata.len() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("examine", &path)(error)),
+        }
+    }
+
     pub(crate) fn write_blob(&self) -> Result<BlobWriter> {
         let work = Work::file(self)?;
         let out = Hashing::new(work.open_file()?);

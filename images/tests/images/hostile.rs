@@ -262,6 +262,31 @@ fn a_blob_with_another_digest_or_length() {
 }
 
 #[test]
+fn a_blob_that_is_here_with_another_length() {
+    let test = TestStore::new();
+    let folder = tempfile::tempdir().unwrap();
+    let layer = Tar::new().file("a", "x").done();
+    crate::support::write_layout(folder.path(), "test:latest", std::slice::from_ref(&layer));
+    let load = || test.store.load(folder.path(), &berth_images::LoadOptions::default());
+    load().unwrap();
+    let read =
+        |path: &std::path::Path| -> serde_json::Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let (index, blobs) = (folder.path().join("index.json"), folder.path().join("blobs/sha256"));
+    let mut entries = read(&index);
+    let entry = &mut entries["manifests"][0];
+    let mut manifest = read(&blobs.join(entry["digest"].as_str().unwrap().trim_start_matches("sha256:")));
+    manifest["layers"][0]["size"] = 7.into();
+    let text = manifest.to_string();
+    let digest = berth_images::Digest::of(text.as_bytes());
+    fs::write(blobs.join(digest.hex()), &text).unwrap();
+    entry["digest"] = digest.to_string().into();
+    entry["size"] = text.len().into();
+    fs::write(&index, entries.to_string()).unwrap();
+    let error = load().unwrap_err().to_string();
+    assert!(error.contains("should be 7 bytes"), "{error}");
+}
+
+#[test]
 fn a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = std::process::Command::new("mount")
