@@ -236,5 +236,6 @@ fn write_bundle(roots: &Roots, dir: &Path, image: &Image, record: &Record, mount
         host: &host,
         volatile: options.remove,
     };
-    document::write(&dir.join("config.json"), &spec::build(&inputs)?)
+    // Nobody looks for it before there is a record.
+    document::create(&dir.join("config.json"), &spec::build(&inputs)?)
 }

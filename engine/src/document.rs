@@ -33,6 +33,12 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
     serde_json::from_slice(&text).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
+/// Writes a document that is not there yet and that nobody reads as yet.
+pub(crate) fn create<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec(value).map_err(io::Error::from);
+    text.and_then(|text| fs::write(path, text)).attempt(|| format!("write {}", path.display()))
+}
+
 /// Replaces a document by rename: a reader sees the old text or the new one, never a part.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));

@@ -41,12 +41,13 @@ pub(super) fn mount(root: &Root, entry: &Mount, own_namespace: bool) -> Result<(
     }
     let tmpfs = filesystem_of("tmpfs", "tmpfs", &["mode=755"], options.set & !attr::RDONLY)?;
     attach(&tmpfs, &point).attempt(|| mounted("a tmpfs"))?;
+    let tmpfs = Root(tmpfs);
     for hierarchy in hierarchies.iter().filter(|hierarchy| !hierarchy.controllers.is_empty()) {
-        let point = root.mount_point(&destination.join(hierarchy.name()), Kind::Directory)?;
+        let point = tmpfs.mount_point(Path::new(hierarchy.name()), Kind::Directory)?;
         attach(make(hierarchy)?, &point).attempt(|| mounted(hierarchy.name()))?;
     }
     // Read-only only now, so that the directories above could be made.
-    super::set_attributes(&tmpfs, options.set & attr::RDONLY, 0, false).attempt(|| mounted("the tmpfs read-only"))
+    super::set_attributes(&tmpfs.0, options.set & attr::RDONLY, 0, false).attempt(|| mounted("the tmpfs read-only"))
 }
 
 impl Hierarchy {

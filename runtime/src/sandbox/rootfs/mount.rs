@@ -52,22 +52,22 @@ impl Root {
             return Ok(found);
         }
         let attempt = || format!("create the mount point {} in the root filesystem", path.display());
+        // Mostly the directory above it is there, and nothing else has the name.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(parent) = self.open(&Path::new("/").join(parent), OFlags::PATH | OFlags::DIRECTORY)
+            && make_point(&parent, name, kind).is_ok()
+        {
+            return self.open(path, OFlags::PATH).attempt(attempt);
+        }
         let path = &self.resolve(path).attempt(attempt)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::Invalid(format!("`{}` cannot be a mount point", path.display())));
         };
         let parent = self.make_directories(parent)?;
-        match kind {
-            Kind::Directory => match rustix::fs::mkdirat(&parent, name, Mode::from(0o755)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(errno) => return Err(errno).attempt(attempt),
-            },
-            Kind::File => {
-                let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-                rustix::fs::openat(&parent, name, flags, Mode::from(0o644)).attempt(attempt)?;
-            }
+        match make_point(&parent, name, kind) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => self.open(path, OFlags::PATH).attempt(attempt),
+            Err(errno) => Err(errno).attempt(attempt),
         }
-        self.open(path, OFlags::PATH).attempt(attempt)
     }
 
     /// The path with its links followed inside the root. What is missing is taken as it stands: where a dangling link leads, a
@@ -132,6 +132,17 @@ impl Root {
             };
         }
         Ok(current)
+    }
+}
+
+/// Makes what a mount goes onto. It must not be there, not even as a link.
+fn make_point(parent: &OwnedFd, name: &OsStr, kind: Kind) -> rustix::io::Result<()> {
+    match kind {
+        Kind::Directory => rustix::fs::mkdirat(parent, name, Mode::from(0o755)),
+        Kind::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY;
+            rustix::fs::openat(parent, name, flags, Mode::from(0o644)).map(drop)
+        }
     }
 }
 
