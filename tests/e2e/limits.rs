@@ -55,10 +55,7 @@ fn cpus_throttles() {
     let pid = home.pid(&id);
     let quota = cgroup::read(pid, "cpu", "cpu.cfs_quota_us", "cpu.max");
     assert!(quota == "20000" || quota == "20000 100000", "{quota}");
-    wait::until("the kernel has throttled it", || {
-        let stat = cgroup::read(pid, "cpu", "cpu.stat", "cpu.stat");
-        stat.lines().any(|line| line.strip_prefix("nr_throttled ").is_some_and(|n| n.parse::<u64>().unwrap() >= 5))
-    });
+    wait::until("the kernel has throttled it", || cgroup::throttled(pid) >= 5);
 }
 
 #[test]

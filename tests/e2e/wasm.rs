@@ -13,7 +13,7 @@ use berth_tests::podman::Podman;
 use berth_tests::registry::Registry;
 use berth_tests::tar_file::TarFile;
 use berth_tests::terminal::Terminal;
-use berth_tests::{binaries, fixtures, wait, wasm};
+use berth_tests::{binaries, cgroup, fixtures, wait, wasm};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -119,6 +119,18 @@ fn the_commands_on_containers_work_on_modules() {
     let _ = home.berth("start it").ok();
     let _ = home.berth("kill it").ok();
     wait::until("it has ended", || home.status("it") == "exited");
+}
+
+#[test]
+fn cpus_throttles_a_module() {
+    let home = home();
+    let _ = home.berth("run -d --cpus 0.2 --name it program spin").ok();
+    home.expect_log("it", "spinning");
+    let pid = home.pid("it");
+    wait::until("the kernel has throttled it", || cgroup::throttled(pid) >= 5);
+    let _ = home.berth("run -d --name free program spin").ok();
+    home.expect_log("free", "spinning");
+    assert_eq!(cgroup::throttled(home.pid("free")), 0);
 }
 
 #[test]

@@ -32,3 +32,10 @@ fn folder(pid: i64, controller: &str) -> (PathBuf, bool) {
     let path = table.lines().find_map(|line| line.strip_prefix("0::/")).expect("a v2 hierarchy");
     (root.join(path), false)
 }
+
+/// How often the kernel has made the processes of a container wait for CPU time.
+pub fn throttled(pid: i64) -> u64 {
+    let stat = read(pid, "cpu", "cpu.stat", "cpu.stat");
+    let line = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+    line.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no nr_throttled in {stat}"))
+}
