@@ -7,13 +7,13 @@ use berth_runtime::monitor::{Phase, Status};
 use berth_runtime::sandbox::Sandbox;
 use serde::Serialize;
 
-use crate::document;
 use crate::error::{Error, Result};
 use crate::lock;
 use crate::names;
 use crate::options::{Isolation, Mount, MountSource};
 use crate::paths::Roots;
 use crate::record::Record;
+use crate::status;
 
 /// What a container is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -118,16 +118,13 @@ impl Container {
 
     /// Its status. One that claims life while nobody holds the lock (the host was restarted) is corrected.
     pub fn status(&self) -> Result<Status> {
-        let status = read_status(&self.roots, self.id())?;
-        if matches!(status.phase, Phase::Running | Phase::Restarting) && !lock::is_held(&self.roots, self.id()) {
+        let said = status::read(&self.roots, self.id())?;
+        if matches!(said.phase, Phase::Running | Phase::Restarting) && !lock::is_held(&self.roots, self.id()) {
             // The monitor may have ended between the two looks.
-            let again = read_status(&self.roots, self.id())?;
-            if again == status {
-                return Ok(lost(&status));
-            }
-            return Ok(again);
+            let again = status::read(&self.roots, self.id())?;
+            return Ok(if again == said { status::lost(&said) } else { again });
         }
-        Ok(status)
+        Ok(said)
     }
 
     /// Whether it runs in a microVM of its own.
@@ -188,28 +185,4 @@ pub fn users_of_volume(roots: &Roots, volume: &str) -> Result<Vec<String>> {
 pub fn image_uses(roots: &Roots) -> Result<Vec<Use>> {
     let records = Container::all_readable(roots)?.into_iter().map(|container| container.record);
     Ok(records.map(|it| Use { user: it.name, manifest: it.image_digest, layers: it.lower_dirs }).collect())
-}
-
-/// Reads `status.json`; a container that was never started has none.
-pub(crate) fn read_status(roots: &Roots, id: &str) -> Result<Status> {
-    let path = roots.container(id).join("status.json");
-    Ok(document::read(&path, &format!("`berth rm -f {}` removes the container", short(id)))?.unwrap_or_default())
-}
-
-/// What is known of a container whose monitor is gone without a word.
-pub(crate) fn lost(status: &Status) -> Status {
-    Status {
-        phase: Phase::Exited,
-        pid: None,
-        monitor_pid: None,
-        finished_at: status.finished_at.max(status.started_at),
-        exit_code: Some(137),
-        error: Some("its monitor was killed, or the host was restarted".to_owned()),
-        ..status.clone()
-    }
-}
-
-/// The first twelve digits of an id.
-pub fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
 }

@@ -17,9 +17,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::Deserialize;
 
-use crate::container::short;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
+use crate::id::short;
 use crate::lock::Lock;
 use crate::options::Isolation;
 use crate::paths::Roots;

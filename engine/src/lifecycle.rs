@@ -14,10 +14,11 @@ use berth_runtime::cgroup::CgroupManager;
 use berth_runtime::monitor::{RestartPolicy, STOP_REQUESTED};
 use berth_runtime::sandbox::{Sandbox, is_deaf_to};
 
-use crate::container::{Container, State, short};
+use crate::container::{Container, State};
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
 use crate::events::{self, Event};
+use crate::id::short;
 use crate::launch;
 use crate::lock::{self, Lock};
 use crate::microvm;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::container::short;
 use crate::error::{Attempt as _, Error, Result};
+use crate::id::short;
 use crate::paths::{PRIVATE, Roots, make_dir};
 
 /// How long a command waits for another command that works on the same container.
@@ -107,7 +107,7 @@ pub fn is_held(roots: &Roots, id: &str) -> bool {
 
 /// Whether the lock's holder is a monitor that has said so in `status.json`.
 fn monitored(roots: &Roots, id: &str) -> bool {
-    let status = crate::container::read_status(roots, id);
+    let status = crate::status::read(roots, id);
     status.is_ok_and(|status| status.monitor_pid.is_some_and(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(false)))
 }
 

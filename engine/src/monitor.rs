@@ -7,10 +7,11 @@ use berth_runtime::monitor::{Phase, Status};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::container::{Container, read_status};
+use crate::container::Container;
 use crate::error::{Attempt as _, Result};
 use crate::events;
 use crate::lock;
+use crate::status;
 
 /// How often a monitor that has not yet said its process id is looked at again.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -28,11 +29,11 @@ impl Monitor {
             if !lock::is_held(container.roots(), container.id()) {
                 return Ok(None);
             }
-            let status = read_status(container.roots(), container.id())?;
+            let status = status::read(container.roots(), container.id())?;
             let pid = status.monitor_pid.and_then(Pid::from_raw);
             if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
                 // Still held and still the same: the process that the number meant was the monitor.
-                let again = read_status(container.roots(), container.id())?;
+                let again = status::read(container.roots(), container.id())?;
                 if again.monitor_pid == status.monitor_pid && lock::is_held(container.roots(), container.id()) {
                     return Ok(Some(Self { pidfd }));
                 }

@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::container::short;
 use crate::error::{Attempt as _, Error, Result};
+use crate::id::short;
 use crate::lock;
 use crate::paths::{PRIVATE, Roots, make_dir};
 

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::container::short;
 use crate::document;
 use crate::error::{Attempt as _, Error, Result};
+use crate::id::short;
 use crate::names;
 use crate::options::Options;
 use crate::paths::Roots;

@@ -20,7 +20,6 @@ use berth_runtime::cgroup::CgroupManager;
 use berth_runtime::monitor::{Phase, Status};
 use berth_runtime::sandbox::Sandbox;
 
-use crate::container::{lost, read_status};
 use crate::document;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
@@ -29,6 +28,7 @@ use crate::paths::{PRIVATE, Roots, make_dir};
 use crate::record::Record;
 use crate::remove;
 use crate::spec;
+use crate::status;
 use crate::volumes::Store;
 
 /// Cleans up after crashed commands and monitors; returns what could not be cleaned.
@@ -94,7 +94,7 @@ pub fn sweep_data(roots: &Roots) -> Vec<Error> {
 /// A `--rm` container that was started and has not been removed.
 fn removed_at_exit(roots: &Roots, id: &str) -> bool {
     let removed = matches!(Record::read(roots, id), Ok(Some(record)) if record.options.remove);
-    removed && read_status(roots, id).is_ok_and(|status| status.phase != Phase::Created)
+    removed && status::read(roots, id).is_ok_and(|status| status.phase != Phase::Created)
 }
 
 /// Cleans up one container that nobody looks after.
@@ -133,10 +133,10 @@ pub(crate) fn delete_sandbox(roots: &Roots, id: &str) -> Result<()> {
 
 /// A status that claims life, or that cannot be read, becomes `exited`.
 fn correct_status(roots: &Roots, id: &str) -> Result<()> {
-    let status = match read_status(roots, id) {
+    let status = match status::read(roots, id) {
         Ok(status) if matches!(status.phase, Phase::Created | Phase::Exited) => return Ok(()),
-        Ok(status) => lost(&status),
-        Err(Error::Damaged { .. }) => lost(&Status::default()),
+        Ok(status) => status::lost(&status),
+        Err(Error::Damaged { .. }) => status::lost(&Status::default()),
         Err(error) => return Err(error),
     };
     document::write(&roots.container(id).join("status.json"), &status)

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use berth_engine::container::short;
+use berth_engine::id::short;
 use berth_engine::ps;
 use clap::Args;
 use jiff::Timestamp;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use berth_engine::container::short;
+use berth_engine::id::short;
 use berth_engine::stats::{Sampler, Usage};
 use berth_engine::{Container, Error};
 use clap::Args;
