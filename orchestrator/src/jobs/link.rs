@@ -39,11 +39,14 @@ pub struct Link {
     /// Which it is.
     pub number: u64,
     calls: UnboundedSender<(Call, FrameworkId)>,
-    _tasks: JoinSet<()>,
+    happenings: UnboundedSender<Happening>,
+    /// What events come out of, until somebody listens, and the connection that is closed with it.
+    events: Option<(SendRequest<Full<Bytes>>, Response<Incoming>)>,
+    tasks: JoinSet<()>,
 }
 
 impl Link {
-    /// Subscribes. What the master says comes as happenings with this number, as does the end of it.
+    /// Subscribes.
     pub async fn open(
         master: SocketAddr,
         number: u64,
@@ -65,18 +68,22 @@ impl Link {
             return Err(io::Error::other(format!("the master answers {status}: {message}")));
         }
         let stream = stream.ok_or_else(|| io::Error::other("the master gave the subscription no id"))?;
-        let events = happenings.clone();
-        tasks.spawn(async move {
-            // The connection is closed with it.
-            let _sender = sender;
-            let lost = listen(answer, number, &events).await;
-            tracing::debug!(%lost, "the subscription has ended");
-            let _ = events.send(Happening::Lost(number));
-        });
         let (calls, queue) = unbounded_channel();
-        let caller = Caller { master, number, stream, happenings };
+        let caller = Caller { master, number, stream, happenings: happenings.clone() };
         tasks.spawn(caller.run(queue));
-        Ok(Link { number, calls, _tasks: tasks })
+        Ok(Link { number, calls, happenings, events: Some((sender, answer)), tasks })
+    }
+
+    /// From now on, what the master says comes as happenings with this number, as does the end of it.
+    pub fn listen(&mut self) {
+        let (number, happenings) = (self.number, self.happenings.clone());
+        let Some((sender, answer)) = self.events.take() else { return };
+        self.tasks.spawn(async move {
+            let lost = listen(answer, number, &happenings).await;
+            tracing::debug!(%lost, "the subscription has ended");
+            let _ = happenings.send(Happening::Lost(number));
+            drop(sender);
+        });
     }
 
     /// Asks something of the master.

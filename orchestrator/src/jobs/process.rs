@@ -155,7 +155,10 @@ impl Jobs {
             Happening::Connected(result) => {
                 self.connecting = false;
                 match result {
-                    Ok(link) => self.link = Some(link),
+                    Ok(mut link) => {
+                        link.listen();
+                        self.link = Some(link);
+                    }
                     Err(error) => tracing::warn!(%error, "cannot subscribe with the master"),
                 }
             }
