@@ -29,6 +29,14 @@ struct Room {
     bytes: usize,
 }
 
+/// What tasks of one kind want.
+struct Wanted {
+    group: Group,
+    role: String,
+    /// On which agents they may run.
+    constraints: Constraints,
+}
+
 /// Why offers did not fit, by how many.
 #[derive(Default)]
 struct Misfits {
@@ -63,11 +71,14 @@ impl Scheduler {
     pub fn offered(&mut self, offers: Vec<Offer>, now: Now) {
         let rooms = offers.into_iter().map(|offer| Room { free: offer.resources.clone(), offer, tasks: Vec::new(), bytes: 0 });
         let mut rooms: Vec<Room> = rooms.collect();
-        for (place, (job, indices)) in self.queue.clone() {
-            let (_, _, group) = place;
+        for ((_, _, name), (job, indices)) in self.queue.clone() {
+            let Some(manifest) = self.jobs.get(&job).map(|job| &job.manifest) else { continue };
+            let Some(group) = manifest.tasks.get(&name).cloned() else { continue };
+            let wanted = Wanted { role: manifest.role.to_string(), constraints: constraints(&group), group };
             for index in indices {
-                let key = TaskKey { job: job.clone(), group: group.clone(), index };
-                if !self.place(&key, &mut rooms, now) {
+                let key = TaskKey { job: job.clone(), group: name.clone(), index };
+                if !self.place(&key, &wanted, &mut rooms, now) {
+                    // Nor do the others of its kind.
                     break;
                 }
             }
@@ -86,23 +97,20 @@ impl Scheduler {
     }
 
     /// Launches a task, if it fits somewhere.
-    fn place(&mut self, key: &TaskKey, rooms: &mut [Room], now: Now) -> bool {
-        let Some(job) = self.jobs.get(&key.job) else { return false };
-        let role = job.manifest.role.clone();
-        let Some(group) = job.manifest.tasks.get(&key.group).cloned() else { return false };
+    fn place(&mut self, key: &TaskKey, wanted: &Wanted, rooms: &mut [Room], now: Now) -> bool {
+        let Wanted { group, role, constraints } = wanted;
         let Some(crew) = self.crews.get(&(key.job.clone(), key.group.clone())) else { return false };
-        let constraints = constraints(&group);
         let mut misfits = Misfits::default();
         let mut best: Option<(_, usize)> = None;
         for (index, room) in rooms.iter().enumerate().filter(|(_, room)| room.offer.role == *role) {
-            let domain = domain(&group, &room.offer);
+            let domain = domain(group, &room.offer);
             let in_domain = domain.as_ref().and_then(|domain| crew.in_domains.get(domain)).copied().unwrap_or_default();
             let most = group.spread.as_ref().and_then(|spread| spread.most);
             if !constraints.hold(&room.offer.attributes) || (most.is_some() && domain.is_none()) {
                 misfits.constraints += 1;
             } else if most.is_some_and(|most| in_domain >= most) {
                 misfits.spread += 1;
-            } else if room.bytes > MOST_BYTES || needs(&group, &room.free).is_none() {
+            } else if room.bytes > MOST_BYTES || needs(group, &room.free).is_none() {
                 misfits.resources += 1;
             } else {
                 let has_image = self.images.contains(&(room.offer.agent.clone(), group.image.to_string()));
@@ -114,11 +122,11 @@ impl Scheduler {
             }
         }
         let Some((_, index)) = best else {
-            self.explain(key, misfits.tell(&group));
+            self.explain(key, misfits.tell(group));
             return false;
         };
         let room = &mut rooms[index];
-        let Some((resources, ports)) = needs(&group, &room.free) else { return false };
+        let Some((resources, ports)) = needs(group, &room.free) else { return false };
         room.free.take(&resources);
         let id = self.next_id(key);
         let agent = room.offer.agent.clone();
@@ -127,15 +135,15 @@ impl Scheduler {
             key,
             id: &id,
             agent: &agent,
-            role: &role,
+            role,
             resources: &resources,
             ports: &ports,
             attempt: u32::try_from(attempts + 1).unwrap_or(u32::MAX),
         };
-        let info = task::info(&group, &launched);
+        let info = task::info(group, &launched);
         room.bytes += info.to_string().len();
         room.tasks.push((id.clone(), info));
-        let domain = domain(&group, &room.offer);
+        let domain = domain(group, &room.offer);
         let launch = Launch {
             id,
             agent,

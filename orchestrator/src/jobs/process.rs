@@ -17,6 +17,7 @@ use super::link::Link;
 use super::manifest::Manifest;
 use super::scheduler::{Now, Refused, Scheduler};
 use super::server::{self, Answer, Request};
+use super::state::Grace;
 use super::store::{self, Store};
 use super::view::Until;
 use super::wire::{Call, Event};
@@ -228,7 +229,7 @@ impl Jobs {
                 self.scheduler.scale(&job, &group, replicas, now).map(|()| json!({})).map_err(refused)
             }
             Request::Stop { job, grace } => {
-                self.scheduler.stop(&job, grace, now).map(|()| json!({})).map_err(refused)
+                self.scheduler.stop(&job, Grace { time: grace }, now).map(|()| json!({})).map_err(refused)
             }
         };
         self.answers.push((answer, Answer(result)));

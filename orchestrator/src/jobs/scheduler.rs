@@ -317,7 +317,7 @@ impl Scheduler {
             if let Some(task) = self.task_mut(&key) {
                 task.surplus = true;
             }
-            self.stop_task(&key, None, now);
+            self.stop_task(&key, Grace::default(), now);
         }
         Ok(())
     }
@@ -354,7 +354,7 @@ impl Scheduler {
             }
             Stage::Launched(launch) => {
                 launch.stop = Some(grace);
-                let kill = Call::Kill { task: launch.id.clone(), agent: launch.agent.clone(), grace };
+                let kill = Call::Kill { task: launch.id.clone(), agent: launch.agent.clone(), grace: grace.time };
                 self.calls.push(kill);
                 self.stopping.insert(key.clone());
                 self.changed_tasks.insert(key.clone());
@@ -426,7 +426,7 @@ impl Scheduler {
         self.calls.extend(calls);
         let kill = |key: &TaskKey| {
             let Launch { id, agent, stop, .. } = self.task(key)?.launch()?;
-            let (task, agent, grace) = (id.clone(), agent.clone(), (*stop)?);
+            let (task, agent, grace) = (id.clone(), agent.clone(), (*stop)?.time);
             Some(Call::Kill { task, agent, grace })
         };
         let kills: Vec<_> = self.stopping.iter().filter_map(kill).collect();

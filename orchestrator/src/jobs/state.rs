@@ -62,7 +62,7 @@ pub struct Job {
     pub manifest: Manifest,
     /// When.
     pub submitted: Timestamp,
-    /// Since when, and for how long each task may take, it is being stopped.
+    /// Whether it is being stopped.
     pub stopping: Option<Grace>,
     /// How and when it ended.
     pub ended: Option<(Outcome, Timestamp)>,
@@ -70,8 +70,12 @@ pub struct Job {
     pub events: VecDeque<(Timestamp, String)>,
 }
 
-/// How long tasks may take to end by themselves; as long as the manifest says, if none.
-pub type Grace = Option<Duration>;
+/// That something is to end.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Grace {
+    /// How long it may take to end by itself; as long as the manifest says, if none.
+    pub time: Option<Duration>,
+}
 
 impl Job {
     /// Notes what happened.
@@ -143,7 +147,7 @@ pub struct Launch {
     pub state: TaskState,
     /// The name of its sandbox.
     pub sandbox: Option<String>,
-    /// Whether it is to end, and in which time.
+    /// Whether it is to end.
     pub stop: Option<Grace>,
     /// The numbers of its ports.
     pub ports: BTreeMap<Name, u16>,

@@ -426,3 +426,129 @@ impl Manifest {
         schemars::schema_for!(Manifest).to_value()
     }
 }
+
+/// Whatever the bytes, reading them ends; and what is read is read again from what it is kept as.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz_manifest(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(manifest) = Manifest::read(text) else { return };
+    let kept = serde_json::to_string(&manifest).expect("manifests have texts for keys");
+    assert_eq!(serde_json::from_str::<Manifest>(&kept).expect("what is kept can be read"), manifest);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FULL: &str = r#"
+name: shop
+role: web
+priority: 80
+tasks:
+  front:
+    service: {replicas: 2}
+    image: busybox:latest
+    command: [sleep, "1000"]
+    resources: {cpus: 0.5, memory: 64m, disk: 1g, gpus: 1}
+    env: {A: b, EMPTY: ""}
+    user: "1000:1000"
+    volumes: [{source: /srv/data, target: /data, read-only: true}]
+    ports: [http, admin-2]
+    constraints: [{attribute: zone, is-not: b}, {attribute: gpu, exists: false}, {attribute: rack, matches: "r[12]"}]
+    spread: {over: zone, most: 2}
+    grace: 1m30s
+  import:
+    batch: {count: 100, retries: 3}
+    back-off: {first: 500ms, most: 10s}
+    image: import
+    args: ["--fast"]
+    isolation: wasm
+  once:
+    batch: {at-most-once: true}
+    image: once
+    shell: exit 0
+"#;
+
+    #[test]
+    fn everything_that_can_be_said_is_understood() {
+        let manifest = Manifest::read(FULL).unwrap();
+        let front = &manifest.tasks["front"];
+        assert_eq!((front.is_service(), front.count(), front.constraints.len()), (true, 2, 3));
+        assert_eq!(front.resources.quantities()[Kind::Cpus], 500);
+        assert_eq!(front.grace.duration(), std::time::Duration::from_secs(90));
+        let import = &manifest.tasks["import"];
+        assert_eq!((import.count(), import.as_batch().retries, import.isolation), (100, 3, Isolation::Wasm));
+        assert_eq!(import.back_off.first.duration(), std::time::Duration::from_millis(500));
+        assert!(manifest.tasks["once"].at_most_once() && !import.at_most_once());
+        fuzz_manifest(FULL.as_bytes());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            ("imege: x", "unknown field `imege`"),
+            ("image: x\n    priority: 3", "unknown field `priority`"),
+            ("image: -x", "no name of an image"),
+            ("image: x\n    resources: {cpus: .nan}", "between 0.001"),
+            ("image: x\n    resources: {cpus: 1e300}", "between 0.001"),
+            ("image: x\n    resources: {memory: 1m}", "tasks.t.resources.memory"),
+            ("image: x\n    resources: {memory: 64q}", "not a size"),
+            ("image: x\n    resources: {memory: 99999999t}", "more than"),
+            ("image: x\n    grace: soon", "this is no time"),
+            ("image: x\n    grace: -1s", "this is no time"),
+            ("image: x\n    isolation: jail", "unknown variant `jail`"),
+            ("image: x\n    batch: {count: 0}", "tasks.t.batch.count"),
+            ("image: x\n    batch: {count: 99999}", "at most 10000"),
+            ("image: x\n    batch: {retries: 5000}", "tasks.t.batch.retries"),
+            ("image: x\n    batch: {retries: 1, at-most-once: true}", "tasks.t.batch.retries"),
+            ("image: x\n    shell: a\n    command: [b]", "tasks.t.command"),
+            ("image: x\n    back-off: {first: 2m}", "tasks.t.back-off.first"),
+            ("image: x\n    ports: [a, a]", "tasks.t.ports[1]"),
+            ("image: x\n    ports: [A]", "lower-case"),
+            ("image: x\n    volumes: [{source: data, target: /data}]", "tasks.t.volumes[0].source"),
+            ("image: x\n    constraints: [{attribute: a}]", "tasks.t.constraints[0].attribute"),
+            ("image: x\n    constraints: [{attribute: a, matches: '('}]", "tasks.t.constraints[0].matches"),
+            ("image: x\n    spread: {over: a, most: 0}", "tasks.t.spread.most"),
+            ("image: x\n    env: {'a=b': c}", "no `=`"),
+            ("image: x\n    image: y", "duplicate"),
+        ];
+        for (group, why) in cases {
+            let error = Manifest::read(&format!("name: n\ntasks:\n  t:\n    {group}\n")).unwrap_err().to_string();
+            assert!(error.contains(why), "{group}: {error}");
+        }
+        let bombs = [
+            "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nname: *b\n".to_owned(),
+            format!("name: {}", "[".repeat(10_000)),
+            "name: n\n---\nname: m\n".to_owned(),
+            String::new(),
+        ];
+        for bomb in bombs {
+            assert!(Manifest::read(&bomb).is_err());
+        }
+    }
+
+    #[test]
+    fn the_schema_has_what_manifests_have() {
+        let schema = Manifest::schema();
+        assert_eq!(schema["additionalProperties"], false);
+        let group = &schema["$defs"]["Group"];
+        assert_eq!(group["required"], serde_json::json!(["image"]));
+        assert!(group["properties"]["back-off"]["description"].is_string(), "{group}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,400}") {
+            fuzz_manifest(text.as_bytes());
+        }
+
+        #[test]
+        fn a_spoilt_manifest_is_read_or_refused(at in 0..FULL.len(), length in 0..40_usize, by in "\\PC{0,20}") {
+            let mut text = FULL.as_bytes().to_vec();
+            text.splice(at..(at + length).min(FULL.len()), by.bytes());
+            fuzz_manifest(&text);
+        }
+    }
+}
