@@ -105,7 +105,7 @@ pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
 /// Asks a job framework something.
 pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::NoJobs(socket.to_owned(), cause);
-    let request = serde_json::to_value(request).expect("requests have texts for keys");
+    let request = serde_json::to_value(request).map_err(|error| unreachable(error.to_string()))?;
     let connect = async { post(UnixStream::connect(socket).await?, "jobs", jobs::PATH, &request).await };
     let (status, body) = exchange(connect)?.map_err(unreachable)?;
     if status != StatusCode::OK {

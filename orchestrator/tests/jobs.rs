@@ -179,7 +179,7 @@ impl World {
                     }
                 }
             }
-            Call::Decline { offers, .. } => offers.iter().for_each(|offer| drop(self.open.remove(offer))),
+            Call::Decline { offers, .. } => self.open.retain(|offer, _| !offers.contains(offer)),
             Call::Kill { task, agent, .. } => {
                 let index = agent_index(&agent);
                 if self.agents[index].unreachable {
@@ -252,7 +252,8 @@ impl World {
         self.offers += 1;
         let id = format!("o{}", self.offers);
         self.open.insert(id.clone(), (index, free));
-        let attributes = [("agent".to_owned(), index.to_string()), ("isolation.container".to_owned(), "true".to_owned())];
+        let attributes =
+            [("agent".to_owned(), index.to_string()), ("isolation.container".to_owned(), "true".to_owned())];
         let resources: Resources = Quantities::new(free, 1 << 40).into();
         let (agent, role) = (agent_id(index), "*".to_owned());
         let offer = Offer { id, agent, role, resources, attributes: attributes.into() };

@@ -235,6 +235,9 @@ fn tasks_go_where_they_may_and_say_what_they_wait_for() {
     };
     waits_for("impossible", "that satisfy its constraints");
     waits_for("spread", "where fewer of its kind run");
+    let why = |task: &str| cluster.home.berth("explain").arg(task).ok().text();
+    assert!(why("impossible.t.0").contains("impossible.t.0 waits for"), "{}", why("impossible.t.0"));
+    assert!(why("picky.t.0").contains("is TASK_RUNNING on agent"), "{}", why("picky.t.0"));
     cluster.submit("{name: huge, tasks: {t: {image: busybox, resources: {cpus: 9999}}}}");
     waits_for("huge", "cpus");
 }
@@ -261,7 +264,11 @@ fn bad_manifests_are_refused_where_they_are_wrong() {
     }
     let huge = cluster.manifest(&format!("name: x # {}", "x".repeat(1 << 20)));
     cluster.home.berth("submit").arg(&huge).run().fails_with("at most 262144 bytes");
-    assert_eq!(cluster.home.berth("jobs --format json").ok().json(), Value::Array(Vec::new()), "nothing is left behind");
+    assert_eq!(
+        cluster.home.berth("jobs --format json").ok().json(),
+        Value::Array(Vec::new()),
+        "nothing is left behind"
+    );
     cluster.home.berth("job status x").run().fails_with("no job `x`");
     let schema = cluster.home.berth("job schema").ok().json();
     assert!(schema["properties"]["tasks"].is_object(), "{schema}");
@@ -348,7 +355,8 @@ tasks:
     assert_eq!(cluster.lines("once"), ["begin"]);
     cluster.kill(&["agent-1"]);
     let once = tasks(&cluster.job("once")).into_iter().find(|task| task["task"] == "once.t.0").unwrap();
-    let gone = serde_json::json!({ "type": "MARK_AGENT_GONE", "mark_agent_gone": { "agent_id": { "value": once["agent"] } } });
+    let gone =
+        serde_json::json!({ "type": "MARK_AGENT_GONE", "mark_agent_gone": { "agent_id": { "value": once["agent"] } } });
     assert_eq!(cluster.operate(&gone), 200);
     cluster.expect("once", "failed", 1);
     cluster.expect("once", "running", 1);

@@ -19,7 +19,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, job};
 use crate::flags::{full_pair, time};
 use crate::output::{self, Format, Table};
 
@@ -400,10 +400,10 @@ fn waits_for(member: &Value) -> &'static str {
     }
 }
 
-/// Tell why a task is where it is
+/// Tell why a task is where it is, or why it waits
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The task's id
+    /// The task's id, or JOB.TASK.INDEX
     #[arg(value_name = "TASK")]
     task: String,
     /// The framework it belongs to, where several have a task of that id
@@ -414,7 +414,18 @@ pub struct Explain {
 }
 
 impl Explain {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
+    pub fn run(mut self, context: &Context) -> Result<ExitCode> {
+        if let Some(task) = job::known(context, &self.task) {
+            if let Some(why) = task["waits_for"].as_str() {
+                if context.format == Format::Json {
+                    output::json(&task)?;
+                } else {
+                    output::lines([format!("{} waits for {}", self.task, job::printable(why))])?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            text(&task["id"]).clone_into(&mut self.task);
+        }
         let mut asked = json!({ "task_id": { "value": self.task } });
         if let Some(framework) = self.framework {
             asked["framework_id"] = json!({ "value": framework });

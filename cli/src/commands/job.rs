@@ -74,7 +74,8 @@ impl Jobs {
             output::json(&jobs)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut table = Table::new(&["JOB", "STATE", "ROLE", "PRIORITY", "WAITING", "RUNNING", "ENDED", "FAILED", "SUBMITTED"]);
+        let mut table =
+            Table::new(&["JOB", "STATE", "ROLE", "PRIORITY", "WAITING", "RUNNING", "ENDED", "FAILED", "SUBMITTED"]);
         for job in items(&jobs) {
             let count = |name: &str| job["counts"][name].as_u64().unwrap_or_default();
             table.row(vec![
@@ -146,7 +147,11 @@ impl Validate {
             output::json(&manifest)?;
         } else {
             let tasks: u32 = manifest.tasks.values().map(|group| group.count()).sum();
-            output::lines([format!("{} is right: the job {} with {tasks} tasks", self.manifest.display(), manifest.name)])?;
+            output::lines([format!(
+                "{} is right: the job {} with {tasks} tasks",
+                self.manifest.display(),
+                manifest.name
+            )])?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -242,7 +247,8 @@ impl History {
         }
         history.sort_by_key(|(time, _, _)| *time);
         if context.format == Format::Json {
-            let entry = |(time, what, event): &(Timestamp, String, String)| json!({ "time": time, "of": what, "event": event });
+            let entry =
+                |(time, what, event): &(Timestamp, String, String)| json!({ "time": time, "of": what, "event": event });
             output::json(&history.iter().map(entry).collect::<Vec<_>>())?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -324,7 +330,12 @@ impl Logs {
         let wanted = self.flags.wanted()?;
         let tasks = find(context, &self.task)?;
         if wanted.follow && tasks.len() > 1 {
-            bail!("there are {} tasks {}; one can be followed, for example {}", tasks.len(), self.task, tasks[0]["task"]);
+            bail!(
+                "there are {} tasks {}; one can be followed, for example {}",
+                tasks.len(),
+                self.task,
+                tasks[0]["task"]
+            );
         }
         for task in &tasks {
             let latest = items(&task["attempts"]).last();
@@ -416,6 +427,13 @@ fn find(context: &Context, reference: &str) -> Result<Vec<Value>> {
     Ok(tasks)
 }
 
+/// What the job framework knows of a task that waits or runs, if there is one.
+pub(super) fn known(context: &Context, task: &str) -> Option<Value> {
+    let tasks = find(context, task).ok()?;
+    let mut known = tasks.into_iter().filter(|known| known["task"] == *task);
+    known.next().filter(|known| known["waits_for"].is_string() || known["id"].is_string())
+}
+
 /// Waits for a job, and says by the exit code whether it has failed.
 fn wait(context: &Context, job: &str, until: Until) -> Result<ExitCode> {
     let view = wait_for(context, job, until)?;
@@ -439,6 +457,6 @@ fn ago(time: &Value) -> String {
 }
 
 /// What others say, in one line.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
@@ -205,6 +205,6 @@ fn request(master: SocketAddr, body: &Value, stream: Option<&HeaderValue>) -> io
 
 /// What an answer says.
 async fn text(answer: Response<Incoming>) -> String {
-    let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = answer.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
     String::from_utf8_lossy(&body).trim().to_owned()
 }

@@ -58,7 +58,11 @@ impl Misfits {
         if self.spread > 0 {
             reasons.push(format!("{} where fewer of its kind run", agents(self.spread)));
         }
-        if reasons.is_empty() { "an offer".to_owned() } else { format!("others than the latest offers: {}", reasons.join(", ")) }
+        if reasons.is_empty() {
+            "an offer".to_owned()
+        } else {
+            format!("others than the latest offers: {}", reasons.join(", "))
+        }
     }
 }
 
@@ -69,7 +73,8 @@ fn agents(count: usize) -> String {
 impl Scheduler {
     /// The master offers something.
     pub fn offered(&mut self, offers: Vec<Offer>, now: Now) {
-        let rooms = offers.into_iter().map(|offer| Room { free: offer.resources.clone(), offer, tasks: Vec::new(), bytes: 0 });
+        let rooms =
+            offers.into_iter().map(|offer| Room { free: offer.resources.clone(), offer, tasks: Vec::new(), bytes: 0 });
         let mut rooms: Vec<Room> = rooms.collect();
         for ((_, _, name), (job, indices)) in self.queue.clone() {
             let Some(manifest) = self.jobs.get(&job).map(|job| &job.manifest) else { continue };

@@ -214,9 +214,7 @@ impl Jobs {
                     Ok(json!({ "job": name }))
                 }),
             Request::Jobs {} => Ok(self.scheduler.view_jobs()),
-            Request::Job { job } => {
-                self.scheduler.job(&job).map(|job| self.scheduler.view_job(job)).map_err(refused)
-            }
+            Request::Job { job } => self.scheduler.job(&job).map(|job| self.scheduler.view_job(job)).map_err(refused),
             Request::Wait { job, until } => {
                 if let Err(no_job) = self.scheduler.job(&job) {
                     Err(refused(no_job))

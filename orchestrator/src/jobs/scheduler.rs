@@ -250,7 +250,7 @@ impl Scheduler {
         for (group, count) in groups {
             self.crews.insert((name.clone(), group.clone()), Crew::default());
             for index in 0..count {
-                self.add(TaskKey { job: name.clone(), group: group.clone(), index });
+                self.add(&TaskKey { job: name.clone(), group: group.clone(), index });
             }
         }
         self.end_if_over(&name, now);
@@ -273,11 +273,11 @@ impl Scheduler {
         if open.sum::<usize>() + more > MOST_TASKS { Err(Refused::TooMany(MOST_TASKS)) } else { Ok(()) }
     }
 
-    fn add(&mut self, key: TaskKey) {
+    fn add(&mut self, key: &TaskKey) {
         let crew = self.crews.entry((key.job.clone(), key.group.clone())).or_default();
-        crew.tasks.insert(key.index, Task::new());
+        crew.tasks.insert(key.index, Task::default());
         self.changed_tasks.insert(key.clone());
-        self.wait(&key);
+        self.wait(key);
     }
 
     /// A service is to have another count of replicas.
@@ -297,7 +297,7 @@ impl Scheduler {
             return Err(Refused::TooMany(MOST_TASKS_OF_JOB as usize));
         }
         self.check_room(replicas.saturating_sub(before) as usize)?;
-        let job = self.jobs.get_mut(&name).expect("it was just seen");
+        let Some(job) = self.jobs.get_mut(&name) else { return Ok(()) };
         if let Some(service) = job.manifest.tasks.get_mut(&group).and_then(|group| group.service.as_mut()) {
             service.replicas = replicas;
         }
@@ -306,7 +306,7 @@ impl Scheduler {
         for index in 0..replicas {
             let key = TaskKey { job: name.clone(), group: group.clone(), index };
             match self.task_mut(&key) {
-                None => self.add(key),
+                None => self.add(&key),
                 // It ends, and is then started again.
                 Some(task) => task.surplus = false,
             }
@@ -324,8 +324,8 @@ impl Scheduler {
 
     /// A job is to end.
     pub fn stop(&mut self, job: &str, grace: Grace, now: Now) -> Result<(), Refused> {
-        let name = self.job(job)?.manifest.name.clone();
-        let job = self.jobs.get_mut(&name).expect("it was just seen");
+        let job = self.jobs.get_mut(job).ok_or_else(|| Refused::NoJob(job.to_owned()))?;
+        let name = job.manifest.name.clone();
         if job.ended.is_some() {
             return Err(Refused::Ended(name));
         }
@@ -397,10 +397,11 @@ impl Scheduler {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now) {
-        while let Some((due, _)) = self.delayed.first()
-            && *due <= now.elapsed
-        {
-            let (_, key) = self.delayed.pop_first().expect("it was just seen");
+        while let Some((due, key)) = self.delayed.pop_first() {
+            if due > now.elapsed {
+                self.delayed.insert((due, key));
+                break;
+            }
             self.wait(&key);
         }
         if self.subscribed && now.elapsed >= self.repeat {
@@ -489,8 +490,9 @@ impl Scheduler {
                 launch.state = state;
                 self.changed_tasks.insert(key.clone());
             }
-            TaskState::Finished => self.ended(key, state, message, now),
-            TaskState::Failed | TaskState::Killed | TaskState::Error => self.ended(key, state, message, now),
+            TaskState::Finished | TaskState::Failed | TaskState::Killed | TaskState::Error => {
+                self.ended(key, state, message, now);
+            }
             TaskState::Dropped
             | TaskState::Lost
             | TaskState::Gone
@@ -610,7 +612,7 @@ impl Scheduler {
                 Stage::Waiting | Stage::Launched(_) => return,
             }
         }
-        let job = self.jobs.get_mut(name).expect("it was just seen");
+        let Some(job) = self.jobs.get_mut(name) else { return };
         job.ended = Some((outcome, now.time));
         job.note(now.time, outcome.name().to_owned());
         self.changed_jobs.insert(name.clone());

@@ -84,8 +84,8 @@ impl Job {
     }
 }
 
-/// A task of a job, through all its attempts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A task of a job, through all its attempts. By default one that has not run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Task {
     /// Where it is in its life.
     pub stage: Stage,
@@ -98,11 +98,6 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task that has not run.
-    pub fn new() -> Task {
-        Task { stage: Stage::Waiting, failures: 0, surplus: false, attempts: VecDeque::new() }
-    }
-
     /// Its present attempt.
     pub fn launch(&self) -> Option<&Launch> {
         if let Stage::Launched(launch) = &self.stage { Some(launch) } else { None }
@@ -120,9 +115,10 @@ impl Task {
 }
 
 /// Where a task is in its life.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub enum Stage {
     /// It waits for an offer, or first for a while.
+    #[default]
     Waiting,
     /// It was launched.
     Launched(Launch),

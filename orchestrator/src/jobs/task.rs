@@ -39,10 +39,14 @@ pub fn info(group: &Group, launched: &Launched) -> Value {
     let mut container = json!({ "type": "MESOS", "mesos": { "image": {
         "type": "DOCKER", "docker": { "name": &*group.image },
     } } });
-    let volumes: Vec<Value> = group.volumes.iter().map(|volume| {
-        let mode = if volume.read_only { "RO" } else { "RW" };
-        json!({ "mode": mode, "container_path": &*volume.target, "host_path": &*volume.source })
-    }).collect();
+    let volumes: Vec<Value> = group
+        .volumes
+        .iter()
+        .map(|volume| {
+            let mode = if volume.read_only { "RO" } else { "RW" };
+            json!({ "mode": mode, "container_path": &*volume.target, "host_path": &*volume.source })
+        })
+        .collect();
     container["volumes"] = json!(volumes);
     json!({
         "name": key.to_string(),
@@ -89,4 +93,75 @@ fn command(group: &Group, launched: &Launched) -> Value {
         variables.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
     command["environment"] = json!({ "variables": variables });
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::Manifest;
+    use super::super::wire::Call;
+    use super::*;
+    use crate::agent::command;
+    use crate::api::scheduler::{self, Request};
+    use crate::master;
+    use crate::master::FrameworkId;
+
+    /// What an agent runs of the one task of a manifest, after it went the way through the API.
+    fn arguments(task: &str) -> Vec<String> {
+        let manifest = Manifest::read(&format!("{{name: n, tasks: {{t: {{{task}}}}}}}")).unwrap();
+        let group = &manifest.tasks["t"];
+        let names = manifest.tasks.keys().next().unwrap();
+        let key = TaskKey { job: manifest.name.clone(), group: names.clone(), index: 3 };
+        let ports: BTreeMap<Name, u16> = group.ports.iter().cloned().zip(31_000..).collect();
+        let resources =
+            Resources { quantities: group.resources.quantities(), ports: ports.values().map(|it| *it..=*it).collect() };
+        let (id, agent) = (TaskId::from("n.t.3.9"), AgentId::from("a"));
+        let launched =
+            Launched { key: &key, id: &id, agent: &agent, role: "r", resources: &resources, ports: &ports, attempt: 2 };
+        let tasks = vec![(id.clone(), info(group, &launched))];
+        let call = Call::Accept { offer: "o".to_owned(), tasks, refuse: std::time::Duration::ZERO };
+        let request = scheduler::read(call.write(&FrameworkId::from("f")), "m").unwrap();
+        let Request::Call(_, master::Call::Accept { tasks, .. }) = request else { panic!("{request:?}") };
+        assert_eq!(tasks[0].resources, resources);
+        assert_eq!(command::grace(&tasks[0]), group.grace.duration());
+        command::read(&tasks[0], None).unwrap().arguments("sandbox")
+    }
+
+    #[test]
+    fn a_task_of_a_manifest_is_what_its_agent_runs() {
+        let all = arguments(
+            "image: busybox, command: [echo, -n, x], env: {A: b}, user: '7', ports: [http-2], resources: {cpus: 0.5}, \
+             volumes: [{source: /s, target: /t, read-only: true}], service: {replicas: 5}",
+        );
+        let flags = [
+            "--cpus=0.500",
+            "--memory=67108864b",
+            "--network=host",
+            "--user=7",
+            "--env=A=b",
+            "--env=BERTH_ATTEMPT=2",
+            "--env=BERTH_JOB=n",
+            "--env=BERTH_PORT_HTTP_2=31000",
+            "--env=BERTH_TASK=t",
+            "--env=BERTH_TASK_COUNT=5",
+            "--env=BERTH_TASK_INDEX=3",
+            "--volume=/s:/t:ro",
+        ];
+        for flag in flags {
+            assert!(all.iter().any(|known| known == flag), "{flag}: {all:?}");
+        }
+        assert_eq!(all[all.len() - 5..], ["--entrypoint=", "busybox", "echo", "-n", "x"]);
+        let shell = arguments("image: busybox, shell: exit 3");
+        assert_eq!(shell[shell.len() - 5..], ["--entrypoint=", "busybox", "/bin/sh", "-c", "exit 3"]);
+        let own = arguments("image: busybox, args: [a]");
+        assert_eq!(own[own.len() - 2..], ["busybox", "a"]);
+        for (isolation, flag) in [
+            ("microvm", "--isolation=microvm"),
+            ("microvm-linux", "--guest=linux"),
+            ("microvm-process", "--guest=process"),
+            ("wasm", "--isolation=wasm"),
+        ] {
+            let isolated = arguments(&format!("image: i, isolation: {isolation}"));
+            assert!(isolated.iter().any(|known| known == flag), "{isolation}: {isolated:?}");
+        }
+    }
 }

@@ -190,9 +190,7 @@ struct Failure {
 pub fn read(record: &[u8]) -> Result<Event, Invalid> {
     let Envelope { kind, subscribed, offers, update, error } = decode(parse(record)?)?;
     Ok(match kind.as_str() {
-        "SUBSCRIBED" => {
-            Event::Subscribed(FrameworkId::from(payload(subscribed, "subscribed")?.framework_id.value))
-        }
+        "SUBSCRIBED" => Event::Subscribed(FrameworkId::from(payload(subscribed, "subscribed")?.framework_id.value)),
         "OFFERS" => {
             let offers = payload(offers, "offers")?.offers.into_iter().map(OneOffer::read);
             Event::Offers(offers.collect::<Result<_, _>>()?)
@@ -295,9 +293,7 @@ impl Call {
                 ("ACKNOWLEDGE", "acknowledge", body)
             }
             Call::Reconcile(tasks) => {
-                let one = |(task, agent): &(TaskId, AgentId)| {
-                    json!({ "task_id": id(task.as_str()), "agent_id": id(agent.as_str()) })
-                };
+                let one = |(task, agent): &(TaskId, AgentId)| json!({ "task_id": id(task.as_str()), "agent_id": id(agent.as_str()) });
                 let tasks: Vec<Value> = tasks.iter().map(one).collect();
                 ("RECONCILE", "reconcile", json!({ "tasks": tasks }))
             }
@@ -309,4 +305,63 @@ impl Call {
 /// `KillPolicy`
 pub(super) fn kill_policy(grace: Duration) -> Value {
     json!({ "grace_period": { "nanoseconds": u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX) } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::scheduler::{self, Request};
+    use crate::master;
+
+    fn read_call(call: &Call) -> Request {
+        let text = call.write(&FrameworkId::from("f")).to_string();
+        scheduler::read(parse(text.as_bytes()).unwrap(), "m").unwrap()
+    }
+
+    #[test]
+    fn a_master_understands_every_call() {
+        let (task, agent) = (TaskId::from("t"), AgentId::from("a"));
+        let second = Duration::from_secs(1);
+        let framework = Some(FrameworkId::from("f"));
+        let roles = vec![("a".to_owned(), true), ("*".to_owned(), false)];
+        let update = read_call(&Call::Update { framework: framework.clone(), roles: roles.clone() });
+        let Request::Update(_, declared) = update else { panic!("{update:?}") };
+        let suppressed: Vec<bool> = declared.info.roles.values().map(|role| role.suppressed).collect();
+        assert_eq!(suppressed, [false, true], "`*` and `a`");
+        assert!(declared.info.partition_aware && declared.info.failover_timeout > Duration::from_hours(24));
+        let subscribe = subscribe(&Own { framework, ..Own::default() }, &roles);
+        assert!(matches!(scheduler::read(subscribe, "m").unwrap(), Request::Subscribe(_)));
+
+        let call = |call: Call| match read_call(&call) {
+            Request::Call(_, call) => call,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(call(Call::Revive("a".into())), master::Call::Revive(roles) if roles == ["a"]));
+        assert!(matches!(call(Call::Suppress("a".into())), master::Call::Suppress(roles) if roles == ["a"]));
+        let kill = call(Call::Kill { task: task.clone(), agent: agent.clone(), grace: Some(second) });
+        assert!(matches!(kill, master::Call::Kill { grace: Some(grace), agent: Some(_), .. } if grace == second));
+        let acknowledge = Call::Acknowledge { task: task.clone(), agent: agent.clone(), update: UpdateId(7) };
+        assert!(matches!(call(acknowledge), master::Call::Acknowledge { update: UpdateId(7), .. }));
+        let reconcile = call(Call::Reconcile(vec![(task, agent)]));
+        assert!(matches!(reconcile, master::Call::Reconcile(tasks) if tasks.len() == 1));
+        let decline = call(Call::Decline { offers: vec!["m-O4294967297".to_owned()], refuse: second });
+        assert!(matches!(decline, master::Call::Decline { refuse, .. } if refuse == second));
+    }
+
+    #[test]
+    fn what_a_master_says_is_read_or_refused() {
+        let offer = r#"{"type": "OFFERS", "offers": {"offers": [{"id": {"value": "o"}, "agent_id": {"value": "a"},
+            "allocation_info": {"role": "r"}, "resources": [{"name": "cpus", "scalar": {"value": 1.5}}],
+            "attributes": [{"name": "zone", "type": "TEXT", "text": {"value": "b"}}]}]}}"#;
+        let Event::Offers(offers) = read(offer.as_bytes()).unwrap() else { panic!() };
+        assert_eq!((&*offers[0].role, &*offers[0].attributes["zone"]), ("r", "b"));
+        let update = r#"{"type": "UPDATE", "update": {"status": {"task_id": {"value": "t"}, "state": "TASK_LOST",
+            "agent_id": null, "message": null, "uuid": "AAAAAAAAAAAAAAAAAAAABw=="}}}"#;
+        let Event::Update(status) = read(update.as_bytes()).unwrap() else { panic!() };
+        assert_eq!((status.state, status.update, status.agent), (TaskState::Lost, Some(UpdateId(7)), None));
+        assert!(matches!(read(br#"{"type": "NEWS"}"#), Ok(Event::Other)));
+        for wrong in [r#"{"type": "UPDATE"}"#, r#"{"type": "OFFERS", "offers": 7}"#, "7", ""] {
+            assert!(read(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
 }

@@ -332,7 +332,10 @@ impl Group {
 
     fn check(&self) -> Result<(), Invalid> {
         if self.service.is_some() && self.batch.is_some() {
-            return Err(Invalid::new("batch", "does not go together with `service`: tasks are to end, or they are not"));
+            return Err(Invalid::new(
+                "batch",
+                "does not go together with `service`: tasks are to end, or they are not",
+            ));
         }
         let Batch { count, retries, at_most_once } = self.as_batch();
         if count == 0 {
@@ -362,11 +365,8 @@ impl Group {
             let problem = format!("a task with the isolation `{}` has no network", self.isolation.name());
             return Err(Invalid::new("ports", problem));
         }
-        let lengths = [
-            ("volumes", self.volumes.len()),
-            ("ports", self.ports.len()),
-            ("constraints", self.constraints.len()),
-        ];
+        let lengths =
+            [("volumes", self.volumes.len()), ("ports", self.ports.len()), ("constraints", self.constraints.len())];
         if let Some((field, _)) = lengths.into_iter().find(|(_, length)| *length > MOST_ITEMS) {
             return Err(Invalid::new(field, format!("has more than {MOST_ITEMS} entries")));
         }
@@ -428,6 +428,9 @@ impl Manifest {
 }
 
 /// Whatever the bytes, reading them ends; and what is read is read again from what it is kept as.
+///
+/// # Panics
+/// If that is not so.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn fuzz_manifest(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
