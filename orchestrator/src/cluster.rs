@@ -180,6 +180,12 @@ pub fn down(roots: &Roots) -> Result<(), Error> {
     for agent in cluster.processes.iter().filter(|process| process.name.starts_with(AGENT)) {
         end_tasks(roots, &directory(roots).join(&agent.name))?;
     }
+    let socket = jobs_socket(roots);
+    match fs::remove_file(&socket) {
+        // It never came so far.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => other.map_err(|error| Error::System(format!("remove {}", socket.display()), error))?,
+    }
     let data = directory(roots);
     fs::remove_dir_all(&data).map_err(|error| Error::System(format!("remove {}", data.display()), error))?;
     let file = file(roots);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use berth_engine::{Container, Error, logs, ps};
 use berth_orchestrator::cluster;
-use berth_orchestrator::jobs::manifest::{LONGEST, Manifest};
+use berth_orchestrator::jobs::manifest::{Group, LONGEST, Manifest};
 use berth_orchestrator::jobs::{Request, Until};
 use berth_orchestrator::process;
 use clap::{Args, Subcommand, ValueEnum};
@@ -68,7 +68,7 @@ impl Submit {
 pub struct Jobs {}
 
 impl Jobs {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
+    pub fn run(context: &Context) -> Result<ExitCode> {
         let jobs = ask(context, &Request::Jobs {})?;
         if context.format == Format::Json {
             output::json(&jobs)?;
@@ -146,7 +146,7 @@ impl Validate {
         if context.format == Format::Json {
             output::json(&manifest)?;
         } else {
-            let tasks: u32 = manifest.tasks.values().map(|group| group.count()).sum();
+            let tasks: u32 = manifest.tasks.values().map(Group::count).sum();
             output::lines([format!(
                 "{} is right: the job {} with {tasks} tasks",
                 self.manifest.display(),

@@ -252,7 +252,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Wasm(command) => command.run(context),
         Command::Cluster(command) => command.run(context),
         Command::Submit(command) => command.run(context),
-        Command::Jobs(command) => command.run(context),
+        Command::Jobs(_) => job::Jobs::run(context),
         Command::Job(command) => command.run(context),
         Command::Nodes(command) => command.run(context),
         Command::Fairness(command) => command.run(context),
