@@ -197,3 +197,104 @@ fn needs(group: &Group, free: &Resources) -> Option<(Resources, BTreeMap<Name, u
     };
     (ports.len() == group.ports.len() && free.contains(&resources)).then_some((resources, ports))
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::manifest::Manifest;
+    use super::super::scheduler::Recovered;
+    use super::super::wire::Status;
+    use super::*;
+    use crate::master::AgentId;
+    use crate::resources::Quantities;
+
+    const NOW: Now = Now { elapsed: Duration::ZERO, time: Timestamp::UNIX_EPOCH };
+
+    fn scheduler(manifests: &[&str]) -> Scheduler {
+        let mut scheduler = Scheduler::new(Recovered::default());
+        for manifest in manifests {
+            scheduler.submit(Manifest::read(manifest).unwrap(), NOW).unwrap();
+        }
+        scheduler
+    }
+
+    /// An offer of an agent in a zone, with room for so many tasks of 0.1 CPUs and a port each.
+    fn offer(agent: &str, zone: &str, tasks: u16) -> Offer {
+        let attributes = [("zone", zone), ("isolation.container", "true")];
+        Offer {
+            id: format!("offer of {agent}"),
+            agent: AgentId::from(agent),
+            role: "*".to_owned(),
+            resources: Resources {
+                quantities: Quantities::new(u64::from(tasks) * 100, 1 << 40),
+                ports: [31_000..=31_000 + tasks].into_iter().collect(),
+            },
+            attributes: attributes.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
+        }
+    }
+
+    /// The tasks that go into each of these offers.
+    fn placed(scheduler: &mut Scheduler, offers: Vec<Offer>) -> Vec<(String, Vec<String>)> {
+        scheduler.offered(offers, NOW);
+        let accepted = scheduler.take_calls().into_iter().filter_map(|call| match call {
+            Call::Accept { offer, tasks, .. } => {
+                let tasks = tasks.iter().map(|(_, info)| info["name"].as_str().unwrap().to_owned());
+                Some((offer, tasks.collect()))
+            }
+            _ => None,
+        });
+        accepted.collect()
+    }
+
+    #[test]
+    fn higher_priorities_and_older_jobs_come_first_and_what_does_not_fit_holds_up_nobody() {
+        let mut scheduler = scheduler(&[
+            "{name: old, tasks: {t: {image: i}}}",
+            "{name: young, tasks: {t: {image: i}}}",
+            "{name: urgent, priority: 90, tasks: {t: {image: i}, huge: {image: i, resources: {cpus: 50}}}}",
+            "{name: other, role: elsewhere, priority: 100, tasks: {t: {image: i}}}",
+        ]);
+        let first = placed(&mut scheduler, vec![offer("a", "x", 2)]);
+        assert_eq!(first, [("offer of a".to_owned(), vec!["urgent.t.0".to_owned(), "old.t.0".to_owned()])]);
+        let second = placed(&mut scheduler, vec![offer("a", "x", 2)]);
+        assert_eq!(second[0].1, ["young.t.0"]);
+        assert_eq!(placed(&mut scheduler, vec![offer("a", "x", 2)]), []);
+    }
+
+    #[test]
+    fn tasks_are_spread_and_have_ports_of_their_own() {
+        let mut scheduler = scheduler(&["{name: j, tasks: {t: {image: i, service: {replicas: 5}, ports: [a], \
+             spread: {over: zone, most: 2}}}}"]);
+        let offers = vec![offer("a", "x", 9), offer("b", "x", 9), offer("c", "y", 9)];
+        let placed = placed(&mut scheduler, offers);
+        let counts: Vec<usize> = placed.iter().map(|(_, tasks)| tasks.len()).collect();
+        assert_eq!(counts, [1, 1, 2], "two in each zone, on as many agents as can be");
+        let tasks = scheduler.crews.values().flat_map(|crew| crew.tasks.values());
+        let ports: Vec<(AgentId, u16)> = tasks
+            .filter_map(|task| task.launch())
+            .map(|launch| (launch.agent.clone(), *launch.ports.values().next().unwrap()))
+            .collect();
+        let distinct: std::collections::BTreeSet<_> = ports.iter().collect();
+        assert_eq!((ports.len(), distinct.len()), (4, 4), "{ports:?}");
+    }
+
+    #[test]
+    fn an_agent_that_has_run_the_image_is_preferred() {
+        let mut scheduler = scheduler(&["{name: j, tasks: {t: {image: i, resources: {cpus: 0.1}}}}"]);
+        assert_eq!(placed(&mut scheduler, vec![offer("b", "x", 1)]).len(), 1);
+        let id = scheduler.crews.values().flat_map(|crew| crew.tasks.values()).find_map(|task| task.launch());
+        let status = Status {
+            task: id.unwrap().id.clone(),
+            agent: Some(AgentId::from("b")),
+            state: TaskState::Running,
+            update: None,
+            message: String::new(),
+            sandbox: None,
+        };
+        scheduler.told(status, NOW);
+        scheduler.submit(Manifest::read("{name: k, tasks: {t: {image: i}}}").unwrap(), NOW).unwrap();
+        let second = placed(&mut scheduler, vec![offer("a", "x", 1), offer("b", "x", 1)]);
+        assert_eq!(second[0].0, "offer of b");
+    }
+}
