@@ -11,7 +11,7 @@ use crate::container::{Container, State};
 use crate::document;
 use crate::error::Result;
 use crate::options::{Isolation, Mount, MountSource, Network, Options, Seccomp};
-use crate::{vm, volumes, wasm};
+use crate::{logs, vm, volumes, wasm};
 
 /// What docker shows for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -39,7 +39,7 @@ pub fn inspect(container: &Container) -> Result<Value> {
         "ResolvConfPath": etc("resolv.conf"),
         "HostnamePath": etc("hostname"),
         "HostsPath": etc("hosts"),
-        "LogPath": dir.join("container.log"),
+        "LogPath": dir.join(logs::LOG),
         "RestartCount": status.restart_count,
         "Driver": "overlay",
         "Platform": "linux",

@@ -33,6 +33,7 @@ pub mod ps;
 pub mod record;
 pub mod remove;
 pub mod signal;
+pub mod size;
 pub mod spec;
 pub mod stats;
 mod status;

@@ -15,6 +15,8 @@ use crate::error::{Attempt as _, Result};
 use crate::monitor::Monitor;
 use crate::watch::Watch;
 
+/// The name of a log in the directory of its container.
+pub const LOG: &str = "container.log";
 /// Bytes that the time, stream and tag of a record take at most.
 const HEADER_BYTES: usize = 64;
 /// Bytes read at once when looking for the beginning of the tail.
@@ -78,25 +80,35 @@ impl<'a> Entry<'a> {
 
 /// Shows a container's log on `stdout` and `stderr`, each stream to its own.
 pub fn show(container: &Container, wanted: &Wanted, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<()> {
-    let path = container.dir().join("container.log");
-    let attempt = || format!("read {}", path.display());
     let monitor = if wanted.follow { Monitor::of(container)? } else { None };
-    let file = match File::open(&path) {
+    show_file(&container.dir().join(LOG), monitor.as_ref(), wanted, stdout, stderr)
+}
+
+/// Shows a log that lies elsewhere than with a container: nothing is added to it any more, unless there is a monitor.
+pub fn show_file(
+    path: &Path,
+    monitor: Option<&Monitor>,
+    wanted: &Wanted,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> Result<()> {
+    let attempt = || format!("read {}", path.display());
+    let file = match File::open(path) {
         // Never started: nothing was written, and nothing will be before somebody starts it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.attempt(attempt)?,
     };
-    let watch = if monitor.is_some() { Some(Watch::new(&path)?) } else { None };
+    let watch = if monitor.is_some() { Some(Watch::new(path)?) } else { None };
     let begin = match wanted.tail {
         Some(lines) => tail(&file, lines).attempt(attempt)?,
         None => 0,
     };
     let mut reader = BufReader::new(file);
     reader.seek(SeekFrom::Start(begin)).attempt(attempt)?;
-    let mut printer = Printer { wanted, path: &path, begun: [false; 2], streams: [stdout, stderr] };
+    let mut printer = Printer { wanted, path, begun: [false; 2], streams: [stdout, stderr] };
     loop {
         printer.print_records(&mut reader)?;
-        let (Some(monitor), Some(watch)) = (&monitor, &watch) else {
+        let (Some(monitor), Some(watch)) = (monitor, &watch) else {
             return Ok(());
         };
         if wanted.until.is_some_and(|until| until < Timestamp::now()) {

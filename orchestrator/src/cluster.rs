@@ -1,4 +1,5 @@
-//! A whole cluster on one machine: a master and some agents, each a process of its own in the background.
+//! A whole cluster on one machine: a master, some agents and the job framework, each a process of its own in the
+//! background.
 //!
 //! What runs is written down in `STATE/cluster/cluster.json`, process by process as they are started, so that [`up`]
 //! can start again what has died and [`down`] can end all of it, with all tasks. What the processes remember is in
@@ -31,6 +32,10 @@ const LOOK: Duration = Duration::from_millis(10);
 const PORTS: (u16, u16) = (31_000, 32_999);
 /// Of the host's memory, so many parts of ten are offered.
 const MEMORY_TENTHS: u64 = 8;
+/// What the processes are called; agents have a number besides.
+const MASTER: &str = "master";
+const AGENT: &str = "agent-";
+const JOBS: &str = "jobs";
 /// The most agents of one machine.
 pub const MOST_AGENTS: u16 = 100;
 
@@ -47,6 +52,8 @@ pub struct Plan {
     pub agents: u16,
     /// The image of tasks that name none.
     pub default_image: Option<String>,
+    /// After which time without a word from it an agent counts as unreachable; as the master sees fit, if none.
+    pub agent_timeout: Option<Duration>,
 }
 
 /// What is there.
@@ -63,7 +70,7 @@ pub struct Cluster {
 /// A process in the background.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
-    /// `master`, `agent-1`, …
+    /// `master`, `agent-1`, …, `jobs`
     pub name: String,
     /// Its id.
     pub pid: i32,
@@ -133,7 +140,7 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
         if cluster.processes.get(index).is_some_and(Process::is_alive) {
             continue;
         }
-        let (process, address) = start(plan, cluster.master, index, name)?;
+        let (process, address) = start(plan, cluster.master, name)?;
         cluster.master = address.unwrap_or(cluster.master);
         match cluster.processes.get_mut(index) {
             Some(before) => *before = process,
@@ -170,8 +177,14 @@ pub fn down(roots: &Roots) -> Result<(), Error> {
             }
         }
     }
-    for process in cluster.processes.iter().skip(1) {
-        end_tasks(roots, &directory(roots).join(&process.name))?;
+    for agent in cluster.processes.iter().filter(|process| process.name.starts_with(AGENT)) {
+        end_tasks(roots, &directory(roots).join(&agent.name))?;
+    }
+    let socket = jobs_socket(roots);
+    match fs::remove_file(&socket) {
+        // It never came so far.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => other.map_err(|error| Error::System(format!("remove {}", socket.display()), error))?,
     }
     let data = directory(roots);
     fs::remove_dir_all(&data).map_err(|error| Error::System(format!("remove {}", data.display()), error))?;
@@ -190,7 +203,20 @@ fn end_tasks(roots: &Roots, directory: &Path) -> Result<(), Error> {
 }
 
 fn names(agents: u16) -> Vec<String> {
-    std::iter::once("master".to_owned()).chain((1..=agents).map(|number| format!("agent-{number}"))).collect()
+    let agents = (1..=agents).map(|number| format!("{AGENT}{number}"));
+    std::iter::once(MASTER.to_owned()).chain(agents).chain([JOBS.to_owned()]).collect()
+}
+
+/// Where the job framework of this machine is reached.
+pub fn jobs_socket(roots: &Roots) -> PathBuf {
+    roots.state().join("cluster/jobs.sock")
+}
+
+/// The log of a task that has ended, if its agent was of this machine and still has it.
+pub fn kept_log(roots: &Roots, sandbox: &str) -> Option<PathBuf> {
+    let processes = fs::read_dir(directory(roots)).ok()?;
+    let logs = processes.flatten().map(|process| agent::kept_log(&process.path(), sandbox));
+    logs.into_iter().find(|log| log.is_file())
 }
 
 fn directory(roots: &Roots) -> PathBuf {
@@ -220,7 +246,7 @@ fn write(roots: &Roots, cluster: &Cluster) -> Result<(), Error> {
 }
 
 /// Starts one process of a cluster. A master says where it listens.
-fn start(plan: &Plan, master: SocketAddr, index: usize, name: &str) -> Result<(Process, Option<SocketAddr>), Error> {
+fn start(plan: &Plan, master: SocketAddr, name: &str) -> Result<(Process, Option<SocketAddr>), Error> {
     let data = directory(&plan.roots);
     let failed = |error: io::Error| Error::Start { name: name.to_owned(), reason: error.to_string() };
     fs::create_dir_all(&data).map_err(failed)?;
@@ -228,11 +254,15 @@ fn start(plan: &Plan, master: SocketAddr, index: usize, name: &str) -> Result<(P
     let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(failed)?;
     let mut command = Command::new(&plan.berth);
     command.arg("--data-root").arg(plan.roots.data()).arg("--state-root").arg(plan.roots.state()).arg("cluster");
-    if index == 0 {
-        command.arg("master").arg("--listen").arg(master.to_string());
-    } else {
-        command.arg("agent").arg("--master").arg(master.to_string()).args(share(plan, index - 1)?);
+    if name == MASTER {
+        command.arg(MASTER).arg("--listen").arg(master.to_string());
+        command.args(plan.agent_timeout.iter().map(|timeout| format!("--agent-timeout={}ms", timeout.as_millis())));
+    } else if let Some(number) = name.strip_prefix(AGENT).and_then(|number| number.parse::<usize>().ok()) {
+        command.arg("agent").arg("--master").arg(master.to_string()).args(share(plan, number - 1)?);
+        command.arg(format!("--attribute=agent={name}"));
         command.args(plan.default_image.iter().map(|image| format!("--default-image={image}")));
+    } else {
+        command.arg(JOBS).arg("--master").arg(master.to_string());
     }
     command.arg("--directory").arg(data.join(name));
     // Signals of a terminal are for whoever sits at it.
@@ -249,7 +279,7 @@ fn start(plan: &Plan, master: SocketAddr, index: usize, name: &str) -> Result<(P
     }
     let pid = i32::try_from(child.id()).expect("a process id is an i32");
     let start = start_time(pid).unwrap_or_default();
-    let address = if index == 0 { line.trim().rsplit(' ').next().and_then(|word| word.parse().ok()) } else { None };
+    let address = if name == MASTER { line.trim().rsplit(' ').next().and_then(|word| word.parse().ok()) } else { None };
     Ok((Process { name: name.to_owned(), pid, start }, address))
 }
 

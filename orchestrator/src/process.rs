@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,14 +13,15 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::server::{self, Server};
 use crate::store::{self, FileStore};
-use crate::{agent, server::Config};
+use crate::{agent, jobs, server::Config};
 
 /// How long a master may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,6 +41,15 @@ pub enum Error {
     /// The agent cannot go on.
     #[error(transparent)]
     Agent(#[from] agent::Error),
+    /// The job framework cannot go on.
+    #[error(transparent)]
+    Jobs(#[from] jobs::Error),
+    /// Nobody answers.
+    #[error("no job framework answers at {path}: {1}; `berth cluster up` starts one", path = .0.display())]
+    NoJobs(PathBuf, String),
+    /// The answer is no.
+    #[error("{0}")]
+    Refusal(String),
     /// Nobody answers.
     #[error("no master answers at {0}: {1}; `berth cluster up` starts one")]
     Unreachable(SocketAddr, String),
@@ -69,29 +79,63 @@ pub fn run_agent(config: agent::Config) -> Result<(), Error> {
     })
 }
 
-/// Asks a master something, as operators do: what it answers, null if nothing.
-pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
-    let unreachable = |cause: String| Error::Unreachable(master, cause);
+/// Runs a job framework until it is told to end by `SIGTERM` or `SIGINT`, which leaves its tasks running, or cannot go on.
+/// `ready` is called once people can reach it.
+pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error> {
     runtime()?.block_on(async {
-        let answer = timeout(PATIENCE, post(master, call)).await;
-        let answer = answer.map_err(|_| unreachable(format!("not within {} s", PATIENCE.as_secs())))?;
-        let (status, body) = answer.map_err(|error| unreachable(error.to_string()))?;
-        if status != StatusCode::OK {
-            return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
-        }
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
+        let shutdown = terminated()?;
+        Ok(jobs::run(config, ready, shutdown).await?)
     })
 }
 
-async fn post(master: SocketAddr, call: &Value) -> io::Result<(StatusCode, Bytes)> {
-    let stream = TcpStream::connect(master).await?;
+/// Asks a master something, as operators do: what it answers, null if nothing.
+pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
+    let unreachable = |cause: String| Error::Unreachable(master, cause);
+    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", call).await };
+    let (status, body) = exchange(connect)?.map_err(unreachable)?;
+    if status != StatusCode::OK {
+        return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
+    }
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
+}
+
+/// Asks a job framework something.
+pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> {
+    let unreachable = |cause: String| Error::NoJobs(socket.to_owned(), cause);
+    let request = serde_json::to_value(request).map_err(|error| unreachable(error.to_string()))?;
+    let connect = async { post(UnixStream::connect(socket).await?, "jobs", jobs::PATH, &request).await };
+    let (status, body) = exchange(connect)?.map_err(unreachable)?;
+    if status != StatusCode::OK {
+        return Err(Error::Refusal(String::from_utf8_lossy(&body).trim().to_owned()));
+    }
+    serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no job framework: {error}")))
+}
+
+/// An answer, or why there is none.
+type Exchanged = Result<(StatusCode, Bytes), String>;
+
+fn exchange(exchange: impl Future<Output = io::Result<(StatusCode, Bytes)>>) -> Result<Exchanged, Error> {
+    runtime()?.block_on(async {
+        Ok(match timeout(PATIENCE, exchange).await {
+            Err(_) => Err(format!("not within {} s", PATIENCE.as_secs())),
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+        })
+    })
+}
+
+async fn post(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    path: &str,
+    call: &Value,
+) -> io::Result<(StatusCode, Bytes)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
-    let request = Request::post("/api/v1")
-        .header(HOST, master.to_string())
+    let request = Request::post(path)
+        .header(HOST, host)
         .header(CONTENT_TYPE, "application/json")
         .body(Full::<Bytes>::from(call.to_string()))
         .map_err(io::Error::other)?;

@@ -1,24 +1,17 @@
 //! Thousands of histories of a cluster in which everything goes wrong.
-//!
-//! `BERTH_SEEDS=FIRST..END` chooses others: one that failed, or many more.
 
-use std::env;
+mod seeds;
+
 use std::num::NonZero;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use berth_orchestrator::simulator;
-
-fn seeds() -> Range<u64> {
-    let Ok(text) = env::var("BERTH_SEEDS") else { return 0..2000 };
-    let bounds = text.split_once("..").and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?));
-    bounds.unwrap_or_else(|| panic!("BERTH_SEEDS={text}: FIRST..END is wanted"))
-}
+use seeds::seeds;
 
 #[test]
 fn no_task_is_lost_duplicated_or_double_booked() {
-    let seeds = seeds();
+    let seeds = seeds(2000);
     let next = AtomicU64::new(seeds.start);
     let (tasks, failovers) = (AtomicU64::new(0), AtomicU64::new(0));
     let run_some = || {

@@ -19,26 +19,32 @@ use serde_json::{Value, json};
 use crate::process_guest;
 
 /// A cluster that ends with the test.
-struct Cluster {
-    home: Home,
+pub struct Cluster {
+    pub home: Home,
     master: SocketAddr,
 }
 
 impl Cluster {
-    fn up(agents: u16) -> Cluster {
+    pub fn up(agents: u16) -> Cluster {
+        Cluster::up_with(agents, "")
+    }
+
+    /// The same, with flags of `berth cluster up`.
+    pub fn up_with(agents: u16, flags: &str) -> Cluster {
         let home = Home::new();
-        let up = home.berth(&format!("cluster up --listen 127.0.0.1:0 --agents {agents} --format json")).ok().json();
+        let up = format!("cluster up --listen 127.0.0.1:0 --agents {agents} --format json {flags}");
+        let up = home.berth(&up).ok().json();
         let master = up["master"].as_str().unwrap().parse().unwrap();
         Cluster { home, master }
     }
 
     /// Starts what has died.
-    fn mend(&self, agents: u16) {
+    pub fn mend(&self, agents: u16) {
         self.home.berth(&format!("cluster up --agents {agents}")).ok();
     }
 
     /// Kills processes of it at once, and makes sure that they are dead.
-    fn kill(&self, names: &[&str]) {
+    pub fn kill(&self, names: &[&str]) {
         let status = self.home.berth("cluster status --format json").ok().json();
         let processes = status["Processes"].as_array().unwrap().clone();
         let of = |name: &str| processes.iter().find(|process| process["Name"] == name).expect("it was started");
@@ -56,8 +62,13 @@ impl Cluster {
         });
     }
 
+    /// Asks the master something as an operator, and returns the answer's status.
+    pub fn operate(&self, call: &Value) -> u16 {
+        http::send(self.master, http::post("/api/v1", "", &call.to_string()).as_bytes()).status
+    }
+
     /// Where tasks write down that they were there: a file each.
-    fn ledger(&self) -> PathBuf {
+    pub fn ledger(&self) -> PathBuf {
         let ledger = self.home.scratch().join("ledger");
         fs::create_dir_all(&ledger).unwrap();
         ledger
@@ -74,7 +85,7 @@ impl Cluster {
     }
 
     /// What there is of tasks on the host.
-    fn containers(&self) -> Vec<String> {
+    pub fn containers(&self) -> Vec<String> {
         self.home.containers()
     }
 }
@@ -212,7 +223,7 @@ fn a_task_has_time_to_end_by_itself_and_not_for_ever() {
 fn people_see_nodes_shares_and_reasons() {
     let cluster = Cluster::up(2);
     let status = cluster.home.berth("cluster status").ok().text();
-    assert_eq!(status.matches("running").count(), 3, "{status}");
+    assert_eq!(status.matches("running").count(), 4, "a master, two agents and the job framework: {status}");
     let mut framework = Framework::new(cluster.master, &subscribe_call(None));
     // One offer of each agent.
     let mut offers = framework.expect("OFFERS")["offers"].as_array().unwrap().clone();

@@ -13,6 +13,7 @@ mod exec;
 mod harness;
 mod hostile_images;
 mod image_store;
+mod jobs;
 mod lifecycle;
 mod limits;
 mod logs;

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use berth_engine::info;
+use berth_engine::{info, size};
 use berth_orchestrator::agent;
 use berth_orchestrator::attributes::Attributes;
 use berth_orchestrator::cluster::{self, MOST_AGENTS, Plan};
+use berth_orchestrator::jobs;
 use berth_orchestrator::master::AgentInfo;
 use berth_orchestrator::process;
 use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
@@ -17,8 +19,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::Context;
-use crate::flags::{full_pair, size};
+use super::{Context, job};
+use crate::flags::{full_pair, time};
 use crate::output::{self, Format, Table};
 
 /// Where a master listens, if nobody says otherwise.
@@ -38,6 +40,7 @@ enum Command {
     Down(Down),
     Master(Master),
     Agent(Agent),
+    Jobs(Jobs),
 }
 
 impl Cluster {
@@ -48,6 +51,7 @@ impl Cluster {
             Command::Down(_) => Down::run(context),
             Command::Master(command) => command.run(context),
             Command::Agent(command) => command.run(context),
+            Command::Jobs(command) => command.run(context),
         }
     }
 }
@@ -64,6 +68,9 @@ struct Up {
     /// The image of tasks that name none
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
+    /// After which time without a word from it an agent counts as unreachable, at least 10s [default: 75s]
+    #[arg(long, value_name = "TIME", value_parser = agent_timeout)]
+    agent_timeout: Option<Duration>,
 }
 
 impl Up {
@@ -74,6 +81,7 @@ impl Up {
             listen: self.listen,
             agents: self.agents,
             default_image: self.default_image,
+            agent_timeout: self.agent_timeout,
         };
         let cluster = cluster::up(&plan)?;
         if context.format == Format::Json {
@@ -132,6 +140,9 @@ struct Master {
     /// Where to keep what it has to remember [default: cluster/master in the data root]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// After which time without a word from it an agent counts as unreachable, at least 10s [default: 75s]
+    #[arg(long, value_name = "TIME", value_parser = agent_timeout)]
+    agent_timeout: Option<Duration>,
 }
 
 impl Master {
@@ -139,7 +150,9 @@ impl Master {
         let directory = self.directory.unwrap_or_else(|| context.roots.data().join("cluster/master"));
         // A reader that has gone has no need to know.
         let ready = |address| drop(output::lines([format!("listening on {address}")]));
-        process::run_master(server::Config::new(self.listen), &directory, ready)?;
+        let mut config = server::Config::new(self.listen);
+        config.master.agent_timeout = self.agent_timeout.unwrap_or(config.master.agent_timeout);
+        process::run_master(config, &directory, ready)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -202,6 +215,30 @@ impl Agent {
     }
 }
 
+/// Be a job framework, in the foreground
+#[derive(Debug, Args)]
+struct Jobs {
+    /// Where the master listens
+    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
+    master: SocketAddr,
+    /// Where to keep what it has to remember [default: cluster/jobs in the data root]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+impl Jobs {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let config = jobs::Config {
+            master: self.master,
+            directory: self.directory.unwrap_or_else(|| context.roots.data().join("cluster/jobs")),
+            socket: cluster::jobs_socket(&context.roots),
+        };
+        // A reader that has gone has no need to know.
+        process::run_jobs(config, || drop(output::lines(["running".to_owned()])))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 /// What tasks can run in here.
 fn isolations(kvm: &info::Kvm) -> Result<Attributes> {
     let wasm = this_program()?.with_file_name("berth-wasm").exists();
@@ -221,6 +258,12 @@ fn agents() -> RangedU64ValueParser<u16> {
 
 fn this_program() -> Result<PathBuf> {
     std::env::current_exe().context("cannot find the program that runs")
+}
+
+/// Agents are heard of every few seconds.
+fn agent_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = time(text)?;
+    if timeout < Duration::from_secs(10) { Err("give 10s at least".to_owned()) } else { Ok(timeout) }
 }
 
 /// Thousandths of a CPU.
@@ -357,10 +400,10 @@ fn waits_for(member: &Value) -> &'static str {
     }
 }
 
-/// Tell why a task is where it is
+/// Tell why a task is where it is, or why it waits
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The task's id
+    /// The task's id, or JOB.TASK.INDEX
     #[arg(value_name = "TASK")]
     task: String,
     /// The framework it belongs to, where several have a task of that id
@@ -371,7 +414,18 @@ pub struct Explain {
 }
 
 impl Explain {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
+    pub fn run(mut self, context: &Context) -> Result<ExitCode> {
+        if let Some(task) = job::known(context, &self.task) {
+            if let Some(why) = task["waits_for"].as_str() {
+                if context.format == Format::Json {
+                    output::json(&task)?;
+                } else {
+                    output::lines([format!("{} waits for {}", self.task, job::printable(why))])?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            text(&task["id"]).clone_into(&mut self.task);
+        }
         let mut asked = json!({ "task_id": { "value": self.task } });
         if let Some(framework) = self.framework {
             asked["framework_id"] = json!({ "value": framework });
@@ -407,11 +461,11 @@ impl Explain {
     }
 }
 
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

@@ -12,6 +12,18 @@ use super::Context;
 /// Run a command in a running container
 #[derive(Debug, Args)]
 pub struct Exec {
+    #[command(flatten)]
+    flags: Flags,
+    /// Name or id
+    container: String,
+    /// What to run
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// How a command is run in a container.
+#[derive(Debug, Args)]
+pub struct Flags {
     /// Do not wait for it
     #[arg(short, long)]
     detach: bool,
@@ -30,16 +42,11 @@ pub struct Exec {
     /// Name or id, with or without a group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
-    /// Name or id
-    container: String,
-    /// What to run
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<OsString>,
 }
 
-impl Exec {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let container = Container::find(&context.roots, &self.container)?;
+impl Flags {
+    /// Runs a command, in place of this program.
+    pub fn become_exec(self, container: &Container, command: Vec<OsString>) -> Result<ExitCode> {
         let request = exec::Request {
             detach: self.detach,
             interactive: self.interactive,
@@ -47,8 +54,15 @@ impl Exec {
             env: self.env,
             workdir: self.workdir,
             user: self.user,
-            command: self.command,
+            command,
         };
-        match exec::become_exec(&container, &request)? {}
+        match exec::become_exec(container, &request)? {}
+    }
+}
+
+impl Exec {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let container = Container::find(&context.roots, &self.container)?;
+        self.flags.become_exec(&container, self.command)
     }
 }

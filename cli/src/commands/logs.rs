@@ -13,6 +13,15 @@ use super::Context;
 /// Print what a container has written
 #[derive(Debug, Args)]
 pub struct Logs {
+    #[command(flatten)]
+    flags: Flags,
+    /// Name or id
+    container: String,
+}
+
+/// What of a log is wanted.
+#[derive(Debug, Args)]
+pub struct Flags {
     /// Go on with what it writes until it ends
     #[arg(short, long)]
     follow: bool,
@@ -28,8 +37,6 @@ pub struct Logs {
     /// Put the time before each line
     #[arg(short, long)]
     timestamps: bool,
-    /// Name or id
-    container: String,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,17 +53,24 @@ fn tail(text: &str) -> Result<Tail, String> {
     }
 }
 
-impl Logs {
-    pub fn run(self, context: &Context) -> Result<ExitCode> {
+impl Flags {
+    /// The same, with times as they are.
+    pub fn wanted(&self) -> Result<logs::Wanted> {
         let now = Timestamp::now();
         let parse = |text: &Option<String>| text.as_deref().map(|text| time::parse(text, now)).transpose();
-        let wanted = logs::Wanted {
+        Ok(logs::Wanted {
             follow: self.follow,
             since: parse(&self.since)?,
             until: parse(&self.until)?,
             tail: self.tail.0,
             timestamps: self.timestamps,
-        };
+        })
+    }
+}
+
+impl Logs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let wanted = self.flags.wanted()?;
         let container = Container::find(&context.roots, &self.container)?;
         let mut stdout = io::BufWriter::new(io::stdout().lock());
         let mut stderr = io::BufWriter::new(io::stderr().lock());

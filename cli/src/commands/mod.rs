@@ -11,6 +11,7 @@ mod exec;
 mod images;
 mod info;
 mod inspect;
+mod job;
 mod lifecycle;
 mod logs;
 mod ps;
@@ -121,6 +122,9 @@ enum Command {
     Vm(vm::Vm),
     Wasm(wasm::Wasm),
     Cluster(cluster::Cluster),
+    Submit(job::Submit),
+    Jobs(job::Jobs),
+    Job(job::Job),
     Nodes(cluster::Nodes),
     Fairness(cluster::Fairness),
     Explain(cluster::Explain),
@@ -247,6 +251,9 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Vm(command) => command.run(context),
         Command::Wasm(command) => command.run(context),
         Command::Cluster(command) => command.run(context),
+        Command::Submit(command) => command.run(context),
+        Command::Jobs(_) => job::Jobs::run(context),
+        Command::Job(command) => command.run(context),
         Command::Nodes(command) => command.run(context),
         Command::Fairness(command) => command.run(context),
         Command::Explain(command) => command.run(context),

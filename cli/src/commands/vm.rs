@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use berth_engine::{Container, vm};
+use berth_engine::{Container, size, vm};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Context;
-use crate::flags::size;
 use crate::output::{self, Format, Table};
 
 /// Look into running microVMs, and change how much memory they keep

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use berth_engine::{options, wasm};
+use berth_engine::{options, size, wasm};
 use berth_images::Store;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Context, run};
-use crate::flags::{RunFlags, size};
+use crate::flags::RunFlags;
 use crate::output::{self, Format};
 
 /// Serve HTTP requests with Wasm components, and compile modules

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use berth_engine::options::Limits;
+use berth_engine::size;
 use berth_engine::spec::{MIN_MEMORY, cpus};
 use clap::Args;
-
-use super::size;
 
 /// Highest CPU number and count of CPUs a kernel can be built for (`CONFIG_NR_CPUS`).
 const MAX_CPUS: u32 = 8192;

@@ -8,7 +8,6 @@ mod limits;
 mod lists;
 mod mount;
 mod process;
-pub mod size;
 #[cfg(test)]
 mod tests;
 
@@ -17,12 +16,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use berth_engine::options::{Device, Guest, Isolation, Mount, Network, Options, Seccomp, Ulimit, UserNamespace};
-use berth_engine::spec;
+use berth_engine::{size, spec};
 use berth_runtime::monitor::RestartPolicy;
 use clap::{ArgAction, Args, ValueEnum};
 
 use isolation::{Namespace, SecurityOpt};
-pub use limits::LimitFlags;
+pub use limits::{LimitFlags, time};
 pub use lists::{full_pair, labels, pair};
 use process::PullPolicy;
 pub use process::restart;

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use berth_engine::options::{Filesystem, Mount, MountSource};
-use berth_engine::{spec, volumes};
+use berth_engine::{size, spec, volumes};
 use csv::StringRecord;
-
-use super::size;
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 /// Options of `--tmpfs` without and with a value, see tmpfs(5) and mount(8).

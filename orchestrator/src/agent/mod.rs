@@ -13,7 +13,7 @@
 //! name that was chosen before it was first tried, and keeps it until the master has taken note of the end.
 
 mod checkpoints;
-mod command;
+pub(crate) mod command;
 mod link;
 mod sandboxes;
 mod tasks;
@@ -34,6 +34,8 @@ use sandboxes::Sandboxes;
 use tasks::{Effect, Tasks};
 
 pub use checkpoints::Error as CheckpointError;
+pub use command::ISOLATION;
+pub use sandboxes::kept_log;
 
 use crate::master::{AgentInfo, Registration, ToAgent};
 

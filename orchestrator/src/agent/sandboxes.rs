@@ -1,10 +1,15 @@
-//! The sandboxes of tasks: started by the program `berth`, which makes them all, and looked after from here.
+//! The sandboxes of tasks: started by the program `berth`, which makes them all, and looked after from here. What a task
+//! has written outlives its sandbox.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, fs, io};
 
+use berth_engine::logs::LOG;
 use berth_engine::monitor::{self, Monitor};
 use berth_engine::{Container, Error, Roots, lifecycle, remove};
 use berth_runtime::monitor::Status;
@@ -18,8 +23,16 @@ use super::{Config, Happening};
 
 /// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
 const HALF_MADE: Duration = Duration::from_secs(10);
+/// How many logs of tasks that have ended are kept, and after how many more the oldest are removed.
+const LOGS: usize = 2000;
+const MORE_LOGS: usize = 100;
 /// How often it is looked whether it is whole.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Where an agent, whose directory this is, keeps what a task wrote in its sandbox of this name.
+pub fn kept_log(directory: &Path, sandbox: &str) -> PathBuf {
+    directory.join("logs").join(sandbox).with_extension("log")
+}
 
 /// How a sandbox ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +59,10 @@ impl fmt::Display for End {
 #[derive(Debug)]
 pub struct Sandboxes {
     roots: Roots,
-    berth: std::path::PathBuf,
+    berth: PathBuf,
+    /// The agent's, where logs are kept.
+    directory: PathBuf,
+    removed: Arc<AtomicUsize>,
     /// What their names begin with.
     prefix: String,
     happenings: UnboundedSender<Happening>,
@@ -54,8 +70,8 @@ pub struct Sandboxes {
 
 impl Sandboxes {
     pub fn new(config: &Config, prefix: &str, happenings: UnboundedSender<Happening>) -> Sandboxes {
-        let (roots, berth) = (config.roots.clone(), config.berth.clone());
-        Sandboxes { roots, berth, prefix: prefix.to_owned(), happenings }
+        let (roots, berth, directory) = (config.roots.clone(), config.berth.clone(), config.directory.clone());
+        Sandboxes { roots, berth, directory, removed: Arc::default(), prefix: prefix.to_owned(), happenings }
     }
 
     /// Which of these sandboxes are there, and the names of others that are left of tasks that are over.
@@ -119,15 +135,50 @@ impl Sandboxes {
         spawn_blocking(stop);
     }
 
-    /// Removes what is left of a sandbox.
+    /// Removes what is left of a sandbox, but for its log.
     pub fn remove(&self, name: String) {
-        let roots = self.roots.clone();
-        spawn_blocking(move || match remove::remove(&roots, &name, true, true) {
-            // A task that was in error has none.
-            Ok(_) | Err(Error::NotFound(_)) => {}
-            Err(error) => tracing::warn!(%error, name, "a task's sandbox cannot be removed"),
+        let (roots, directory, removed) = (self.roots.clone(), self.directory.clone(), Arc::clone(&self.removed));
+        spawn_blocking(move || {
+            let log = Container::find(&roots, &name).map(|container| container.dir().join(LOG));
+            let kept = log.map(|log| keep(&log, &kept_log(&directory, &name)));
+            if let Ok(Err(error)) = kept {
+                tracing::warn!(%error, name, "a task's log cannot be kept");
+            }
+            match remove::remove(&roots, &name, true, true) {
+                // A task that was in error has none.
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => tracing::warn!(%error, name, "a task's sandbox cannot be removed"),
+            }
+            if removed.fetch_add(1, Ordering::Relaxed).is_multiple_of(MORE_LOGS)
+                && let Err(error) = remove_old(&directory.join("logs"))
+            {
+                tracing::warn!(%error, "old logs of tasks cannot be removed");
+            }
         });
     }
+}
+
+/// Moves a log to where it is kept.
+fn keep(log: &Path, kept: &Path) -> io::Result<()> {
+    fs::create_dir_all(kept.parent().unwrap_or(kept))?;
+    match fs::rename(log, kept) {
+        // It never ran.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes all logs but the latest.
+fn remove_old(logs: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(logs) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut kept: Vec<(SystemTime, PathBuf)> =
+        entries.flatten().filter_map(|it| Some((it.metadata().ok()?.modified().ok()?, it.path()))).collect();
+    kept.sort_unstable();
+    let old = kept.len().saturating_sub(LOGS);
+    kept.iter().take(old).try_for_each(|(_, path)| fs::remove_file(path))
 }
 
 /// Whether the program in the sandbox of this name runs, did, or is about to.

@@ -168,7 +168,7 @@ impl Declaration {
 }
 
 /// Whether a text can be the name of a role.
-pub(super) fn check_role(role: &str, field: &str) -> Result<(), Invalid> {
+pub(crate) fn check_role(role: &str, field: &str) -> Result<(), Invalid> {
     name(role, field)?;
     if role == "." || role == ".." || role.starts_with('-') || role.contains(char::is_whitespace) {
         return Err(Invalid::new(field, "a role is not `.` or `..`, starts with no dash and has no white space"));

@@ -111,7 +111,7 @@ fn drop_nulls(value: &mut Value) {
 }
 
 /// What a call of this type carries.
-fn payload<T>(part: Option<T>, field: &str) -> Result<T, Invalid> {
+pub(crate) fn payload<T>(part: Option<T>, field: &str) -> Result<T, Invalid> {
     part.ok_or_else(|| Invalid::missing(field))
 }
 

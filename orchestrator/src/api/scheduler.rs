@@ -384,7 +384,7 @@ impl Writer {
 }
 
 /// A message round one text.
-pub(super) fn id(text: &str) -> Value {
+pub(crate) fn id(text: &str) -> Value {
     json!({ "value": text })
 }
 

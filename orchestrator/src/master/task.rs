@@ -56,6 +56,24 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Every state.
+    const ALL: [TaskState; 14] = [
+        TaskState::Staging,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Killing,
+        TaskState::Finished,
+        TaskState::Failed,
+        TaskState::Killed,
+        TaskState::Error,
+        TaskState::Lost,
+        TaskState::Dropped,
+        TaskState::Unreachable,
+        TaskState::Gone,
+        TaskState::GoneByOperator,
+        TaskState::Unknown,
+    ];
+
     /// Whether the task has ended, for good.
     pub fn is_terminal(self) -> bool {
         match self {
@@ -94,6 +112,11 @@ impl TaskState {
             TaskState::GoneByOperator => "TASK_GONE_BY_OPERATOR",
             TaskState::Unknown => "TASK_UNKNOWN",
         }
+    }
+
+    /// The state of this name.
+    pub fn named(name: &str) -> Option<TaskState> {
+        TaskState::ALL.into_iter().find(|state| state.name() == name)
     }
 
     /// What a framework is told: the finer states are known only to those that say they can tell them apart.

@@ -1,4 +1,4 @@
-//! Sizes on the command line: `512m`, `1.5g`, `4096`.
+//! Sizes as people write them: `512m`, `1.5g`, `4096`.
 
 /// Bytes of a size such as `64m`: a number, and `b`, `k`, `m`, `g` or `t` for powers of 1024, where `kb` and `kib`
 /// mean the same as `k`.

@@ -1,0 +1,462 @@
+//! `berth submit`, `berth jobs`, `berth job`
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use berth_engine::{Container, Error, logs, ps};
+use berth_orchestrator::cluster;
+use berth_orchestrator::jobs::manifest::{Group, LONGEST, Manifest};
+use berth_orchestrator::jobs::{Request, Until};
+use berth_orchestrator::process;
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::cluster::{items, text};
+use super::{Context, exec};
+use crate::flags::time;
+use crate::output::{self, Format, Table};
+
+/// Run a job on the cluster of this machine
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// Return when all its tasks have started, or when it has ended, and not at once
+    #[arg(long, value_enum, value_name = "running|ended", hide_possible_values = true)]
+    wait: Option<Wanted>,
+    /// Its manifest, or - for standard input
+    #[arg(value_name = "FILE")]
+    manifest: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Wanted {
+    Running,
+    Ended,
+}
+
+impl From<Wanted> for Until {
+    fn from(wanted: Wanted) -> Until {
+        match wanted {
+            Wanted::Running => Until::Running,
+            Wanted::Ended => Until::Ended,
+        }
+    }
+}
+
+impl Submit {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let manifest = read(&self.manifest)?;
+        let answer = ask(context, &Request::Submit { manifest });
+        let answer = answer.with_context(|| format!("cannot submit {}", self.manifest.display()))?;
+        let job = text(&answer["job"]).to_owned();
+        if context.format == Format::Json {
+            output::json(&answer)?;
+        } else {
+            output::lines([job.clone()])?;
+        }
+        self.wait.map_or(Ok(ExitCode::SUCCESS), |wanted| wait(context, &job, wanted.into()))
+    }
+}
+
+/// List jobs
+#[derive(Debug, Args)]
+pub struct Jobs {}
+
+impl Jobs {
+    pub fn run(context: &Context) -> Result<ExitCode> {
+        let jobs = ask(context, &Request::Jobs {})?;
+        if context.format == Format::Json {
+            output::json(&jobs)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table =
+            Table::new(&["JOB", "STATE", "ROLE", "PRIORITY", "WAITING", "RUNNING", "ENDED", "FAILED", "SUBMITTED"]);
+        for job in items(&jobs) {
+            let count = |name: &str| job["counts"][name].as_u64().unwrap_or_default();
+            table.row(vec![
+                text(&job["name"]).to_owned(),
+                text(&job["state"]).to_owned(),
+                text(&job["role"]).to_owned(),
+                job["priority"].to_string(),
+                (count("waiting") + count("starting")).to_string(),
+                count("running").to_string(),
+                count("ended").to_string(),
+                count("failed").to_string(),
+                ago(&job["submitted"]),
+            ]);
+        }
+        table.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Look after a job
+#[derive(Debug, Args)]
+pub struct Job {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Validate(Validate),
+    Schema(Schema),
+    Status(Status),
+    History(History),
+    Wait(Wait),
+    Scale(Scale),
+    Stop(Stop),
+    Logs(Logs),
+    Exec(Exec),
+}
+
+impl Job {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        match self.command {
+            Command::Validate(command) => command.run(context),
+            Command::Schema(_) => Schema::run(),
+            Command::Status(command) => command.run(context),
+            Command::History(command) => command.run(context),
+            Command::Wait(command) => command.run(context),
+            Command::Scale(command) => command.run(context),
+            Command::Stop(command) => command.run(context),
+            Command::Logs(command) => command.run(context),
+            Command::Exec(command) => command.run(context),
+        }
+    }
+}
+
+/// Say whether a manifest is right
+#[derive(Debug, Args)]
+struct Validate {
+    /// The manifest, or - for standard input
+    #[arg(value_name = "FILE")]
+    manifest: PathBuf,
+}
+
+impl Validate {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let read = Manifest::read(&read(&self.manifest)?);
+        let manifest = read.with_context(|| format!("{} is no manifest", self.manifest.display()))?;
+        if context.format == Format::Json {
+            output::json(&manifest)?;
+        } else {
+            let tasks: u32 = manifest.tasks.values().map(Group::count).sum();
+            output::lines([format!(
+                "{} is right: the job {} with {tasks} tasks",
+                self.manifest.display(),
+                manifest.name
+            )])?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print the JSON schema of manifests
+#[derive(Debug, Args)]
+struct Schema {}
+
+impl Schema {
+    fn run() -> Result<ExitCode> {
+        output::json(&Manifest::schema())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Show how a job and its tasks are doing
+#[derive(Debug, Args)]
+struct Status {
+    /// The job
+    job: String,
+}
+
+impl Status {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let job = ask(context, &Request::Job { job: self.job })?;
+        if context.format == Format::Json {
+            output::json(&job)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let head = ["name", "state"].map(|field| text(&job[field]));
+        output::lines([format!("{} is {}, submitted {}", head[0], head[1], ago(&job["submitted"]))])?;
+        let mut table = Table::new(&["TASK", "STATE", "SINCE", "ATTEMPT", "AGENT", "NOTE"]);
+        for task in items(&job["tasks"]) {
+            let latest = items(&task["attempts"]).last();
+            let past = task["attempts"].as_array().map_or(0, Vec::len);
+            let (since, attempt, agent, note) = match (text(&task["state"]), latest) {
+                ("waiting", _) => ("", past, "", format!("waits for {}", text(&task["waits_for"]))),
+                ("finished" | "failed" | "stopped", latest) => {
+                    let field = |name: &str| latest.map_or("", |latest| text(&latest[name]));
+                    (field("ended"), past, field("agent"), field("message").to_owned())
+                }
+                _ => {
+                    let since = if task["running"].is_null() { &task["launched"] } else { &task["running"] };
+                    let ports = task["ports"].as_object().into_iter().flatten();
+                    let ports = ports.map(|(name, number)| format!("{name}={number}")).collect::<Vec<_>>();
+                    (text(since), past + 1, text(&task["agent"]), ports.join(" "))
+                }
+            };
+            table.row(vec![
+                text(&task["task"]).to_owned(),
+                text(&task["state"]).to_owned(),
+                ago(&json!(since)),
+                attempt.to_string(),
+                agent.to_owned(),
+                output::cut(&printable(&note), 60),
+            ]);
+        }
+        table.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Show what has happened to a job and its tasks
+#[derive(Debug, Args)]
+struct History {
+    /// The job
+    job: String,
+}
+
+impl History {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let job = ask(context, &Request::Job { job: self.job })?;
+        let name = text(&job["name"]);
+        let mut history: Vec<(Timestamp, String, String)> = Vec::new();
+        let mut add = |time: &Value, what: &str, event: String| {
+            history.extend(text(time).parse().ok().map(|time: Timestamp| (time, what.to_owned(), event)));
+        };
+        for event in items(&job["events"]) {
+            add(&event["time"], name, text(&event["event"]).to_owned());
+        }
+        for task in items(&job["tasks"]) {
+            for attempt in items(&task["attempts"]).chain([task]).filter(|attempt| attempt["id"].is_string()) {
+                let id = text(&attempt["id"]);
+                add(&attempt["launched"], id, format!("launched on {}", text(&attempt["agent"])));
+                add(&attempt["running"], id, "running".to_owned());
+                let message = match text(&attempt["message"]) {
+                    "" => text(&attempt["state"]).to_owned(),
+                    message => format!("{}: {}", text(&attempt["state"]), printable(message)),
+                };
+                add(&attempt["ended"], id, message);
+            }
+        }
+        history.sort_by_key(|(time, _, _)| *time);
+        if context.format == Format::Json {
+            let entry =
+                |(time, what, event): &(Timestamp, String, String)| json!({ "time": time, "of": what, "event": event });
+            output::json(&history.iter().map(entry).collect::<Vec<_>>())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table = Table::new(&["TIME", "OF", "EVENT"]);
+        for (time, what, event) in history {
+            table.row(vec![format!("{time:.3}"), what, event]);
+        }
+        table.print()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Wait until a job has ended; the exit code says whether it finished
+#[derive(Debug, Args)]
+struct Wait {
+    /// The job
+    job: String,
+}
+
+impl Wait {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        wait(context, &self.job, Until::Ended)
+    }
+}
+
+/// Change how many tasks a service of a job has
+#[derive(Debug, Args)]
+struct Scale {
+    /// The job
+    job: String,
+    /// Which of its services is to have how many
+    #[arg(required = true, value_name = "TASK=REPLICAS", value_parser = replicas)]
+    services: Vec<(String, u32)>,
+}
+
+fn replicas(text: &str) -> Result<(String, u32), String> {
+    let parts = text.split_once('=').and_then(|(name, number)| Some((name.to_owned(), number.parse().ok()?)));
+    parts.ok_or_else(|| "give TASK=REPLICAS, for example front=3".to_owned())
+}
+
+impl Scale {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        for (group, replicas) in self.services {
+            ask(context, &Request::Scale { job: self.job.clone(), group, replicas })?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// End a job, and return when it has ended
+#[derive(Debug, Args)]
+struct Stop {
+    /// How long its tasks may take to end by themselves [default: as long as its manifest says]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    grace: Option<Duration>,
+    /// The job
+    job: String,
+}
+
+impl Stop {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        ask(context, &Request::Stop { job: self.job.clone(), grace: self.grace })?;
+        wait_for(context, &self.job, Until::Ended)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print what tasks have written
+#[derive(Debug, Args)]
+struct Logs {
+    #[command(flatten)]
+    flags: super::logs::Flags,
+    /// JOB, JOB.TASK or JOB.TASK.INDEX
+    task: String,
+}
+
+impl Logs {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let wanted = self.flags.wanted()?;
+        let tasks = find(context, &self.task)?;
+        if wanted.follow && tasks.len() > 1 {
+            bail!(
+                "there are {} tasks {}; one can be followed, for example {}",
+                tasks.len(),
+                self.task,
+                tasks[0]["task"]
+            );
+        }
+        for task in &tasks {
+            let latest = items(&task["attempts"]).last();
+            let sandbox = task["sandbox"].as_str().or_else(|| latest.and_then(|latest| latest["sandbox"].as_str()));
+            // One that never ran has written nothing.
+            let Some(sandbox) = sandbox else { continue };
+            if tasks.len() > 1 {
+                output::lines([format!("==> {} <==", text(&task["task"]))])?;
+            }
+            show(context, sandbox, &wanted)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Shows what was written in a sandbox, which is there or was.
+fn show(context: &Context, sandbox: &str, wanted: &logs::Wanted) -> Result<()> {
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let mut stderr = io::BufWriter::new(io::stderr().lock());
+    match Container::find(&context.roots, sandbox) {
+        Ok(container) => logs::show(&container, wanted, &mut stdout, &mut stderr)?,
+        Err(Error::NotFound(_)) => {
+            let kept = cluster::kept_log(&context.roots, sandbox);
+            let kept = kept.ok_or_else(|| anyhow!("the log of {sandbox} is no longer there"))?;
+            logs::show_file(&kept, None, wanted, &mut stdout, &mut stderr)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Run a command in a task that runs
+#[derive(Debug, Args)]
+struct Exec {
+    #[command(flatten)]
+    flags: exec::Flags,
+    /// JOB.TASK.INDEX, or less where that is enough
+    task: String,
+    /// What to run
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Exec {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let tasks = find(context, &self.task)?;
+        let mut running = tasks.iter().filter(|task| task["running"].is_string() && task["sandbox"].is_string());
+        let task = running.next().ok_or_else(|| anyhow!("no task {} runs", self.task))?;
+        if running.next().is_some() {
+            bail!("several tasks {} run; name one, for example {}", self.task, text(&task["task"]));
+        }
+        let container = Container::find(&context.roots, text(&task["sandbox"]))?;
+        self.flags.become_exec(&container, self.command)
+    }
+}
+
+/// Reads a manifest, or as much of it as is enough to see that it is none.
+fn read(path: &Path) -> Result<String> {
+    let input: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?),
+    };
+    let mut text = String::new();
+    let read = input.take(LONGEST as u64 + 1).read_to_string(&mut text);
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text)
+}
+
+fn ask(context: &Context, request: &Request) -> Result<Value> {
+    if cluster::read(&context.roots)?.is_none() {
+        return Err(cluster::Error::None.into());
+    }
+    Ok(process::ask_jobs(&cluster::jobs_socket(&context.roots), request)?)
+}
+
+/// The tasks that a reference means.
+fn find(context: &Context, reference: &str) -> Result<Vec<Value>> {
+    let job = reference.split('.').next().unwrap_or_default();
+    let mut view = ask(context, &Request::Job { job: job.to_owned() })?;
+    let is_meant = |task: &Value| {
+        let rest = text(&task["task"]).strip_prefix(reference);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let Value::Array(tasks) = view["tasks"].take() else { bail!("the job framework tells of no tasks") };
+    let tasks: Vec<Value> = tasks.into_iter().filter(is_meant).collect();
+    if tasks.is_empty() {
+        bail!("there is no task {reference}; `berth job status {job}` lists them");
+    }
+    Ok(tasks)
+}
+
+/// What the job framework knows of a task that waits or runs, if there is one.
+pub(super) fn known(context: &Context, task: &str) -> Option<Value> {
+    let tasks = find(context, task).ok()?;
+    let mut known = tasks.into_iter().filter(|known| known["task"] == *task);
+    known.next().filter(|known| known["waits_for"].is_string() || known["id"].is_string())
+}
+
+/// Waits for a job, and says by the exit code whether it has failed.
+fn wait(context: &Context, job: &str, until: Until) -> Result<ExitCode> {
+    let view = wait_for(context, job, until)?;
+    let failed = ["failed", "stopped"].contains(&text(&view["state"]));
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn wait_for(context: &Context, job: &str, until: Until) -> Result<Value> {
+    loop {
+        let view = ask(context, &Request::Wait { job: job.to_owned(), until })?;
+        if view["come"] == true {
+            return Ok(view);
+        }
+    }
+}
+
+/// How long ago a time was.
+fn ago(time: &Value) -> String {
+    let time: Option<Timestamp> = text(time).parse().ok();
+    time.map_or_else(String::new, |time| format!("{} ago", ps::age(time, Timestamp::now())))
+}
+
+/// What others say, in one line.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
