@@ -1,5 +1,6 @@
 //! How tasks end: a thread, a process, and who waits for it.
 
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -8,6 +9,7 @@ use super::signal::Info;
 use super::table::{self, Process, Status};
 use super::{Table, Task};
 use crate::process::Result;
+use crate::process::syscalls::host::{self, Arg};
 use crate::process::vm::lock;
 
 /// A child that wait found.
@@ -30,6 +32,14 @@ impl Task {
             process.interrupt_all();
         }
         self.handle.flag.set();
+    }
+
+    /// Makes the whole process end for want of memory, which is counted for who looks from outside.
+    pub fn end_for_want_of_memory(&mut self) {
+        if let Some(counter) = &self.kernel.oom {
+            let _ = host::call(libc::SYS_write, [counter.as_fd().into(), Arg::In(&1u64.to_le_bytes()), 8.into()]);
+        }
+        self.end_process(Status::Killed(libc::SIGKILL as u8));
     }
 
     /// Makes this thread end; with the last thread the process ends.
@@ -142,6 +152,8 @@ impl Task {
 impl Table {
     /// Turns a process without threads into a zombie and tells its parent.
     fn bury(&mut self, pid: i32, status: Status) {
+        // Of a session only its leader speaks to a terminal.
+        self.sessions.remove(&pid);
         let Ok(process) = self.process(pid) else { return };
         process.zombie = Some(status);
         process.pending.clear();

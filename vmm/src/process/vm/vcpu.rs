@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+use vm_memory::GuestMemoryMmap;
 
 use super::{VmError, layout};
+use crate::vcpu::translate::{self, Checked};
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
@@ -182,6 +184,14 @@ impl Vcpu {
         state.region[0] = 0x37f;
         state.region[6] = 0x1f80;
         self.set_extended(&state)
+    }
+
+    /// Follows an address through the page tables at `root`, as KVM does too.
+    pub fn translate(&mut self, memory: &GuestMemoryMmap, root: u64, address: u64) -> Result<Checked, String> {
+        self.special.cr3 = root;
+        self.dirty_special = true;
+        self.fd.set_sregs(&self.special).map_err(|error| format!("cannot set a vCPU's registers: {error}"))?;
+        translate::checked(&self.fd, memory, address).map_err(|error| error.to_string())
     }
 
     /// Runs in ring 3 until something happens.
