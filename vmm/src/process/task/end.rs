@@ -11,6 +11,8 @@ use super::{Table, Task};
 use crate::process::Result;
 use crate::process::syscalls::host::{self, Arg};
 use crate::process::vm::lock;
+#[cfg(any(test, feature = "fuzzing"))]
+use crate::process::vm::vcpu::Vcpu;
 
 /// A child that wait found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,12 @@ impl Task {
             }
         }
         self.handle.flag.set();
+    }
+
+    /// Drops a thread that never ran, but for its vCPU.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn give_up(self) -> Vcpu {
+        self.vcpu
     }
 
     /// What is left to do when a thread has left its loop.
@@ -111,7 +119,7 @@ impl Task {
             let matches = |pid: i32, process: &Process| match wanted {
                 -1 => true,
                 0 => process.group == group,
-                wanted if wanted < 0 => process.group == -wanted,
+                wanted if wanted < 0 => process.group == wanted.wrapping_neg(),
                 wanted => pid == wanted,
             };
             let children: Vec<i32> =

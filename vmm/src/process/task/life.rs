@@ -15,6 +15,7 @@ use super::{Kernel, Place, Task};
 use crate::process::Result;
 use crate::process::files::{Credentials, Descriptors};
 use crate::process::loader::{self, Loaded, Program};
+use crate::process::memory::Memory;
 use crate::process::vm::lock;
 use crate::process::vm::vcpu::Vcpu;
 
@@ -38,9 +39,12 @@ pub struct CloneRequest {
     pub child_tid: u64,
 }
 
+/// Makes a thread with its vCPU, where that is to run.
+pub(in crate::process) type MakeTask = Box<dyn FnOnce(Arc<Handle>, Vcpu) -> Task + Send>;
+
 /// Everything a new host thread needs to begin.
 struct Start {
-    task: Box<dyn FnOnce(Arc<Handle>, Vcpu) -> Task + Send>,
+    task: MakeTask,
     registers: kvm_regs,
     tls: (u64, u64),
     root: u64,
@@ -59,10 +63,32 @@ impl Kernel {
         who: Arc<Credentials>,
     ) -> Result<i32> {
         gate::install();
+        let registers = kvm_regs { rip: loaded.entry, rsp: loaded.stack, rflags: 0x202, ..Default::default() };
+        let root = loaded.memory.root();
+        let said = (loaded.path, arguments, nice);
+        let (pid, task) = self.admit(loaded.memory, said, descriptors, place, who)?;
+        let start = Start { task, registers, tls: (0, 0), root, extended: None, nice };
+        self.spawn((pid, pid), start).inspect_err(|_| {
+            let mut table = lock(&self.table);
+            table.processes.remove(&pid);
+            table.sessions.remove(&pid);
+        })?;
+        Ok(pid)
+    }
+
+    /// Makes the record of a process that is nobody's child, with its path, arguments and niceness; its id, and what makes its
+    /// first thread.
+    pub(in crate::process) fn admit(
+        self: &Arc<Self>,
+        memory: Memory,
+        (executable, arguments, nice): (Vec<u8>, Vec<Vec<u8>>, i32),
+        descriptors: Descriptors,
+        place: Place,
+        who: Arc<Credentials>,
+    ) -> Result<(i32, MakeTask)> {
         // Descriptor 0 is the terminal, if it is one.
         let terminal = descriptors.get(0).ok().filter(|file| nix::unistd::isatty(file.as_fd()) == Ok(true));
-        let root = loaded.memory.root();
-        let memory = Arc::new(Mutex::new(loaded.memory));
+        let memory = Arc::new(Mutex::new(memory));
         let mut table = lock(&self.table);
         let pid = table.free_id()?;
         table.sessions.insert(pid, Session { foreground: pid, terminal });
@@ -85,12 +111,11 @@ impl Kernel {
             limits: self.limits,
             signal_files: Vec::new(),
             spent: [Duration::ZERO; 2],
-            executable: loaded.path,
+            executable,
             arguments,
         };
         table.processes.insert(pid, process);
         drop(table);
-        let registers = kvm_regs { rip: loaded.entry, rsp: loaded.stack, rflags: 0x202, ..Default::default() };
         let kernel = self.clone();
         let task = Box::new(move |handle, vcpu| Task {
             kernel,
@@ -109,13 +134,7 @@ impl Kernel {
             vfork: None,
             last_fault: None,
         });
-        let start = Start { task, registers, tls: (0, 0), root, extended: None, nice };
-        self.spawn((pid, pid), start).inspect_err(|_| {
-            let mut table = lock(&self.table);
-            table.processes.remove(&pid);
-            table.sessions.remove(&pid);
-        })?;
-        Ok(pid)
+        Ok((pid, task))
     }
 
     /// Waits for the end of a process that is nobody's child.
