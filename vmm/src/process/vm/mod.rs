@@ -12,7 +12,7 @@ mod vdso;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress};
@@ -79,6 +79,10 @@ impl Vm {
     pub fn new(kvm: &Kvm, limit: u64) -> Result<Self, VmError> {
         let fd = kvm.create_vm().map_err(|error| VmError::Kvm("create a VM", error))?;
         let reserve = limit.max(RESERVE);
+        // Nothing interrupts a guest. But a vCPU whose local APIC is not KVM's has the host's kernel patch its own code when the
+        // first such one is made and when the last one goes, which takes milliseconds; where KVM cannot have it, it is so.
+        let apic = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        let _ = fd.enable_cap(&apic);
         let arena = Arena::new(reserve)?;
         let mut frames = FrameAllocator::new(reserve, limit);
         arena.grow(&fd, frames.end())?;
