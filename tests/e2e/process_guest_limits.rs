@@ -93,8 +93,11 @@ fn limits_of_a_running_guest_change_at_once() {
         home.berth("exec it sh -c").arg(script).run().exit_code()
     };
     let starts = |count: u32| {
-        let script = format!("i=0; while [ $i -lt {count} ]; do sleep 1 & i=$((i+1)); done; wait");
-        home.berth("exec it sh -c").arg(script).run().exit_code()
+        let script = format!("i=0; while [ $i -lt {count} ]; do sleep 0.7 & i=$((i+1)); done; wait");
+        let code = home.berth("exec it sh -c").arg(script).run().exit_code();
+        // A shell that cannot go on leaves what it has begun.
+        wait::until("they have ended", || !home.berth("exec it ps").ok().text().contains("sleep 0.7"));
+        code
     };
     assert_eq!((holds(40), holds(100), starts(10), starts(25)), (0, 137, 0, 2));
     let _ = home.berth("update -m 200m --memory-swap 400m --pids-limit 40 it").ok();
