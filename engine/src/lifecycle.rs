@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::CgroupManager;
+use berth_runtime::executor::{self, Executor};
 use berth_runtime::monitor::{RestartPolicy, STOP_REQUESTED};
 use berth_runtime::sandbox::{Sandbox, is_deaf_to};
 
@@ -30,7 +31,7 @@ use crate::record::Record;
 use crate::signal;
 use crate::spec;
 use crate::sweep;
-use crate::wasm;
+use crate::{vm, wasm};
 
 /// How long `stop` waits before it kills, unless told otherwise.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -242,8 +243,13 @@ pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPo
     }
     let record = Record::change(roots, container.id(), |record| {
         let resources = spec::resources(&limits);
+        let mut executor = executor(container)?;
         if container.state(&container.status()?).is_alive() {
-            container.sandbox()?.update(&resources)?;
+            change_running(container, executor.as_ref(), &limits)?;
+        }
+        if let Some(executor) = executor.as_mut().filter(|_| record.options.is_process_guest()) {
+            executor.settings = microvm::process_limits(&limits);
+            document::write(&container.dir().join(executor::FILE), executor)?;
         }
         change_resources(container, &resources)?;
         record.options.limits = limits;
@@ -254,6 +260,33 @@ pub fn update(container: &Container, changes: &Limits, restart: Option<RestartPo
         change_monitor(container, |config| config.restart = policy)?;
     }
     events::append(roots, &Event::of(&record, "update"))
+}
+
+/// What runs the image in place of its own process, if anything.
+fn executor(container: &Container) -> Result<Option<Executor>> {
+    let advice = format!("`berth rm {}` and create it anew", container.name());
+    document::read(&container.dir().join(executor::FILE), &advice)
+}
+
+/// Changes the limits of a container that runs: of the control group, and before that of the VMM that keeps a process guest
+/// to its own.
+fn change_running(container: &Container, executor: Option<&Executor>, limits: &Limits) -> Result<()> {
+    let mut resources = spec::resources(limits);
+    if let Some(executor) = executor {
+        executor.add_overhead(&mut resources);
+    }
+    let sandbox = container.sandbox()?;
+    let options = &container.record.options;
+    if !options.is_process_guest() {
+        return Ok(sandbox.update(&resources)?);
+    }
+    vm::limit(container, limits)?;
+    let changed = sandbox.update(&resources);
+    if changed.is_err() {
+        // The error below says what went wrong.
+        let _ = vm::limit(container, &options.limits);
+    }
+    Ok(changed?)
 }
 
 /// Changes the limits in `config.json`, for the next start; device rules stay.

@@ -11,13 +11,13 @@ use std::process::Command;
 use berth_images::{Image, Store};
 use berth_runtime::executor::{Executor, HostFile, Root};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::container::Container;
 use crate::error::{Attempt as _, Error, Result};
 use crate::guests;
 use crate::launch;
-use crate::options::{Guest, Isolation, Mount, MountSource, Network, Options, Seccomp, UserNamespace};
+use crate::options::{Guest, Isolation, Limits, Mount, MountSource, Network, Options, Seccomp, UserNamespace};
 use crate::paths::Roots;
 use crate::spec;
 
@@ -33,6 +33,8 @@ pub(crate) const INITRAMFS: &str = "initramfs";
 const MEMORY: u64 = 256 << 20;
 /// Most bytes of a process guest's memory unless told otherwise: it takes what it uses.
 const PROCESS_MEMORY: u64 = 8 << 30;
+/// The socket of a process guest's VMM in the container's volatile directory.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The kernel's VMM.
 const KVM: &str = "/dev/kvm";
 /// Bytes the VMM may use beside the guest's memory, with what the kernel accounts to it: page tables, sockets, threads.
@@ -155,29 +157,36 @@ pub(crate) fn executor(
 ) -> Result<Executor> {
     match chosen {
         Chosen::Linux(kernel) => linux(store, image, kernel, options, live_dir),
-        Chosen::Process => process(options),
+        Chosen::Process => process(options, live_dir),
     }
 }
 
 /// The image's programs see the sandbox's files, through the VMM, which is made just like a container's process.
-fn process(options: &Options) -> Result<Executor> {
+fn process(options: &Options, live_dir: &Path) -> Result<Executor> {
     Ok(Executor {
         program: launch::find(BINARY, BINARY_VARIABLE)?,
         prefix: "process-".to_owned(),
         root: Root::Image,
-        files: BTreeMap::from([("kvm".to_owned(), HostFile { path: KVM.into(), write: true, shared: true })]),
+        files: BTreeMap::from([("kvm".to_owned(), HostFile { path: KVM.into(), write: true })]),
         sockets: BTreeMap::new(),
-        settings: json!({
-            "memory": options.limits.memory.unwrap_or(PROCESS_MEMORY),
-            "threads": options.limits.pids.filter(|&pids| pids > 0),
-        }),
+        control: Some(live_dir.join(CONTROL_SOCKET)),
+        limits_memory: true,
+        settings: process_limits(&options.limits),
         memory_overhead: MEMORY_OVERHEAD,
         pids_overhead: PIDS_OVERHEAD,
     })
 }
 
+/// What a process guest is held to by its VMM: its settings, and what it is told when they change.
+pub(crate) fn process_limits(limits: &Limits) -> Value {
+    json!({
+        "memory": limits.memory.unwrap_or(PROCESS_MEMORY),
+        "threads": limits.pids.filter(|&pids| pids > 0),
+    })
+}
+
 fn linux(store: &Store, image: &Image, kernel: Kernel, options: &Options, live_dir: &Path) -> Result<Executor> {
-    let file = |path: PathBuf, write| HostFile { path, write, shared: false };
+    let file = |path: PathBuf, write| HostFile { path, write };
     let mut files = BTreeMap::from([
         ("kvm".to_owned(), file(KVM.into(), true)),
         ("kernel".to_owned(), file(kernel.kernel, false)),
@@ -200,6 +209,8 @@ fn linux(store: &Store, image: &Image, kernel: Kernel, options: &Options, live_d
         root: Root::Empty,
         files,
         sockets: BTreeMap::new(),
+        control: None,
+        limits_memory: false,
         settings: json!({ "memory": options.limits.memory.unwrap_or(MEMORY), "vcpus": vcpus, "console": false }),
         memory_overhead: MEMORY_OVERHEAD,
         pids_overhead: PIDS_OVERHEAD + i64::from(vcpus),

@@ -174,6 +174,11 @@ impl Options {
     pub fn has_own_kernel(&self) -> bool {
         self.isolation == Isolation::Microvm && self.guest != Guest::Process
     }
+
+    /// Whether a VMM serves the system calls of the image's programs.
+    pub fn is_process_guest(&self) -> bool {
+        self.isolation == Isolation::Microvm && self.guest == Guest::Process
+    }
 }
 
 /// Resource limits.

@@ -132,13 +132,15 @@ pub(crate) fn executor(
         let metrics = serve.metrics.map(|address| ("metrics".to_owned(), address));
         [("requests".to_owned(), serve.listen)].into_iter().chain(metrics)
     });
-    let file = HostFile { path: code.path, write: false, shared: false };
+    let file = HostFile { path: code.path, write: false };
     Ok(Executor {
         program: host.program,
         prefix: String::new(),
         root: Root::Image,
         files: BTreeMap::from([("code".to_owned(), file)]),
         sockets: sockets.collect(),
+        control: None,
+        limits_memory: false,
         settings,
         // The code is in memory while it is checked, and once more when it runs.
         memory_overhead: MEMORY_OVERHEAD + 2 * code_size.cast_signed(),

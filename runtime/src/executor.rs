@@ -19,6 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use oci_spec::runtime::{LinuxCapabilities, LinuxResources, Mount, Process, Spec, User};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -28,6 +29,7 @@ use serde_json::{Value, json};
 use crate::annotations;
 use crate::bundle::{Bundle, read_json};
 use crate::error::{Attempt as _, Error, Result};
+use crate::sandbox;
 
 /// Name of the document in the bundle.
 pub const FILE: &str = "executor.json";
@@ -42,6 +44,10 @@ const WASM: &str = "wasm";
 const WASM_PROGRAM: &str = "berth-wasm";
 /// Names a `berth-wasm` that lies elsewhere than next to this program.
 const WASM_VARIABLE: &str = "BERTH_WASM";
+/// What [`Executor::control`] is called among the files.
+pub const CONTROL: &str = "control";
+/// What the counter of [`Executor::limits_memory`] is called among the files.
+pub const OOM: &str = "oom";
 /// Bytes and tasks that compiling a module takes.
 const COMPILER_MEMORY: i64 = 256 << 20;
 const COMPILER_TASKS: i64 = 32;
@@ -63,6 +69,14 @@ pub struct Executor {
     /// under.
     #[serde(default)]
     pub sockets: BTreeMap<String, SocketAddr>,
+    /// A unix socket that is listened on for it, absolute: there it is asked from outside. It knows the listener as [`CONTROL`],
+    /// a further process a connection to it.
+    #[serde(default)]
+    pub control: Option<PathBuf>,
+    /// Whether it holds the image's programs to `memory.limit` itself. Then it counts those it has ended for want of memory in an
+    /// event counter (`eventfd(2)`) that it knows as [`OOM`].
+    #[serde(default)]
+    pub limits_memory: bool,
     /// Passed on as it is.
     pub settings: Value,
     /// Bytes of memory it may use beyond what `memory.limit` allows.
@@ -90,9 +104,6 @@ pub struct HostFile {
     /// Whether it is opened for writing too.
     #[serde(default)]
     pub write: bool,
-    /// Whether further processes get it too.
-    #[serde(default)]
-    pub shared: bool,
 }
 
 /// What an executor is told at its start.
@@ -109,7 +120,7 @@ pub struct Handover {
 /// What an executor is told for a further process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExecHandover {
-    /// The open files that are [shared](HostFile::shared).
+    /// A connection to the first process, where that [listens](Executor::control).
     pub files: BTreeMap<String, RawFd>,
     /// [`Executor::settings`].
     pub settings: Value,
@@ -125,6 +136,8 @@ pub struct Ready {
     program: OwnedFd,
     document: OwnedFd,
     files: Vec<OwnedFd>,
+    /// What it counts in whom it has ended for want of memory.
+    pub(crate) oom: Option<OwnedFd>,
 }
 
 impl Executor {
@@ -162,6 +175,8 @@ impl Executor {
             root: Root::Image,
             files: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            control: None,
+            limits_memory: false,
             settings: json!({ "memory": memory.filter(|limit| *limit > 0), "network": true }),
             memory_overhead: COMPILER_MEMORY,
             pids_overhead: COMPILER_TASKS,
@@ -170,31 +185,60 @@ impl Executor {
 
     /// Opens everything for the first process of `bundle`; comes back with the bundle of the sandbox around it too.
     pub(crate) fn prepare(&self, bundle: &Bundle) -> Result<(Ready, Bundle)> {
-        let (mut files, mut numbers) = self.open_files(|_| true)?;
+        let (mut files, mut numbers) = self.open_files()?;
         for (name, address) in &self.sockets {
             let socket = TcpListener::bind(address).attempt(|| format!("listen on {address}"))?;
             numbers.insert(name.clone(), socket.as_raw_fd());
             files.push(socket.into());
         }
+        if let Some(path) = &self.control {
+            let attempt = || format!("listen on {}", path.display());
+            match std::fs::remove_file(path) {
+                // Of the start before this one.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).attempt(attempt),
+                _ => {}
+            }
+            let listener = sandbox::bind_socket(path).attempt(attempt)?;
+            numbers.insert(CONTROL.to_owned(), listener.as_raw_fd());
+            files.push(listener.into());
+        }
+        let oom = if self.limits_memory {
+            let attempt = || "make an event counter";
+            let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+            let counter = OwnedFd::from(EventFd::from_flags(flags).attempt(attempt)?);
+            let its = counter.try_clone().attempt(attempt)?;
+            numbers.insert(OOM.to_owned(), its.as_raw_fd());
+            files.push(its);
+            Some(counter)
+        } else {
+            None
+        };
         let handover = Handover { files: numbers, settings: self.settings.clone(), spec: bundle.spec.clone() };
         let document = document(&handover)?;
         let spec = self.sandbox(&bundle.spec, "start", &document);
-        Ok((Ready { program: self.open()?, document, files }, Bundle { dir: bundle.dir.clone(), spec }))
+        Ok((Ready { program: self.open()?, document, files, oom }, Bundle { dir: bundle.dir.clone(), spec }))
     }
 
     /// Opens everything for a further process; comes back with the process that takes its place in the sandbox too.
     pub(crate) fn prepare_exec(&self, process: &Process, user: Option<String>) -> Result<(Ready, Process)> {
-        let (files, numbers) = self.open_files(|file| file.shared)?;
+        let (mut files, mut numbers) = (Vec::new(), BTreeMap::new());
+        if let Some(path) = &self.control {
+            let connection = sandbox::connect_socket(path);
+            let connection =
+                connection.attempt(|| format!("connect to what runs the container at {}", path.display()))?;
+            numbers.insert(CONTROL.to_owned(), connection.as_raw_fd());
+            files.push(connection.into());
+        }
         let handover = ExecHandover { files: numbers, settings: self.settings.clone(), process: process.clone(), user };
         let document = document(&handover)?;
         let process = self.process(process, "enter", &document);
-        Ok((Ready { program: self.open()?, document, files }, process))
+        Ok((Ready { program: self.open()?, document, files, oom: None }, process))
     }
 
-    fn open_files(&self, wanted: impl Fn(&HostFile) -> bool) -> Result<(Vec<OwnedFd>, BTreeMap<String, RawFd>)> {
+    fn open_files(&self) -> Result<(Vec<OwnedFd>, BTreeMap<String, RawFd>)> {
         let mut files = Vec::new();
         let mut numbers = BTreeMap::new();
-        for (name, file) in self.files.iter().filter(|(_, file)| wanted(file)) {
+        for (name, file) in &self.files {
             let opened = file.open()?;
             numbers.insert(name.clone(), opened.as_raw_fd());
             files.push(opened);
@@ -203,7 +247,7 @@ impl Executor {
     }
 
     fn open(&self) -> Result<OwnedFd> {
-        crate::sandbox::read_only_file(&self.program)
+        sandbox::read_only_file(&self.program)
     }
 
     /// The configuration of the sandbox around it.
@@ -260,7 +304,8 @@ impl Executor {
         own
     }
 
-    fn add_overhead(&self, resources: &mut LinuxResources) {
+    /// The limits of the sandbox around it, from those of what it runs.
+    pub fn add_overhead(&self, resources: &mut LinuxResources) {
         if let Some(memory) = resources.memory_mut() {
             let more =
                 |limit: Option<i64>| limit.map(|limit| if limit > 0 { limit + self.memory_overhead } else { limit });

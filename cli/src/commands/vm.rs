@@ -36,7 +36,7 @@ impl Vm {
 
 /// Follow an address of the guest through every page table to the host, and compare with KVM's own answer
 ///
-/// The tables are those the vCPU uses at this moment. KVM answers as to a read in ring 0; it has no address where such a read is not
+/// The tables are those the vCPU uses at this moment; of a process guest those of one of its processes. KVM answers as to a read in ring 0; it has no address where such a read is not
 /// allowed, as in a program's page with SMAP on, and then it is the refusal that is compared.
 ///
 ///  Flags of an entry: P present, W writable, U user, T write-through, C cache
@@ -50,15 +50,18 @@ struct Translate {
     /// Guest-virtual address, as 0xffffffff81000000 or decimal
     #[arg(value_parser = address)]
     address: u64,
-    /// By the page tables of which vCPU, counted from 0
-    #[arg(long, default_value_t, value_name = "NUMBER")]
-    vcpu: u8,
+    /// By the page tables of which vCPU, counted from 0 (a Linux guest's; the first if not given)
+    #[arg(long, value_name = "NUMBER", conflicts_with = "pid")]
+    vcpu: Option<u8>,
+    /// By the page tables of which process, by its id in the guest (a process guest's; the first if not given)
+    #[arg(long, value_name = "PID")]
+    pid: Option<i32>,
 }
 
 impl Translate {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let container = Container::find(&context.roots, &self.container)?;
-        let translated = vm::translate(&container, self.vcpu, self.address)?;
+        let translated = vm::translate(&container, self.vcpu, self.pid, self.address)?;
         match context.format {
             Format::Json => output::json(&translated)?,
             Format::Table => output::print(&translated.text)?,

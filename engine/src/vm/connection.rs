@@ -2,18 +2,19 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use berth_runtime::sandbox::Sandbox;
+use berth_runtime::sandbox::{Sandbox, connect_socket};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::microvm::CONTROL_SOCKET;
 
-/// Where it is in the sandbox's root.
+/// Where it is in the sandbox's root, of a Linux guest's VMM.
 const SOCKET: &str = "control";
 /// How long an answer may take; one whose vCPU does not come out of the guest takes half of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,13 +26,20 @@ const MAX_ANSWER: usize = 64 << 10;
 /// A microVM to be asked.
 pub(super) struct Connection {
     sandbox: Sandbox,
+    /// Where the VMM of a process guest listens on the host: all that lies in its sandbox is the guest's.
+    outside: Option<PathBuf>,
     name: String,
 }
 
 impl Connection {
     /// Of a container that runs.
     pub fn new(container: &Container) -> Result<Self> {
-        Ok(Self { sandbox: container.sandbox()?, name: container.name().to_owned() })
+        let outside = container.record.options.is_process_guest();
+        Ok(Self {
+            sandbox: container.sandbox()?,
+            outside: outside.then(|| container.live_dir().join(CONTROL_SOCKET)),
+            name: container.name().to_owned(),
+        })
     }
 
     /// As [`Connection::new`], for one that may be about to start: waits until it answers.
@@ -40,7 +48,7 @@ impl Connection {
         let (patience, interval) = START;
         let deadline = Instant::now() + patience;
         loop {
-            match connection.sandbox.connect_inside(Path::new(SOCKET)) {
+            match connection.connect() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {
                     thread::sleep(interval);
                 }
@@ -69,10 +77,17 @@ impl Connection {
     }
 
     fn exchange(&self, request: &Value, deadline: Instant) -> io::Result<Vec<u8>> {
-        let mut stream = self.sandbox.connect_inside(Path::new(SOCKET))?;
+        let mut stream = self.connect()?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(format!("{request}\n").as_bytes())?;
         read_line(&mut stream, deadline)
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        match &self.outside {
+            Some(path) => connect_socket(path),
+            None => self.sandbox.connect_inside(Path::new(SOCKET)),
+        }
     }
 
     fn failed(&self, error: &io::Error) -> Error {

@@ -5,6 +5,7 @@
 mod connection;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 use self::connection::Connection;
 use crate::container::{Container, State};
 use crate::error::{Error, Result};
+use crate::microvm;
+use crate::options::Limits;
 
 /// How often the guest's progress is looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -55,19 +58,60 @@ struct Machine {
     balloon: Option<Balloon>,
 }
 
-/// Follows a guest-virtual address through the page tables of a vCPU to the host.
+/// Whose page tables an address is followed through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Those that a vCPU of a Linux guest uses now.
+    Vcpu(u8),
+    /// Those of a process of a process guest, by its id there.
+    Process(i32),
+}
+
+impl Whose {
+    /// From what was asked for; otherwise the first vCPU's or process's.
+    fn choose(container: &Container, vcpu: Option<u8>, pid: Option<i32>) -> Result<Self> {
+        let name = container.name();
+        match (container.record.options.is_process_guest(), vcpu, pid) {
+            (true, None, pid) => Ok(Self::Process(pid.unwrap_or(1))),
+            (false, vcpu, None) => Ok(Self::Vcpu(vcpu.unwrap_or(0))),
+            (true, ..) => Err(Error::Invalid(format!(
+                "{name} is a process guest, whose page tables are its processes', not a vCPU's: use --pid"
+            ))),
+            (false, ..) => Err(Error::Invalid(format!(
+                "{name} is a Linux guest, whose processes its own kernel knows; berth sees vCPUs: use --vcpu"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vcpu(number) => write!(f, "vCPU {number}"),
+            Self::Process(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+/// Follows a guest-virtual address to the host: of a Linux guest through the page tables of a vCPU, of a process guest through
+/// those of a process.
 ///
 /// # Errors
 /// Also where our own walk and KVM's answer differ: one of them is wrong.
-pub fn translate(container: &Container, vcpu: u8, address: u64) -> Result<Translated> {
-    let request = json!({ "translate": { "vcpu": vcpu, "address": address } });
+pub fn translate(container: &Container, vcpu: Option<u8>, pid: Option<i32>, address: u64) -> Result<Translated> {
+    is_microvm(container)?;
+    let whose = Whose::choose(container, vcpu, pid)?;
+    let request = match whose {
+        Whose::Vcpu(vcpu) => json!({ "translate": { "vcpu": vcpu, "address": address } }),
+        Whose::Process(pid) => json!({ "translate": { "pid": pid, "address": address } }),
+    };
     let mut document = connect(container)?.ask(&request, "translation")?;
     let text = document.as_object_mut().and_then(|fields| fields.remove("text"));
     let text = text.as_ref().and_then(Value::as_str).unwrap_or_default();
     let text: String = text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
     if document["verdict"] == "differs" {
         let message = format!(
-            "KVM translates {address:#x} differently from the guest's page tables as berth reads them, on vCPU {vcpu} of {}; \
+            "KVM translates {address:#x} differently from the guest's page tables as berth reads them, of {whose} of {}; \
              if it happens again, this is a mistake in berth or in KVM:\n{text}",
             container.name()
         );
@@ -81,6 +125,13 @@ pub fn translate(container: &Container, vcpu: u8, address: u64) -> Result<Transl
 /// # Errors
 /// Also where the guest stops before it is there: how far it came. It stays there.
 pub fn balloon(container: &Container, bytes: u64, mut progress: impl FnMut(&Balloon)) -> Result<Balloon> {
+    if container.record.options.is_process_guest() {
+        let name = container.name();
+        return Err(Error::Invalid(format!(
+            "{name} is a process guest, which has no balloon: what its programs free goes back to the host at once; \
+             `berth update --memory` changes what it may have"
+        )));
+    }
     let vm = connect(container)?;
     let set = |bytes: u64| size(&vm, &json!({ "balloon": { "bytes": bytes } }), container);
     let mut balloon = set(bytes)?;
@@ -104,6 +155,11 @@ pub fn balloon(container: &Container, bytes: u64, mut progress: impl FnMut(&Ball
     Ok(balloon)
 }
 
+/// Holds a running process guest to these limits from now on.
+pub(crate) fn limit(container: &Container, limits: &Limits) -> Result<()> {
+    connect(container)?.ask(&json!({ "limits": microvm::process_limits(limits) }), "limited").map(drop)
+}
+
 /// The exits so far.
 pub fn exits(container: &Container) -> Result<Exits> {
     exits_of(&connect(container)?)
@@ -118,13 +174,17 @@ pub(crate) fn known_exits(container: &Container) -> Option<Exits> {
     exits_of(&Connection::new(container).ok()?).ok()
 }
 
-fn connect(container: &Container) -> Result<Connection> {
-    let name = container.name();
-    if !container.is_microvm() {
-        return Err(Error::Invalid(format!(
-            "{name} is no microVM; `berth run --isolation microvm` runs an image in one"
-        )));
+fn is_microvm(container: &Container) -> Result<()> {
+    if container.is_microvm() {
+        return Ok(());
     }
+    let name = container.name();
+    Err(Error::Invalid(format!("{name} is no microVM; `berth run --isolation microvm` runs an image in one")))
+}
+
+fn connect(container: &Container) -> Result<Connection> {
+    is_microvm(container)?;
+    let name = container.name();
     let status = container.status()?;
     if container.state(&status) == State::Paused {
         return Err(container.wrong_state(State::Paused, &format!("`berth unpause {name}` first")));

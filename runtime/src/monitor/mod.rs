@@ -175,13 +175,15 @@ impl Monitor {
             memory::give_back();
         }
         let code = streams.relay(&self.signals, &made.sandbox, made.pid, deaf)?;
-        self.after_exit(&made.sandbox, code)?;
+        self.after_exit(&made.sandbox, made.oom.as_ref(), code)?;
         streams.drain();
         Ok(code)
     }
 
-    fn after_exit(&mut self, sandbox: &Sandbox, code: i32) -> Result<()> {
-        self.status.oom_killed = sandbox.oom_kills() > 0;
+    fn after_exit(&mut self, sandbox: &Sandbox, oom: Option<&OwnedFd>, code: i32) -> Result<()> {
+        // Nothing can be read from a counter that stands at zero.
+        let by_executor = oom.is_some_and(|counter| rustix::io::read(counter, &mut [0; 8]).is_ok());
+        self.status.oom_killed = by_executor || sandbox.oom_kills() > 0;
         sandbox.delete(true)?;
         // At once what it is: whoever read `exited` between two runs would take it for over.
         self.status.phase = if self.restarts(code) { Phase::Restarting } else { Phase::Exited };

@@ -74,6 +74,8 @@ pub struct Made {
     pub pidfd: OwnedFd,
     /// The pty's master, unless it was sent to `console_socket`.
     pub console: Option<OwnedFd>,
+    /// Where its executor counts whom it has ended for want of memory, if it does.
+    pub oom: Option<OwnedFd>,
 }
 
 /// Makes a sandbox from a bundle. On error nothing of it is left.
@@ -81,7 +83,8 @@ pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
     let annotations = bundle.spec.annotations().clone().unwrap_or_default();
     let directory = StateDir::new(&options.root, &options.id)?;
     let prepared = Executor::of(bundle)?.map(|executor| executor.prepare(bundle)).transpose()?;
-    let (executor, around) = prepared.unzip();
+    let (mut executor, around) = prepared.unzip();
+    let oom = executor.as_mut().and_then(|executor| executor.oom.take());
     let bundle = around.as_ref().unwrap_or(bundle);
     let terminal = check_terminal(bundle, &options)?;
     let plan = Plan::new(bundle)?;
@@ -112,7 +115,7 @@ pub fn create(bundle: &Bundle, mut options: Options) -> Result<Made> {
         Ok((pidfd, console)) => {
             let pid = maker.process.unwrap_or(Pid::from_raw(0));
             let sandbox = Sandbox::from_parts(directory.clone(), maker.state);
-            Ok(Made { sandbox, pid, pidfd, console })
+            Ok(Made { sandbox, pid, pidfd, console, oom })
         }
         Err(error) => {
             maker.undo();

@@ -53,7 +53,9 @@ pub fn exec(sandbox: &Sandbox, bundle: &Bundle, mut options: ExecOptions) -> Res
     let mut confined_by_profile = true;
     if let Some(other) = Executor::of(bundle)? {
         confined_by_profile = other.root == Root::Image;
-        let (ready, process) = other.prepare_exec(&options.process, options.user.take())?;
+        // With the image's files it is the user itself; with none, whoever knows the image looks the user up.
+        let user = if confined_by_profile { None } else { options.user.take() };
+        let (ready, process) = other.prepare_exec(&options.process, user)?;
         options.process = process;
         executor = Some(ready);
     }

@@ -293,7 +293,7 @@ pub(crate) fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
     with_short_path(path, |short| UnixListener::bind(short))
 }
 
-/// Connects to a socket in the file system.
-pub(crate) fn connect_socket(path: &Path) -> std::io::Result<UnixStream> {
+/// Connects to a socket in the file system, however long its path is.
+pub fn connect_socket(path: &Path) -> std::io::Result<UnixStream> {
     with_short_path(path, |short| UnixStream::connect(short))
 }

@@ -32,7 +32,7 @@ impl Running {
             return Err(format!("there is no vCPU {vcpu}: the microVM has {}, counted from 0", all.len()));
         };
         let memory = self.memory().clone();
-        let answer = thread.call(move |vcpu| translate::checked(vcpu, &memory, address));
+        let answer = thread.call(move |vcpu| translate::checked(&vcpu.fd, &memory, address));
         answer.ok_or_else(|| format!("vCPU {vcpu} does not answer"))?.map_err(|error| error.to_string())
     }
 

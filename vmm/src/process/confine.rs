@@ -83,10 +83,23 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sysinfo,
 ];
 
-/// The requests to KVM (`<linux/kvm.h>`): run a vCPU; make one, with its `cpuid`, registers, XCR0, MSRs and vector
-/// registers; add memory.
-const KVM_REQUESTS: [u64; 9] =
-    [0xae80, 0xae41, 0x4008_ae90, 0x8138_ae83, 0x4138_ae84, 0x4188_aea7, 0x4008_ae89, 0x9000_aea4, 0x4020_ae46];
+/// The requests to KVM (`<linux/kvm.h>`): run a vCPU; make one, with its `cpuid`, registers, XCR0, MSRs, vector
+/// registers and state; add memory; translate an address, by registers and `cpuid` as they are.
+const KVM_REQUESTS: [u64; 13] = [
+    0xae80,
+    0xae41,
+    0x4008_ae90,
+    0x8138_ae83,
+    0x4138_ae84,
+    0x4188_aea7,
+    0x4008_ae89,
+    0x9000_aea4,
+    0x4004_ae99,
+    0x4020_ae46,
+    0xc018_ae85,
+    0x8090_ae81,
+    0xc008_ae91,
+];
 /// `KVM_SET_XSAVE`.
 const SET_XSAVE: u64 = 0x5000_aea5;
 
@@ -100,6 +113,8 @@ pub fn confine() -> Result<(), walls::Error> {
         .missing(libc::SYS_openat)
         // A working directory of its own for each thread.
         .only(libc::SYS_unshare, 0, &[libc::CLONE_FS as u64])?
+        // Niceness of threads.
+        .only(libc::SYS_setpriority, 0, &[u64::from(libc::PRIO_PROCESS)])?
         .only(libc::SYS_socket, 0, &sockets::FAMILIES)?
         .only(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64])?
         .only(libc::SYS_ioctl, 1, &requests)?

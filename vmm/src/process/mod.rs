@@ -51,6 +51,7 @@
 pub mod files;
 pub mod loader;
 pub mod memory;
+pub mod outside;
 pub mod plain;
 pub mod sandboxed;
 pub mod syscalls;
@@ -60,7 +61,7 @@ pub mod vm;
 mod confine;
 mod run;
 
-pub use run::{Config, RunError, run};
+pub use run::{Command, Config, Most, RunError, run};
 
 /// The result of a system call or of a part of one.
 pub type Result<T = u64> = std::result::Result<T, nix::errno::Errno>;

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::host;
@@ -15,16 +17,39 @@ use super::confine::confine;
 use super::files::{Authority, Credentials, Descriptors, OpenFile, Root};
 use super::loader::{self, Program};
 use super::memory::window::MappedFiles;
+use super::outside;
 use super::syscalls::futex::Futexes;
 use super::syscalls::limits::Limits;
 use super::task::alarm::Alarms;
-use super::task::signal::Info;
-use super::task::table::{Status, Table};
+use super::task::table::{MOST_THREADS, Table};
 use super::task::{Kernel, Place, gate::Event};
 use super::vm::{Vm, VmError, lock};
 
 /// Where a program is looked for when `PATH` is not set.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command to run in the guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Command {
+    /// It and its arguments.
+    pub arguments: Vec<Vec<u8>>,
+    /// The environment, `NAME=value` each.
+    pub environment: Vec<Vec<u8>>,
+    /// The working directory.
+    pub directory: Vec<u8>,
+    /// Its niceness.
+    pub nice: i32,
+}
+
+/// What a guest is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Most {
+    /// Most bytes of guest memory.
+    pub memory: u64,
+    /// Most threads of all processes, as the control group's limit of tasks would count them; none for berth's own limit.
+    pub threads: Option<usize>,
+}
 
 /// What to run, and where.
 #[derive(Debug)]
@@ -33,18 +58,16 @@ pub struct Config {
     pub kvm: OwnedFd,
     /// The root directory, open.
     pub root: OwnedFd,
-    /// The command and its arguments.
-    pub arguments: Vec<Vec<u8>>,
-    /// The environment, `NAME=value` each.
-    pub environment: Vec<Vec<u8>>,
-    /// The working directory.
-    pub directory: Vec<u8>,
-    /// Most bytes of guest memory.
-    pub memory: u64,
-    /// Most threads of all processes at once.
-    pub threads: usize,
+    /// The first process.
+    pub command: Command,
+    /// What all of them together are held to.
+    pub most: Most,
     /// The host name.
     pub host_name: Vec<u8>,
+    /// Where the guest is asked from outside.
+    pub control: Option<UnixListener>,
+    /// Counts whom the VMM has ended for want of memory.
+    pub oom: Option<OwnedFd>,
     /// Writes every call to standard error.
     pub trace: bool,
 }
@@ -86,77 +109,94 @@ impl RunError {
 /// Runs a guest to the end of its first process and gives its exit code, 128+n for signal n.
 pub fn run(config: Config) -> Result<i32, RunError> {
     let started = Instant::now();
-    let setup = |what| move |error| RunError::Setup(what, error);
     // While there is no other thread.
     let authority = Authority::new().map_err(setup("start the broker"))?;
     let kvm = host::kvm(config.kvm)?;
-    let vm = Arc::new(Vm::new(&kvm, config.memory)?);
-    let top = config.root.try_clone().map_err(|_| setup("keep the root open")(Errno::ENFILE))?;
-    let top = OpenFile::new(top, "/");
-    let root = Root::new(config.root, authority);
-    let who = root.authority.own();
-    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
-    let directory = root
-        .open(who, &top, &config.directory, flags, nix::sys::stat::Mode::empty())
-        .map_err(setup("enter the working directory"))?;
-
-    let name = config.arguments.first().cloned().unwrap_or_default();
-    let shown = String::from_utf8_lossy(&name).into_owned();
-    let (file, path) = find(&root, who, &directory, &name, &config.environment).map_err(|error| match error {
-        Errno::ENOENT | Errno::ENOTDIR => RunError::NotFound(shown.clone()),
-        other => RunError::NotExecutable(shown.clone(), other),
-    })?;
-    let mapped = MappedFiles::default();
-    let arguments = config.arguments.clone();
-    let program = Program { file, path, arguments: config.arguments, environment: config.environment };
-    let loaded = loader::load(&vm, &mapped, &root, program, who).map_err(|error| match error {
-        // What it asks to be loaded by is not there.
-        Errno::ENOENT => RunError::NotFound(shown),
-        other => RunError::NotExecutable(shown, other),
-    })?;
-
-    let limits = Limits::own();
-    let mut descriptors = Descriptors::new(limits.descriptors());
-    let streams = [
-        std::io::stdin().as_fd().try_clone_to_owned(),
-        std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned(),
-    ];
-    for (number, stream) in streams.into_iter().enumerate() {
-        if let Ok(fd) = stream {
-            let _ = descriptors.set(number as u64, OpenFile::new(fd, "/dev/console"), false);
-        }
-    }
+    let vm = Arc::new(Vm::new(&kvm, config.most.memory)?);
+    let who = Arc::new(authority.own().clone());
     let kernel = Arc::new(Kernel {
         vm,
-        mapped,
-        root,
+        mapped: MappedFiles::default(),
+        root: Root::new(config.root, authority),
         devices: devices(),
         own: File::open("/proc/self").ok().map(Into::into),
-        table: Mutex::new(Table::new(config.threads)),
+        table: Mutex::new(Table::new(config.most.threads())),
         changed: Event::default(),
         alarms: Alarms::default(),
         futexes: Futexes::default(),
         host_name: config.host_name.into(),
+        limits: Limits::own(),
+        oom: config.oom,
         started,
         trace: config.trace,
     });
+    let mut streams = Vec::new();
+    for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        streams.push(stream.try_clone_to_owned().ok());
+    }
     // Modes are the guest's to mask; a broken pipe is the guest's signal.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    // Orphans of `exec` and the broker are nobody's to wait for.
+    // Orphans of `exec` and brokers are nobody's to wait for.
     for signal in [libc::SIGPIPE, libc::SIGCHLD] {
         // SAFETY: ignoring a signal runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     confine()?;
     forward_signals(&kernel).map_err(setup("wait for signals"))?;
-    let place = Place { directory: Arc::new(directory), umask: 0o022 };
-    let status =
-        kernel.run_first(loaded, arguments, descriptors, place, limits).map_err(setup("run the first process"))?;
-    Ok(match status {
-        Status::Exited(code) => i32::from(code),
-        Status::Killed(signal) => 128 + i32::from(signal),
-    })
+    let pid = kernel.run(config.command, who, streams)?;
+    if let Some(listener) = config.control {
+        outside::serve(kernel.clone(), listener).map_err(setup("listen on the control socket"))?;
+    }
+    Ok(kernel.wait(pid).map_err(setup("run the first process"))?.exit_code())
+}
+
+fn setup(what: &'static str) -> impl FnOnce(Errno) -> RunError {
+    move |error| RunError::Setup(what, error)
+}
+
+impl Most {
+    /// How many threads that is.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or(MOST_THREADS)
+    }
+}
+
+impl Kernel {
+    /// Runs a command that is nobody's child: finds it, loads it, and gives the id of its process.
+    pub fn run(
+        self: &Arc<Self>,
+        command: Command,
+        who: Arc<Credentials>,
+        streams: impl IntoIterator<Item = Option<OwnedFd>>,
+    ) -> Result<i32, RunError> {
+        let Command { arguments, environment, directory, nice } = command;
+        let top = self.root.top().map_err(setup("keep the root open"))?;
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+        let directory = self
+            .root
+            .open(&who, &top, &directory, flags, nix::sys::stat::Mode::empty())
+            .map_err(setup("enter the working directory"))?;
+        let name = arguments.first().cloned().unwrap_or_default();
+        let shown = String::from_utf8_lossy(&name).into_owned();
+        let (file, path) = find(&self.root, &who, &directory, &name, &environment).map_err(|error| match error {
+            Errno::ENOENT | Errno::ENOTDIR => RunError::NotFound(shown.clone()),
+            other => RunError::NotExecutable(shown.clone(), other),
+        })?;
+        let program = Program { file, path, arguments: arguments.clone(), environment };
+        let loaded = loader::load(&self.vm, &self.mapped, &self.root, program, &who).map_err(|error| match error {
+            // What it asks to be loaded by is not there.
+            Errno::ENOENT => RunError::NotFound(shown),
+            other => RunError::NotExecutable(shown, other),
+        })?;
+        let mut descriptors = Descriptors::new(self.limits.descriptors());
+        for (number, stream) in streams.into_iter().enumerate() {
+            if let Some(stream) = stream {
+                let _ = descriptors.set(number as u64, OpenFile::new(stream, "/dev/console"), false);
+            }
+        }
+        let place = Place { directory: Arc::new(directory), umask: 0o022 };
+        self.begin(loaded, (arguments, nice), descriptors, place, who).map_err(setup("run the process"))
+    }
 }
 
 /// Passes on what the VMM is sent: to the first process, and what a terminal sends to the group in its foreground.
@@ -171,13 +211,8 @@ fn forward_signals(kernel: &Arc<Kernel>) -> super::Result<()> {
     let pass_on = move || {
         while let Ok(signal) = set.wait() {
             let mut table = lock(&kernel.table);
-            let first = table.processes.keys().next().copied();
-            let targets = match signal {
-                Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTSTP | Signal::SIGWINCH => table.group(table.foreground),
-                _ => first.into_iter().collect(),
-            };
-            for pid in targets {
-                table.send_from_outside(pid, Info::kernel(signal as i32));
+            if let Some(first) = table.processes.keys().next().copied() {
+                table.pass_on(first, signal as i32);
             }
         }
     };
@@ -186,7 +221,7 @@ fn forward_signals(kernel: &Arc<Kernel>) -> super::Result<()> {
 }
 
 /// What is passed on.
-const FORWARDED: [Signal; 10] = [
+pub const FORWARDED: [Signal; 10] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -226,7 +261,7 @@ fn find(
 
 /// The files of `/dev` that programs count on, opened while the host's are in reach.
 fn devices() -> Vec<(Vec<u8>, OwnedFd)> {
-    ["null", "zero", "full", "random", "urandom", "tty"]
+    ["null", "zero", "full", "random", "urandom"]
         .into_iter()
         .filter_map(|name| {
             let path = format!("/dev/{name}");

@@ -1,29 +1,17 @@
 //! The process guest as a sandbox's executor: its root filesystem, user and limits are those the sandbox gives it.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
 
-use berth_runtime::executor::{ExecHandover, Handover};
+use berth_runtime::executor::{CONTROL, ExecHandover, Handover, OOM};
 use oci_spec::runtime::Process;
-use serde::{Deserialize, Serialize};
 
-use super::task::table::MOST_THREADS;
-use super::{Config, RunError, run};
+use super::outside::client;
+use super::{Command, Config, RunError, run};
 use crate::machine::descriptor;
 
 /// Under this name `/dev/kvm` is handed over.
 const KVM: &str = "kvm";
-
-/// [`Handover::settings`] of a process guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Most bytes of guest memory.
-    pub memory: u64,
-    /// Most threads of all processes, as the control group's limit of tasks would count them; none for berth's own limit.
-    pub threads: Option<usize>,
-}
 
 /// Why there is no exit code.
 #[derive(Debug, thiserror::Error)]
@@ -43,38 +31,66 @@ pub enum Error {
     /// The guest did not run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// One more process in it did not run.
+    #[error(transparent)]
+    Enter(#[from] client::Error),
 }
 
-/// Runs the sandbox's first process.
+impl Error {
+    /// The exit code, as a shell gives it: 127 not found, 126 not executable, 125 berth itself.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Run(error) => error.exit_code(),
+            Self::Enter(client::Error::Failed { code, .. }) => *code,
+            _ => 125,
+        }
+    }
+}
+
+/// Runs the sandbox's first process; [`Handover::settings`] are [`Most`].
 pub fn start(handover: Handover) -> Result<i32, Error> {
     let process = handover.spec.process().clone().ok_or(Error::Missing("command"))?;
-    guest(&process, handover.files, handover.settings)
+    let mut files = handover.files;
+    let mut take = |name: &'static str| {
+        let number = files.remove(name).ok_or(Error::Missing(name))?;
+        Ok::<_, Error>(descriptor::take(number, name)?)
+    };
+    Ok(run(Config {
+        kvm: take(KVM)?,
+        root: File::open("/").map_err(Error::Root)?.into(),
+        command: command(&process),
+        most: serde_json::from_value(handover.settings)?,
+        host_name: rustix::system::uname().nodename().to_bytes().to_vec(),
+        control: Some(take(CONTROL)?.into()),
+        oom: Some(take(OOM)?),
+        trace: false,
+    })?)
 }
 
-/// Runs one more process: in a VM of its own, on the same files.
-pub fn enter(handover: ExecHandover) -> Result<i32, Error> {
-    guest(&handover.process, handover.files, handover.settings)
+/// Runs one more process in the guest of this sandbox.
+pub fn enter(mut handover: ExecHandover) -> Result<i32, Error> {
+    let number = handover.files.remove(CONTROL).ok_or(Error::Missing(CONTROL))?;
+    let stream: UnixStream = descriptor::take(number, CONTROL)?.into();
+    Ok(client::run(&stream, command(&handover.process))?)
 }
 
-fn guest(process: &Process, mut files: BTreeMap<String, RawFd>, settings: serde_json::Value) -> Result<i32, Error> {
-    let settings: Settings = serde_json::from_value(settings)?;
-    let kvm = files.remove(KVM).ok_or(Error::Missing("/dev/kvm"))?;
-    let name = rustix::system::uname();
+fn command(process: &Process) -> Command {
     let bytes = |words: Option<Vec<String>>| words.unwrap_or_default().into_iter().map(String::into_bytes).collect();
     let mut environment: Vec<Vec<u8>> = bytes(process.env().clone());
     if !environment.iter().any(|entry| entry.starts_with(b"HOME=")) {
         // `berth-oci` has looked it up.
         environment.extend(std::env::var("HOME").map(|home| format!("HOME={home}").into_bytes()));
     }
-    Ok(run(Config {
-        kvm: descriptor::take(kvm, "/dev/kvm")?,
-        root: File::open("/").map_err(Error::Root)?.into(),
+    Command {
         arguments: bytes(process.args().clone()),
         environment,
         directory: process.cwd().as_os_str().as_encoded_bytes().to_vec(),
-        memory: settings.memory,
-        threads: settings.threads.unwrap_or(MOST_THREADS),
-        host_name: name.nodename().to_bytes().to_vec(),
-        trace: false,
-    })?)
+        nice: own_niceness(),
+    }
+}
+
+/// The niceness of this process, which is that of whoever started it.
+pub fn own_niceness() -> i32 {
+    // SAFETY: a plain system call; it cannot fail for the process itself.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryBackend;
 use vmm_sys_util::errno;
 
-use super::Vcpu;
 use crate::paging::mode::NotLongMode;
 use crate::paging::walk::End;
 use crate::paging::{Access, Fault, Mode, Operation, Privilege, Translation};
@@ -59,11 +59,11 @@ pub enum Verdict {
 }
 
 /// Follows `address` through the tables `vcpu` uses now, and asks KVM to do so too.
-pub fn checked<M: GuestMemoryBackend>(vcpu: &Vcpu, memory: &M, address: u64) -> Result<Checked, Error> {
+pub fn checked<M: GuestMemoryBackend>(vcpu: &VcpuFd, memory: &M, address: u64) -> Result<Checked, Error> {
     let failed = |attempt| move |error| Error::Kvm { attempt, error };
-    let special = vcpu.fd.get_sregs().map_err(failed("read the vCPU's special registers"))?;
-    let general = vcpu.fd.get_regs().map_err(failed("read the vCPU's registers"))?;
-    let cpuid = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(failed("read the vCPU's cpuid leaves"))?;
+    let special = vcpu.get_sregs().map_err(failed("read the vCPU's special registers"))?;
+    let general = vcpu.get_regs().map_err(failed("read the vCPU's registers"))?;
+    let cpuid = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(failed("read the vCPU's cpuid leaves"))?;
     let (physical_bits, huge_pages) = addressing(&cpuid);
     let mode = Mode::from_registers(&special, physical_bits, huge_pages)?;
     let alignment_check = general.rflags & ALIGNMENT_CHECK != 0;
@@ -71,7 +71,7 @@ pub fn checked<M: GuestMemoryBackend>(vcpu: &Vcpu, memory: &M, address: u64) -> 
     let mut attempt = 1;
     loop {
         let translation = Translation::of(memory, &mode, address);
-        let answer = vcpu.fd.translate_gva(address).map_err(failed("ask KVM for a translation"))?;
+        let answer = vcpu.translate_gva(address).map_err(failed("ask KVM for a translation"))?;
         let read = translation.walk.check(&mode, access);
         let kvm = (answer.valid != 0).then_some(answer.physical_address);
         let verdict = match translation.walk.end {

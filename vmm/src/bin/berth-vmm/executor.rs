@@ -36,11 +36,10 @@ pub fn enter_process(source: &OsStr) -> Result<ExitCode> {
 pub fn end_process(result: Result<i32, sandboxed::Error>) -> Result<ExitCode> {
     match result {
         Ok(code) => std::process::exit(code),
-        Err(sandboxed::Error::Run(error)) => {
+        Err(error) => {
             eprintln!("berth-vmm: {error}");
             std::process::exit(error.exit_code());
         }
-        Err(error) => Err(error.into()),
     }
 }
 

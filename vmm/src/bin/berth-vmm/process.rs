@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use berth_vmm::host;
-use berth_vmm::process::task::table::MOST_THREADS;
-use berth_vmm::process::{Config, run as run_guest};
+use berth_vmm::process::sandboxed::own_niceness;
+use berth_vmm::process::{Command, Config, Most, run as run_guest};
 
 use crate::executor::end_process;
 
@@ -29,12 +29,16 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode> {
     let config = Config {
         kvm: host::open()?,
         root: File::open(root).with_context(|| format!("opening the root {}", root.display()))?.into(),
-        arguments: command.iter().cloned().map(OsString::into_vec).collect(),
-        environment: environment.collect(),
-        directory: b"/".to_vec(),
-        memory: MEMORY,
-        threads: MOST_THREADS,
+        command: Command {
+            arguments: command.iter().cloned().map(OsString::into_vec).collect(),
+            environment: environment.collect(),
+            directory: b"/".to_vec(),
+            nice: own_niceness(),
+        },
+        most: Most { memory: MEMORY, threads: None },
         host_name: b"berth".to_vec(),
+        control: None,
+        oom: None,
         trace,
     };
     end_process(run_guest(config).map_err(Into::into))

@@ -1,5 +1,7 @@
 //! Calls on files with the rights of a guest's process rather than the VMM's.
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 
 use super::broker::{Broker, CAPABILITIES};
@@ -11,16 +13,23 @@ use crate::process::syscalls::host::{self, Arg};
 #[derive(Debug)]
 pub struct Authority {
     own: Credentials,
-    broker: Option<Broker>,
 }
 
 impl Authority {
     /// From who this process is. A process without capabilities is refused what needs any; others get a broker.
     /// There must be no other thread yet.
     pub fn new() -> Result<Self> {
-        let own = Credentials::own()?;
-        let broker = if own.has_any(CAPABILITIES) { Some(Broker::start()?) } else { None };
-        Ok(Self { own, broker })
+        let mut own = Credentials::own()?;
+        if own.has_any(CAPABILITIES) {
+            own.broker = Some(Arc::new(Broker::start(&own)?));
+        }
+        Ok(Self { own })
+    }
+
+    /// Of this process without a broker: nothing is done that takes more rights than it has.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn alone() -> Result<Self> {
+        Ok(Self { own: Credentials::own()? })
     }
 
     /// Who the first process of the guest is.
@@ -36,7 +45,7 @@ impl Authority {
         let is_own = who.user.effective == self.own.user.effective
             && who.group.effective == self.own.group.effective
             && who.groups == self.own.groups;
-        let Some(broker) = &self.broker else { return host::borrowed(number, &mut arguments) };
+        let Some(broker) = &who.broker else { return host::borrowed(number, &mut arguments) };
         if is_own {
             match host::borrowed(number, &mut arguments) {
                 Err(Errno::EPERM | Errno::EACCES) if who.has_any(CAPABILITIES) => {}

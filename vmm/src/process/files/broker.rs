@@ -7,7 +7,7 @@
 //! whose rights it is made with; the answer is the call's, with a descriptor where it opens one.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 use std::sync::Mutex;
 
 use berth_runtime::confine::Filter;
@@ -90,21 +90,31 @@ const BYTES: u64 = 2;
 pub struct Broker(Mutex<OwnedFd>);
 
 impl Broker {
-    /// Forks the broker. There must be no other thread yet.
-    pub fn start() -> Result<Self> {
+    /// Forks a broker with the rights of this process. There must be no other thread yet.
+    pub fn start(own: &Credentials) -> Result<Self> {
         let kind = SockType::SeqPacket;
-        let (own, its) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
+        let (ours, its) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
         // SAFETY: this process has one thread, so the child finds every lock free.
         match Errno::result(unsafe { libc::fork() })? {
             0 => {
-                drop(own);
+                drop(ours);
                 // The VMM sees what is left of it: an end of its socket.
-                let _ = serve(&its);
+                let _ = serve(&its, own);
                 // SAFETY: ends this process, without what the VMM would do at its end.
                 unsafe { libc::_exit(0) }
             }
-            _ => Ok(Self(Mutex::new(own))),
+            _ => Ok(Self::at(ours)),
         }
+    }
+
+    /// A broker that was forked elsewhere, by the VMM's end of its socket.
+    pub fn at(socket: OwnedFd) -> Self {
+        Self(Mutex::new(socket))
+    }
+
+    /// The VMM's end.
+    pub fn socket(&self) -> Result<OwnedFd> {
+        lock(&self.0).try_clone().map_err(|_| Errno::EMFILE)
     }
 
     /// Makes a call with the rights of `who`.
@@ -119,7 +129,7 @@ impl Broker {
         let parts = [IoSlice::new(&request)];
         sendmsg::<()>(socket.as_raw_fd(), &parts, rights, MsgFlags::MSG_NOSIGNAL, None).map_err(|_| Errno::EIO)?;
         let mut answer = [0; 8];
-        let (length, opened) = receive(&socket, &mut answer).map_err(|_| Errno::EIO)?;
+        let (length, opened) = receive(socket.as_fd(), &mut answer).map_err(|_| Errno::EIO)?;
         drop(socket);
         if length != answer.len() {
             return Err(Errno::EIO);
@@ -146,9 +156,8 @@ impl Broker {
 
 /// A request and the descriptors that go with it.
 fn encode(who: &Credentials, number: i64, arguments: &[Arg]) -> Result<(Vec<u8>, Vec<RawFd>)> {
-    let (user, group) = (u64::from(who.user.effective), u64::from(who.group.effective));
-    let capabilities = (who.capabilities() & CAPABILITIES).bits();
-    let mut head = vec![number.cast_unsigned(), capabilities, user, group, who.groups.len() as u64];
+    let mut head = vec![number.cast_unsigned()];
+    head.extend(rights(who, who.capabilities()));
     let (mut descriptors, mut bytes) = (Vec::new(), Vec::new());
     for argument in arguments {
         head.extend(match argument {
@@ -165,12 +174,23 @@ fn encode(who: &Credentials, number: i64, arguments: &[Arg]) -> Result<(Vec<u8>,
         });
     }
     head.resize(HEAD, 0);
-    head.extend(who.groups.iter().map(|&id| u64::from(id)));
+    head.extend(groups(who));
     let request = [words(&head), bytes].concat();
     if request.len() > MOST_BYTES { Err(Errno::E2BIG) } else { Ok((request, descriptors)) }
 }
 
-fn receive(socket: &OwnedFd, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+/// Whose rights a request is made with, but for the groups themselves.
+fn rights(who: &Credentials, capabilities: CapabilitySet) -> [u64; 4] {
+    let capabilities = (capabilities & CAPABILITIES).bits();
+    [capabilities, who.user.effective.into(), who.group.effective.into(), who.groups.len() as u64]
+}
+
+fn groups(who: &Credentials) -> impl Iterator<Item = u64> {
+    who.groups.iter().map(|&id| u64::from(id))
+}
+
+/// Receives bytes, and the descriptors that come with them.
+pub fn receive(socket: BorrowedFd, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; 6]);
     let mut parts = [IoSliceMut::new(into)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -186,7 +206,7 @@ fn receive(socket: &OwnedFd, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
 }
 
 /// The broker's life: as long as the VMM's.
-fn serve(socket: &OwnedFd) -> Result<()> {
+fn serve(socket: &OwnedFd, who: &Credentials) -> Result<()> {
     let held = rustix::thread::capabilities(None).map_err(raw)?.permitted & CAPABILITIES;
     // What a terminal sends to all is not for the broker.
     SigSet::all().thread_block()?;
@@ -204,9 +224,10 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     Filter::new(&[CALLS, OWN_CALLS].concat()).load().map_err(|_| Errno::EINVAL)?;
     // With zeroes behind whatever comes.
     let mut request = vec![0; MOST_BYTES + PATH_MAX];
-    let mut last = None;
+    // What it is itself it need not become, which takes rights.
+    let mut last = Some(words(&rights(who, held).into_iter().chain(groups(who)).collect::<Vec<_>>()));
     loop {
-        let (length, descriptors) = receive(socket, &mut request[..MOST_BYTES])?;
+        let (length, descriptors) = receive(socket.as_fd(), &mut request[..MOST_BYTES])?;
         if length == 0 {
             return Ok(());
         }

@@ -1,9 +1,12 @@
 //! Who a process is to others and to files (credentials(7)).
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 use nix::unistd::{getgroups, getresgid, getresuid};
 use rustix::thread::CapabilitySet;
 
+use super::broker::Broker;
 use crate::process::Result;
 
 /// Most supplementary groups.
@@ -62,7 +65,7 @@ impl Ids {
 }
 
 /// A process's ids, groups and capabilities. Unlike on Linux its threads share them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Credentials {
     /// The users.
     pub user: Ids,
@@ -72,6 +75,8 @@ pub struct Credentials {
     pub groups: Vec<u32>,
     /// What it may be allowed beyond that.
     pub permitted: CapabilitySet,
+    /// Who makes calls for it that the VMM has no right to.
+    pub broker: Option<Arc<Broker>>,
 }
 
 impl Credentials {
@@ -84,6 +89,7 @@ impl Credentials {
             group: Ids { real: group.real.into(), effective: group.effective.into(), saved: group.saved.into() },
             groups: getgroups()?.into_iter().map(Into::into).collect(),
             permitted: held.permitted,
+            broker: None,
         })
     }
 
@@ -145,7 +151,8 @@ mod tests {
 
     #[test]
     fn who_is_root_no_more_has_no_capabilities() {
-        let root = Credentials { user: ROOT, group: ROOT, groups: vec![], permitted: CapabilitySet::CHOWN };
+        let root =
+            Credentials { user: ROOT, group: ROOT, groups: vec![], permitted: CapabilitySet::CHOWN, broker: None };
         let away = root.with_users(Ids { effective: 7, ..ROOT });
         assert!(root.has(CapabilitySet::CHOWN) && !away.has(CapabilitySet::CHOWN));
         assert!(away.with_users(ROOT).has(CapabilitySet::CHOWN));

@@ -8,6 +8,7 @@ pub mod proc;
 mod root;
 
 pub use authority::Authority;
+pub use broker::{Broker, receive};
 pub use credentials::{Credentials, Ids};
 pub use descriptors::{Descriptors, Kind, MOST_DESCRIPTORS, OpenFile};
 pub use root::{Root, join, normal};

@@ -36,6 +36,7 @@ pub fn find(task: &Task, path: &[u8]) -> Option<Result<Entry>> {
         b"/dev/stdin" => return Some(open_file(task, b"0")),
         b"/dev/stdout" => return Some(open_file(task, b"1")),
         b"/dev/stderr" => return Some(open_file(task, b"2")),
+        b"/dev/tty" => return Some(terminal(task)),
         b"/dev/fd" => return Some(process(task, task.pid, b"fd")),
         b"/proc" => return Some(Ok(processes(task))),
         _ => {}
@@ -57,6 +58,14 @@ pub fn find(task: &Task, path: &[u8]) -> Option<Result<Entry>> {
 fn open_file(task: &Task, number: &[u8]) -> Result<Entry> {
     let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).ok_or(Errno::ENOENT)?;
     task.file(number).map(Entry::Open).map_err(|_| Errno::ENOENT)
+}
+
+/// The terminal of the session: the host would give the VMM's.
+fn terminal(task: &Task) -> Result<Entry> {
+    let mut table = lock(&task.kernel.table);
+    let session = table.process(task.pid)?.session;
+    let terminal = table.sessions.get(&session).and_then(|session| session.terminal.clone());
+    terminal.map(Entry::Open).ok_or(Errno::ENXIO)
 }
 
 fn processes(task: &Task) -> Entry {

@@ -1,6 +1,7 @@
 //! The root: a descriptor below which every path is resolved.
 
 use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
@@ -56,6 +57,12 @@ impl Root {
     /// The root at an open directory.
     pub fn new(directory: OwnedFd, authority: Authority) -> Self {
         Self { directory, authority }
+    }
+
+    /// The root itself.
+    pub fn top(&self) -> Result<Arc<OpenFile>> {
+        let directory = self.directory.try_clone().map_err(|_| Errno::ENFILE)?;
+        Ok(OpenFile::new(directory, "/"))
     }
 
     /// Opens `path`, relative to the open directory `base`, below the root.

@@ -86,7 +86,7 @@ impl Memory {
     pub fn string(&mut self, address: u64, limit: usize) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         while text.len() < limit {
-            let at = address + text.len() as u64;
+            let at = address.wrapping_add(text.len() as u64);
             let length = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(256).min(limit - text.len());
             let mut part = [0; 256];
             self.read(at, &mut part[..length])?;

@@ -1,6 +1,7 @@
 //! Open files: reading, writing, descriptors.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -10,6 +11,7 @@ use crate::process::Result;
 use crate::process::files::{Kind, OpenFile};
 use crate::process::plain::word;
 use crate::process::task::Task;
+use crate::process::task::table::Session;
 use crate::process::vm::lock;
 
 /// Bytes that one transfer moves at most; a longer one is short, as it may always be.
@@ -308,25 +310,23 @@ fn device_control(task: &Task, descriptor: u64, request: u64, argument: u64) -> 
             // Only a terminal has these; the ids are the guest's.
             let mut ignored = [0; TERMIOS];
             host::call(libc::SYS_ioctl, [fd.into(), libc::TCGETS.into(), Arg::from(&mut ignored)])?;
-            terminal_group(task, request, argument)
+            terminal_group(task, file, request, argument)
         }
         _ => Err(Errno::ENOTTY),
     }
 }
 
-fn terminal_group(task: &Task, request: u64, argument: u64) -> Result {
+fn terminal_group(task: &Task, file: Arc<OpenFile>, request: u64, argument: u64) -> Result {
+    let wanted = if request == libc::TIOCSPGRP { Some(lock(&task.memory).half(argument)?.cast_signed()) } else { None };
+    let mut table = lock(&task.kernel.table);
+    let id = table.process(task.pid)?.session;
+    // Whoever asks for what only a session's terminal has, has opened it as such.
+    let session = table.sessions.entry(id).or_insert(Session { foreground: id, terminal: Some(file) });
+    session.foreground = wanted.unwrap_or(session.foreground);
+    let answer = if request == libc::TIOCGPGRP { session.foreground } else { id };
+    drop(table);
     match request {
-        libc::TIOCSPGRP => {
-            let group = lock(&task.memory).half(argument)?.cast_signed();
-            lock(&task.kernel.table).foreground = group;
-            Ok(0)
-        }
-        libc::TIOCGPGRP | libc::TIOCGSID => {
-            let mut table = lock(&task.kernel.table);
-            let id = if request == libc::TIOCGPGRP { table.foreground } else { table.process(task.pid)?.session };
-            drop(table);
-            lock(&task.memory).write(argument, &id.to_le_bytes()).map(|()| 0)
-        }
+        libc::TIOCGPGRP | libc::TIOCGSID => lock(&task.memory).write(argument, &answer.to_le_bytes()).map(|()| 0),
         _ => Ok(0),
     }
 }

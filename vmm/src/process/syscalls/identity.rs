@@ -1,10 +1,12 @@
 //! Where a program is: names, random bytes, scheduling.
 
 use nix::errno::Errno;
+use rustix::thread::CapabilitySet;
 
 use super::Arguments;
 use super::host::{self, Arg};
 use crate::process::Result;
+use crate::process::files::Credentials;
 use crate::process::task::Task;
 use crate::process::task::table::Process;
 use crate::process::vm::lock;
@@ -52,12 +54,9 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             _ => Err(Errno::EINVAL),
         },
         libc::SYS_sched_getparam => write(a[1], &[0; 4]),
-        // Niceness is kept, and has no effect: the sandbox's share of the processor is its control group's.
-        libc::SYS_getpriority => with_target(task, a, |process| (20 - i64::from(process.nice)).cast_unsigned()),
-        libc::SYS_setpriority => with_target(task, a, |process| {
-            process.nice = (a[2] as i32).clamp(-20, 19);
-            0
-        }),
+        // Groups and users have one niceness as well: that of the process that asks.
+        libc::SYS_getpriority => with_target(task, a, |process, _| Ok((20 - i64::from(process.nice)).cast_unsigned())),
+        libc::SYS_setpriority => with_target(task, a, |process, who| set_nice(process, who, a[2] as i32)),
         libc::SYS_getcpu => {
             let mut numbers = [0; 8];
             let (cpu, node) = numbers.split_at_mut(4);
@@ -71,13 +70,36 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     })
 }
 
-/// The process that getpriority and setpriority mean; groups and users have one niceness as well.
-fn with_target(task: &Task, a: Arguments, change: impl FnOnce(&mut Process) -> u64) -> Result {
+/// The process that getpriority and setpriority mean, and who asks.
+fn with_target(task: &Task, a: Arguments, act: impl FnOnce(&mut Process, &Credentials) -> Result) -> Result {
     if a[0] > u64::from(libc::PRIO_USER) {
         return Err(Errno::EINVAL);
     }
     let pid = if a[0] != u64::from(libc::PRIO_PROCESS) || a[1] == 0 { task.pid } else { a[1] as i32 };
-    lock(&task.kernel.table).process(pid).map(change)
+    let who = task.credentials()?;
+    act(lock(&task.kernel.table).process(pid)?, &who)
+}
+
+/// Makes a process nicer, its threads on the host too. Those cannot be made less nice again: the VMM has no right to.
+fn set_nice(process: &mut Process, who: &Credentials, nice: i32) -> Result {
+    let nice = nice.clamp(-20, 19);
+    let [own, reached] = [who, &process.credentials].map(|who| [who.user.real, who.user.effective]);
+    if !who.has(CapabilitySet::SYS_NICE) {
+        if !own.contains(&reached[1]) {
+            return Err(Errno::EPERM);
+        }
+        if nice < process.nice {
+            return Err(Errno::EACCES);
+        }
+    }
+    process.nice = nice;
+    for handle in process.threads.values().filter_map(|thread| thread.handle.as_ref()) {
+        let _ = host::call(
+            libc::SYS_setpriority,
+            [u64::from(libc::PRIO_PROCESS).into(), handle.host_thread.into(), nice.into()],
+        );
+    }
+    Ok(0)
 }
 
 /// `struct utsname`.

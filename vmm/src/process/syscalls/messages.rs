@@ -37,7 +37,7 @@ const WAIT_FOR_ONE: u32 = libc::MSG_WAITFORONE as u32;
 /// Messages one after the other, up to the first that fails; the host's timeout is for none of them.
 fn many(task: &Task, a: Arguments, one: fn(&Task, u64, u64, u64) -> Result) -> Result {
     for at in 0..a[2].min(1024) {
-        let header = a[1] + at * (MESSAGE as u64 + 8);
+        let header = a[1].wrapping_add(at * (MESSAGE as u64 + 8));
         match one(task, a[0], header, a[3]) {
             Ok(length) => lock(&task.memory).write(header + MESSAGE as u64, &(length as u32).to_le_bytes())?,
             Err(error) if at == 0 => return Err(error),

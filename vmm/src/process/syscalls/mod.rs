@@ -36,6 +36,8 @@ pub mod poll;
 pub mod processes;
 pub mod signals;
 pub mod sockets;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod tests;
 pub mod time;
 pub mod timers;
 pub mod unix;

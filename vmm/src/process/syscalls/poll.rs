@@ -32,8 +32,12 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
                 // The memory is free again before it is waited.
                 let time = lock(&task.memory).array::<16>(at);
                 time.and_then(|time| {
-                    let word = |at| word(&time, at).cast_signed();
-                    let time = libc::timespec { tv_sec: word(0), tv_nsec: word(8).saturating_mul(1000) };
+                    let [seconds, microseconds] = [0, 8].map(|at| word(&time, at).cast_signed());
+                    if seconds < 0 || microseconds < 0 {
+                        return Err(Errno::EINVAL);
+                    }
+                    let seconds = seconds.saturating_add(microseconds / 1_000_000);
+                    let time = libc::timespec { tv_sec: seconds, tv_nsec: microseconds % 1_000_000 * 1000 };
                     select(task, a, Some(Deadline::new(time, false, false)))
                 })
             }
@@ -50,7 +54,9 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
         libc::SYS_epoll_pwait2 => timeout(task, a[3]).and_then(|deadline| {
             let left = deadline.map(|deadline| deadline.left());
             // Rounded up: it is not to end before its time.
-            let left = left.map_or(-1, |left| left.tv_sec.saturating_mul(1000) + (left.tv_nsec + 999_999) / 1_000_000);
+            let left = left.map_or(-1, |left| {
+                left.tv_sec.saturating_mul(1000).saturating_add((left.tv_nsec + 999_999) / 1_000_000)
+            });
             let left = left.min(i32::MAX.into()).cast_unsigned();
             with_mask(task, a[4], |task| epoll_wait(task, [a[0], a[1], a[2], left, 0, 0]))
         }),

@@ -129,13 +129,13 @@ pub fn execute(task: &mut Task, number: i64, a: Arguments) -> Result<Answer> {
     };
     let mut memory = lock(&task.memory);
     let name = memory.path(path)?;
-    let mut strings = |address| -> Result<Vec<Vec<u8>>> {
+    let mut strings = |address: u64| -> Result<Vec<Vec<u8>>> {
         let mut found = Vec::new();
         if address == 0 {
             return Ok(found);
         }
         loop {
-            let pointer = memory.word(address + found.len() as u64 * 8)?;
+            let pointer = memory.word(address.wrapping_add(found.len() as u64 * 8))?;
             if pointer == 0 {
                 return Ok(found);
             }
@@ -185,7 +185,7 @@ fn waitid(task: &mut Task, [kind, id, info, options, ..]: Arguments) -> Result {
     let wanted = match kind as u32 {
         libc::P_ALL => -1,
         libc::P_PID => id as i32,
-        libc::P_PGID => -(id as i32),
+        libc::P_PGID => (id as i32).wrapping_neg(),
         _ => return Err(Errno::EINVAL),
     };
     let options = options as i32;

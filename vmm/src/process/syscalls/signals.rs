@@ -243,7 +243,7 @@ fn kill(task: &Task, target: i32, signal: u64) -> Result {
     let targets = match target {
         0 => table.group(group),
         -1 => table.processes.keys().copied().filter(|&pid| pid != task.pid && pid != 1).collect(),
-        target if target < 0 => table.group(-target),
+        target if target < 0 => table.group(target.wrapping_neg()),
         target => table.processes.contains_key(&target).then_some(target).into_iter().collect(),
     };
     if targets.is_empty() {

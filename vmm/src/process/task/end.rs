@@ -1,5 +1,6 @@
 //! How tasks end: a thread, a process, and who waits for it.
 
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -8,7 +9,10 @@ use super::signal::Info;
 use super::table::{self, Process, Status};
 use super::{Table, Task};
 use crate::process::Result;
+use crate::process::syscalls::host::{self, Arg};
 use crate::process::vm::lock;
+#[cfg(any(test, feature = "fuzzing"))]
+use crate::process::vm::vcpu::Vcpu;
 
 /// A child that wait found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,14 @@ impl Task {
         self.handle.flag.set();
     }
 
+    /// Makes the whole process end for want of memory, which is counted for who looks from outside.
+    pub fn end_for_want_of_memory(&mut self) {
+        if let Some(counter) = &self.kernel.oom {
+            let _ = host::call(libc::SYS_write, [counter.as_fd().into(), Arg::In(&1u64.to_le_bytes()), 8.into()]);
+        }
+        self.end_process(Status::Killed(libc::SIGKILL as u8));
+    }
+
     /// Makes this thread end; with the last thread the process ends.
     pub fn end_this_thread(&mut self, code: u8) {
         let mut table = lock(&self.kernel.table);
@@ -45,6 +57,12 @@ impl Task {
             }
         }
         self.handle.flag.set();
+    }
+
+    /// Drops a thread that never ran, but for its vCPU.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn give_up(self) -> Vcpu {
+        self.vcpu
     }
 
     /// What is left to do when a thread has left its loop.
@@ -101,7 +119,7 @@ impl Task {
             let matches = |pid: i32, process: &Process| match wanted {
                 -1 => true,
                 0 => process.group == group,
-                wanted if wanted < 0 => process.group == -wanted,
+                wanted if wanted < 0 => process.group == wanted.wrapping_neg(),
                 wanted => pid == wanted,
             };
             let children: Vec<i32> =
@@ -142,6 +160,8 @@ impl Task {
 impl Table {
     /// Turns a process without threads into a zombie and tells its parent.
     fn bury(&mut self, pid: i32, status: Status) {
+        // Of a session only its leader speaks to a terminal.
+        self.sessions.remove(&pid);
         let Ok(process) = self.process(pid) else { return };
         process.zombie = Some(status);
         process.pending.clear();

@@ -1,6 +1,7 @@
 //! How tasks begin: the first process, clone, execve.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use nix::errno::Errno;
 
 use super::gate::{self, Event};
 use super::signal::{AlternateStack, Set};
-use super::table::{Handle, Process, Status, Thread};
+use super::table::{Handle, Process, Session, Status, Thread};
 use super::{Kernel, Place, Task};
 use crate::process::Result;
-use crate::process::files::Descriptors;
+use crate::process::files::{Credentials, Descriptors};
 use crate::process::loader::{self, Loaded, Program};
-use crate::process::syscalls::limits::Limits;
+use crate::process::memory::Memory;
 use crate::process::vm::lock;
 use crate::process::vm::vcpu::Vcpu;
 
@@ -38,29 +39,59 @@ pub struct CloneRequest {
     pub child_tid: u64,
 }
 
+/// Makes a thread with its vCPU, where that is to run.
+pub(in crate::process) type MakeTask = Box<dyn FnOnce(Arc<Handle>, Vcpu) -> Task + Send>;
+
 /// Everything a new host thread needs to begin.
 struct Start {
-    task: Box<dyn FnOnce(Arc<Handle>, Vcpu) -> Task + Send>,
+    task: MakeTask,
     registers: kvm_regs,
     tls: (u64, u64),
     root: u64,
     extended: Option<Box<kvm_bindings::kvm_xsave>>,
+    nice: i32,
 }
 
 impl Kernel {
-    /// Starts the first process and waits for its end.
-    pub fn run_first(
-        self: Arc<Self>,
+    /// Starts a process that is nobody's child, the first or one of another session.
+    pub fn begin(
+        self: &Arc<Self>,
         loaded: Loaded,
-        arguments: Vec<Vec<u8>>,
+        (arguments, nice): (Vec<Vec<u8>>, i32),
         descriptors: Descriptors,
         place: Place,
-        limits: Limits,
-    ) -> Result<Status> {
+        who: Arc<Credentials>,
+    ) -> Result<i32> {
         gate::install();
+        let registers = kvm_regs { rip: loaded.entry, rsp: loaded.stack, rflags: 0x202, ..Default::default() };
+        let root = loaded.memory.root();
+        let said = (loaded.path, arguments, nice);
+        let (pid, task) = self.admit(loaded.memory, said, descriptors, place, who)?;
+        let start = Start { task, registers, tls: (0, 0), root, extended: None, nice };
+        self.spawn((pid, pid), start).inspect_err(|_| {
+            let mut table = lock(&self.table);
+            table.processes.remove(&pid);
+            table.sessions.remove(&pid);
+        })?;
+        Ok(pid)
+    }
+
+    /// Makes the record of a process that is nobody's child, with its path, arguments and niceness; its id, and what makes its
+    /// first thread.
+    pub(in crate::process) fn admit(
+        self: &Arc<Self>,
+        memory: Memory,
+        (executable, arguments, nice): (Vec<u8>, Vec<Vec<u8>>, i32),
+        descriptors: Descriptors,
+        place: Place,
+        who: Arc<Credentials>,
+    ) -> Result<(i32, MakeTask)> {
+        // Descriptor 0 is the terminal, if it is one.
+        let terminal = descriptors.get(0).ok().filter(|file| nix::unistd::isatty(file.as_fd()) == Ok(true));
+        let memory = Arc::new(Mutex::new(memory));
         let mut table = lock(&self.table);
         let pid = table.free_id()?;
-        table.foreground = pid;
+        table.sessions.insert(pid, Session { foreground: pid, terminal });
         let process = Process {
             parent: 0,
             group: pid,
@@ -74,19 +105,17 @@ impl Kernel {
             exit_signal: 0,
             stopped: None,
             news: None,
-            credentials: Arc::new(self.root.authority.own().clone()),
-            nice: 0,
-            limits,
+            credentials: who,
+            nice,
+            memory: Arc::downgrade(&memory),
+            limits: self.limits,
             signal_files: Vec::new(),
             spent: [Duration::ZERO; 2],
-            executable: loaded.path,
+            executable,
             arguments,
         };
         table.processes.insert(pid, process);
         drop(table);
-        let registers = kvm_regs { rip: loaded.entry, rsp: loaded.stack, rflags: 0x202, ..Default::default() };
-        let root = loaded.memory.root();
-        let memory = Arc::new(Mutex::new(loaded.memory));
         let kernel = self.clone();
         let task = Box::new(move |handle, vcpu| Task {
             kernel,
@@ -105,7 +134,11 @@ impl Kernel {
             vfork: None,
             last_fault: None,
         });
-        self.spawn((pid, pid), Start { task, registers, tls: (0, 0), root, extended: None })?;
+        Ok((pid, task))
+    }
+
+    /// Waits for the end of a process that is nobody's child.
+    pub fn wait(&self, pid: i32) -> Result<Status> {
         let never = super::Flag::default();
         loop {
             let seen = self.changed.now();
@@ -137,6 +170,9 @@ impl Kernel {
             let handle = Arc::new(Handle { flag: super::Flag::default(), kick, host_thread });
             // A working directory of its own: some calls of the host take a path only.
             let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS);
+            // Who was begun from outside may be nicer than the thread that has begun it.
+            // SAFETY: a plain system call.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, start.nice) };
             // Signals may have come before there was a handle.
             handle.flag.set();
             let mut table = lock(&kernel.table);
@@ -208,6 +244,7 @@ impl Task {
         let mut table = lock(&kernel.table);
         let tid = table.free_id()?;
         let parent = table.process(self.pid)?;
+        let nice = parent.nice;
         let blocked = parent.threads.get(&self.tid).map_or_else(Set::default, |thread| thread.blocked);
         let pid = if thread {
             parent.threads.insert(tid, Thread::new(blocked));
@@ -228,6 +265,7 @@ impl Task {
                 news: None,
                 credentials: parent.credentials.clone(),
                 nice: parent.nice,
+                memory: Arc::downgrade(&memory),
                 limits: parent.limits,
                 signal_files: parent.signal_files.clone(),
                 spent: [Duration::ZERO; 2],
@@ -267,7 +305,7 @@ impl Task {
             vfork: its_vfork,
             last_fault: None,
         });
-        if let Err(error) = kernel.spawn((pid, tid), Start { task, registers, tls, root, extended }) {
+        if let Err(error) = kernel.spawn((pid, tid), Start { task, registers, tls, root, extended, nice }) {
             let mut table = lock(&kernel.table);
             if thread {
                 table.process(pid)?.threads.remove(&tid);
@@ -299,6 +337,9 @@ impl Task {
         process.sole = None;
         process.executable = loaded.path;
         process.arguments = arguments;
+        let root = loaded.memory.root();
+        let memory = Arc::new(Mutex::new(loaded.memory));
+        process.memory = Arc::downgrade(&memory);
         for action in process.actions.iter_mut().filter(|action| action.handler > 1) {
             *action = super::signal::Action::default();
         }
@@ -314,9 +355,9 @@ impl Task {
         *self.vcpu.registers() = registers;
         self.vcpu.set_fs_base(0);
         self.vcpu.set_gs_base(0);
-        self.vcpu.set_root(loaded.memory.root());
+        self.vcpu.set_root(root);
         self.vcpu.reset_extended().map_err(|_| Errno::ENOMEM)?;
-        self.memory = Arc::new(Mutex::new(loaded.memory));
+        self.memory = memory;
         let mut own = lock(&self.descriptors).clone();
         own.execute();
         self.descriptors = Arc::new(Mutex::new(own));

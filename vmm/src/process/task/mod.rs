@@ -28,7 +28,7 @@ use super::Result;
 use super::files::{Credentials, Descriptors, OpenFile, Root};
 use super::memory::window::MappedFiles;
 use super::memory::{Failure, Memory, Resolution};
-use super::syscalls::{self, futex::Futexes};
+use super::syscalls::{self, futex::Futexes, limits::Limits};
 use super::vm::vcpu::{Exit, Vcpu};
 use super::vm::{Vm, VmError, lock};
 
@@ -59,6 +59,10 @@ pub struct Kernel {
     pub futexes: Futexes,
     /// The host name.
     pub host_name: Mutex<Vec<u8>>,
+    /// What each session is held to at first.
+    pub limits: Limits,
+    /// Counts, for who looks from outside, whom the VMM has ended for want of memory.
+    pub oom: Option<OwnedFd>,
     /// When the guest began.
     pub started: Instant,
     /// Writes every call to standard error.
@@ -125,7 +129,11 @@ impl Task {
             if self.handle.flag.is_set() && self.look() == Next::End {
                 break;
             }
-            match self.vcpu.run() {
+            let exit = self.vcpu.run();
+            if let Ok(exit) = exit {
+                self.kernel.vm.exits.add(exit);
+            }
+            match exit {
                 Ok(Exit::Syscall) => self.system_call(),
                 Ok(Exit::PageFault(address)) => self.page_fault(address),
                 Ok(Exit::Restored) => self.restored(),
@@ -167,7 +175,7 @@ impl Task {
         match answer {
             Ok(Answer::Value(value)) => self.vcpu.registers().rax = value,
             Ok(Answer::Registers) => {}
-            Err(Errno::EFAULT) if lock(&self.memory).exhausted => self.end_process(Status::Killed(libc::SIGKILL as u8)),
+            Err(Errno::EFAULT) if lock(&self.memory).exhausted => self.end_for_want_of_memory(),
             Err(error) => {
                 self.vcpu.registers().rax = (-(error as i64)).cast_unsigned();
                 if error == Errno::EINTR && syscalls::begins_again(number) {
@@ -201,7 +209,7 @@ impl Task {
             Err(Failure::NoArea) => Info::fault(libc::SIGSEGV, 1, address),
             Err(Failure::BehindFile) => Info::fault(libc::SIGBUS, 2, address),
             Err(Failure::NoMemory) => {
-                self.end_process(Status::Killed(libc::SIGKILL as u8));
+                self.end_for_want_of_memory();
                 return;
             }
         };

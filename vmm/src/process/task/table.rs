@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +12,7 @@ use super::signal::{Action, Disposition, Info, Set};
 use crate::process::Result;
 use crate::process::files::Credentials;
 use crate::process::files::OpenFile;
+use crate::process::memory::Memory;
 use crate::process::syscalls::host::{self, Arg};
 use crate::process::syscalls::limits::Limits;
 use crate::process::vm::vcpu::Kick;
@@ -75,6 +76,14 @@ impl Status {
             Self::Killed(signal) => u32::from(signal),
         }
     }
+
+    /// As a shell gives it: 128+n for signal n.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => i32::from(code),
+            Self::Killed(signal) => 128 + i32::from(signal),
+        }
+    }
 }
 
 /// A process's record.
@@ -108,6 +117,8 @@ pub struct Process {
     pub credentials: Arc<Credentials>,
     /// Its niceness.
     pub nice: i32,
+    /// Its memory, as long as it has any.
+    pub memory: Weak<Mutex<Memory>>,
     /// Its limits, which its children inherit.
     pub limits: Limits,
     /// The descriptors that signals are read from, with which they are.
@@ -125,10 +136,20 @@ pub struct Process {
 pub struct Table {
     /// By process id.
     pub processes: BTreeMap<i32, Process>,
-    /// The process group in the foreground of the terminal.
-    pub foreground: i32,
+    /// By session id, those that have a terminal or were begun from outside.
+    pub sessions: BTreeMap<i32, Session>,
+    /// Most threads of all processes at once.
+    pub most_threads: usize,
     last: i32,
-    most_threads: usize,
+}
+
+/// What a session has beside its processes.
+#[derive(Debug)]
+pub struct Session {
+    /// The process group in the foreground.
+    pub foreground: i32,
+    /// Its terminal.
+    pub terminal: Option<Arc<OpenFile>>,
 }
 
 /// Most threads at once where no limit of tasks says otherwise.
@@ -139,7 +160,7 @@ const LAST_ID: i32 = 32768;
 impl Table {
     /// An empty table for at most so many threads.
     pub fn new(most_threads: usize) -> Self {
-        Self { processes: BTreeMap::new(), foreground: 0, last: 0, most_threads }
+        Self { processes: BTreeMap::new(), sessions: BTreeMap::new(), most_threads, last: 0 }
     }
 
     /// An id that no process, thread, group or session has.
@@ -168,6 +189,20 @@ impl Table {
     /// The process a thread belongs to.
     pub fn process_of(&self, thread: i32) -> Option<i32> {
         self.processes.iter().find(|(_, process)| process.threads.contains_key(&thread)).map(|(&pid, _)| pid)
+    }
+
+    /// Passes on what the VMM was sent for a process: to that, but what a terminal sends to the group in the foreground of its
+    /// session.
+    pub fn pass_on(&mut self, pid: i32, signal: i32) {
+        let targets = match (self.sessions.get(&pid), signal) {
+            (Some(session), libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGWINCH) => {
+                self.group(session.foreground)
+            }
+            _ => vec![pid],
+        };
+        for pid in targets {
+            self.send_from_outside(pid, Info::kernel(signal));
+        }
     }
 
     /// Sends a signal to a process.

@@ -12,6 +12,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMm
 
 use super::{VmError, lock};
 use crate::paging::entry::PAGE_SIZE;
+use crate::paging::translation::Slot;
 
 /// Guest-physical address of the first frame: above 4 GiB there are no holes for devices.
 pub const START: u64 = 1 << 32;
@@ -71,6 +72,20 @@ impl Arena {
             *slots = (slots.0 + 1, slots.1 + size);
         }
         Ok(())
+    }
+
+    /// The slot that holds a guest-physical address, among those KVM has.
+    pub fn slot(&self, physical: u64) -> Option<Slot> {
+        let (_, end) = *lock(&self.slots);
+        let (mut index, mut start) = (SPARE_SLOT as usize + 1, START);
+        while start < end {
+            let length = (start - START).max(FIRST_SLOT).min(self.limit - (start - START));
+            if (start..start + length).contains(&physical) {
+                return Some(Slot { index, start, length, host: self.host(start) as u64 });
+            }
+            (index, start) = (index + 1, start + length);
+        }
+        None
     }
 
     /// Makes KVM forget what it maps of `count` frames. Their contents stay.

@@ -16,13 +16,29 @@ pub struct FrameAllocator {
     /// Uses of each frame below `end`.
     uses: Vec<u32>,
     end: u64,
-    limit: u64,
+    reserve: u64,
+    /// Frames in use but for those of windows, and the most of them there may be.
+    used: u64,
+    most: u64,
 }
 
 impl FrameAllocator {
-    /// All frames of an arena of `limit` bytes.
-    pub fn new(limit: u64) -> Self {
-        Self { free: BTreeMap::new(), uses: Vec::new(), end: START, limit: START + limit }
+    /// All frames of an arena of `reserve` bytes, of which `limit` may be in use.
+    pub fn new(reserve: u64, limit: u64) -> Self {
+        let (end, reserve, most) = (START, START + reserve, limit / PAGE_SIZE);
+        Self { free: BTreeMap::new(), uses: Vec::new(), end, reserve, used: 0, most }
+    }
+
+    /// Changes how many bytes may be in use.
+    ///
+    /// # Errors
+    /// How many are, where that is more.
+    pub fn set_limit(&mut self, limit: u64) -> Result<(), u64> {
+        if self.used > limit / PAGE_SIZE {
+            return Err(self.used * PAGE_SIZE);
+        }
+        self.most = limit / PAGE_SIZE;
+        Ok(())
     }
 
     /// The end of the frames ever handed out.
@@ -32,6 +48,18 @@ impl FrameAllocator {
 
     /// `count` frames in a row, the lowest there are, each with one use.
     pub fn allocate(&mut self, count: u64) -> Option<u64> {
+        let used = self.used.checked_add(count).filter(|&used| used <= self.most)?;
+        let start = self.take(count, 1)?;
+        self.used = used;
+        Some(start)
+    }
+
+    /// `count` frames in a row for a window: what stands behind them is no memory of the guest.
+    pub fn window(&mut self, count: u64) -> Option<u64> {
+        self.take(count, WINDOW)
+    }
+
+    fn take(&mut self, count: u64, uses: u32) -> Option<u64> {
         let found = self.free.iter().find(|&(_, &free)| free >= count).map(|(&start, &free)| (start, free));
         let start = if let Some((start, free)) = found {
             self.free.remove(&start);
@@ -41,18 +69,13 @@ impl FrameAllocator {
             start
         } else {
             let start = self.end;
-            let end = start.checked_add(count.checked_mul(PAGE_SIZE)?).filter(|&end| end <= self.limit)?;
+            let end = start.checked_add(count.checked_mul(PAGE_SIZE)?).filter(|&end| end <= self.reserve)?;
             self.uses.resize(index(end), 0);
             self.end = end;
             start
         };
-        self.uses[index(start)..index(start + count * PAGE_SIZE)].fill(1);
+        self.uses[index(start)..index(start + count * PAGE_SIZE)].fill(uses);
         Some(start)
-    }
-
-    /// Turns frames just allocated into a window's.
-    pub fn make_window(&mut self, start: u64, count: u64) {
-        self.uses[index(start)..index(start + count * PAGE_SIZE)].fill(WINDOW);
     }
 
     /// Whether a frame stands behind a window.
@@ -84,6 +107,9 @@ impl FrameAllocator {
 
     /// Takes frames back.
     pub fn free(&mut self, mut start: u64, mut count: u64) {
+        if !self.is_window(start) {
+            self.used -= count;
+        }
         self.uses[index(start)..index(start + count * PAGE_SIZE)].fill(0);
         if let Some((&before, &free)) = self.free.range(..start).next_back()
             && before + free * PAGE_SIZE == start
@@ -113,7 +139,7 @@ mod tests {
 
     #[test]
     fn freed_frames_join_and_serve_again() {
-        let mut frames = FrameAllocator::new(8 * PAGE_SIZE);
+        let mut frames = FrameAllocator::new(16 * PAGE_SIZE, 8 * PAGE_SIZE);
         let all: Vec<u64> = (0..8).map(|_| frames.allocate(1).unwrap()).collect();
         assert_eq!(frames.allocate(1), None);
         for at in [1, 3, 2] {
@@ -124,6 +150,22 @@ mod tests {
         assert_eq!(frames.allocate(3), Some(all[1]));
         frames.share(all[0]);
         assert!(!frames.drop_use(all[0]) && frames.drop_use(all[0]));
+    }
+
+    #[test]
+    fn windows_are_beside_the_limit_which_may_change() {
+        let mut frames = FrameAllocator::new(16 * PAGE_SIZE, 4 * PAGE_SIZE);
+        let window = frames.window(8).unwrap();
+        let own = frames.allocate(4).unwrap();
+        assert_eq!(frames.allocate(1), None);
+        frames.free(window, 8);
+        assert_eq!((frames.allocate(1), frames.set_limit(PAGE_SIZE)), (None, Err(4 * PAGE_SIZE)));
+        frames.set_limit(5 * PAGE_SIZE).unwrap();
+        assert_eq!(frames.allocate(1), Some(window));
+        assert!(frames.drop_use(own));
+        frames.free(own, 4);
+        frames.set_limit(PAGE_SIZE).unwrap();
+        assert_eq!(frames.allocate(1), None);
     }
 
     #[test]

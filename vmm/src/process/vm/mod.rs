@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod clock;
 pub mod cpuid;
+pub mod exits;
 pub mod frames;
 pub mod layout;
 pub mod vcpu;
@@ -11,17 +12,19 @@ mod vdso;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use self::arena::Arena;
 use self::clock::Clock;
+use self::exits::Counts;
 use self::frames::FrameAllocator;
 use self::vcpu::Vcpu;
 use crate::paging::tables::{AddressSpace, EditError, Frames, Rights};
 use crate::paging::{Entry, PageSize};
+use crate::vcpu::translate::Checked;
 
 /// Why the VM cannot be set up.
 #[derive(Debug, Error)]
@@ -42,6 +45,9 @@ const CODE: Rights = Rights { user: true, write: false, execute: true };
 const DATA: Rights = Rights { user: true, write: false, execute: false };
 const HIDDEN: Rights = Rights { user: false, write: true, execute: false };
 
+/// Bytes of guest-physical addresses at least: files that are mapped take some too, and the limit may be raised.
+const RESERVE: u64 = 64 << 30;
+
 /// How many retired page tables are kept until all shadow tables are dropped at once, so that they can serve again.
 const RETIRED_TABLES: usize = 1024;
 
@@ -55,6 +61,8 @@ pub struct Vm {
     frames: Mutex<FrameAllocator>,
     retired: Mutex<Vec<u64>>,
     idle: Mutex<(Vec<Vcpu>, u64)>,
+    /// How often ring 3 was left.
+    pub exits: Counts,
     /// The time, where programs can read it themselves.
     pub clock: Option<Clock>,
     /// Where each address space has which page, and what may be done with it.
@@ -67,11 +75,16 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Vm {
-    /// A VM with at most `limit` bytes of memory, through an open `/dev/kvm`.
+    /// A VM whose programs have at most `limit` bytes of memory, through an open `/dev/kvm`.
     pub fn new(kvm: &Kvm, limit: u64) -> Result<Self, VmError> {
         let fd = kvm.create_vm().map_err(|error| VmError::Kvm("create a VM", error))?;
-        let arena = Arena::new(limit)?;
-        let mut frames = FrameAllocator::new(limit);
+        let reserve = limit.max(RESERVE);
+        // Nothing interrupts a guest. But a vCPU whose local APIC is not KVM's has the host's kernel patch its own code when the
+        // first such one is made and when the last one goes, which takes milliseconds; where KVM cannot have it, it is so.
+        let apic = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        let _ = fd.enable_cap(&apic);
+        let arena = Arena::new(reserve)?;
+        let mut frames = FrameAllocator::new(reserve, limit);
         arena.grow(&fd, frames.end())?;
         let mut frame =
             || frames.allocate(1).ok_or(VmError::Memory("reserve the first pages", io::ErrorKind::OutOfMemory.into()));
@@ -94,7 +107,8 @@ impl Vm {
         let clock = Clock::new(arena.host(page));
         let cpuid = cpuid::table();
         let (frames, retired, idle) = (Mutex::new(frames), Mutex::default(), Mutex::default());
-        Ok(Self { arena, fd, cpuid, frames, retired, idle, clock, fixed })
+        let exits = Counts::default();
+        Ok(Self { arena, fd, cpuid, frames, retired, idle, exits, clock, fixed })
     }
 
     /// A vCPU that no thread uses.
@@ -109,16 +123,38 @@ impl Vm {
         Vcpu::new(&self.fd, index, &self.cpuid)
     }
 
+    /// Follows an address through the page tables at `root`, which nobody may change meanwhile, on a vCPU that no thread uses.
+    pub fn translate(&self, root: u64, address: u64) -> Result<Checked, String> {
+        let mut vcpu = self.vcpu().map_err(|error| error.to_string())?;
+        let checked = vcpu.translate(self.arena.memory(), root, address);
+        self.put_vcpu(vcpu);
+        let mut checked = checked?;
+        checked.translation.slot = checked.translation.guest_physical.and_then(|physical| self.arena.slot(physical));
+        Ok(checked)
+    }
+
     /// Takes back a vCPU whose thread has ended.
     pub fn put_vcpu(&self, vcpu: Vcpu) {
         lock(&self.idle).0.push(vcpu);
     }
 
+    /// Changes how many bytes of memory programs have at most.
+    ///
+    /// # Errors
+    /// How many they have, where that is more.
+    pub fn set_limit(&self, limit: u64) -> Result<(), u64> {
+        lock(&self.frames).set_limit(limit)
+    }
+
     /// `count` frames in a row, each in use once; `None` where the limit is reached. They read as zeroes.
     pub fn allocate(&self, count: u64) -> Option<u64> {
+        self.take(count, FrameAllocator::allocate)
+    }
+
+    fn take(&self, count: u64, take: fn(&mut FrameAllocator, u64) -> Option<u64>) -> Option<u64> {
         let mut frames = lock(&self.frames);
         let before = frames.end();
-        let start = frames.allocate(count)?;
+        let start = take(&mut frames, count)?;
         if frames.end() != before && self.arena.grow(&self.fd, frames.end()).is_err() {
             frames.free(start, count);
             return None;
@@ -128,9 +164,7 @@ impl Vm {
 
     /// `count` frames in a row for a file to be mapped over.
     pub fn window(&self, count: u64) -> Option<u64> {
-        let start = self.allocate(count)?;
-        lock(&self.frames).make_window(start, count);
-        Some(start)
+        self.take(count, FrameAllocator::window)
     }
 
     /// Takes back the frames of a window; the arena's own memory is behind them again.

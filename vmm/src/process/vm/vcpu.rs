@@ -4,10 +4,15 @@ use core::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave};
+use kvm_bindings::{
+    CpuId, KVM_MP_STATE_RUNNABLE, Msrs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr,
+    kvm_xcrs, kvm_xsave,
+};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+use vm_memory::GuestMemoryMmap;
 
 use super::{VmError, layout};
+use crate::vcpu::translate::{self, Checked};
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
@@ -119,6 +124,8 @@ impl Vcpu {
         let msrs = Msrs::from_entries(&[msr(MSR_STAR, star), msr(MSR_LSTAR, layout::STUB), msr(MSR_FMASK, 0)])
             .expect("three entries fit");
         fd.set_msrs(&msrs).map_err(failed("set a vCPU's system call entry"))?;
+        // With a local APIC of KVM's own all but the first vCPU would wait to be started by it.
+        fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE }).map_err(failed("start a vCPU"))?;
         fd.set_sync_valid_reg(SyncReg::Register);
         Ok(Self { fd, special, dirty_special: true })
     }
@@ -182,6 +189,14 @@ impl Vcpu {
         state.region[0] = 0x37f;
         state.region[6] = 0x1f80;
         self.set_extended(&state)
+    }
+
+    /// Follows an address through the page tables at `root`, as KVM does too.
+    pub fn translate(&mut self, memory: &GuestMemoryMmap, root: u64, address: u64) -> Result<Checked, String> {
+        self.special.cr3 = root;
+        self.dirty_special = true;
+        self.fd.set_sregs(&self.special).map_err(|error| format!("cannot set a vCPU's registers: {error}"))?;
+        translate::checked(&self.fd, memory, address).map_err(|error| error.to_string())
     }
 
     /// Runs in ring 3 until something happens.
