@@ -109,6 +109,8 @@ impl RunError {
 /// Runs a guest to the end of its first process and gives its exit code, 128+n for signal n.
 pub fn run(config: Config) -> Result<i32, RunError> {
     let started = Instant::now();
+    // First of all: to process 1 of a sandbox one that comes earlier is lost.
+    let held = hold_signals().map_err(setup("hold signals back"))?;
     // While there is no other thread.
     let authority = Authority::new().map_err(setup("start the broker"))?;
     let kvm = host::kvm(config.kvm)?;
@@ -142,8 +144,8 @@ pub fn run(config: Config) -> Result<i32, RunError> {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     confine()?;
-    forward_signals(&kernel).map_err(setup("wait for signals"))?;
     let pid = kernel.run(config.command, who, streams)?;
+    forward_signals(&kernel, held, pid).map_err(setup("wait for signals"))?;
     if let Some(listener) = config.control {
         outside::serve(kernel.clone(), listener).map_err(setup("listen on the control socket"))?;
     }
@@ -199,21 +201,20 @@ impl Kernel {
     }
 }
 
-/// Passes on what the VMM is sent: to the first process, and what a terminal sends to the group in its foreground.
-fn forward_signals(kernel: &Arc<Kernel>) -> super::Result<()> {
-    let mut set = SigSet::empty();
-    for signal in FORWARDED {
-        set.add(signal);
-    }
-    // Threads begun from here on inherit this; the one below is the only one to take them.
+/// Keeps back what is passed on later. Threads begun from here on inherit this; one alone takes the signals.
+fn hold_signals() -> super::Result<SigSet> {
+    let set: SigSet = FORWARDED.into_iter().collect();
     set.thread_block()?;
+    Ok(set)
+}
+
+/// Passes on what the VMM is sent, and has been sent since it is held back: to the first process, and what a terminal sends to
+/// the group in its foreground.
+fn forward_signals(kernel: &Arc<Kernel>, held: SigSet, first: i32) -> super::Result<()> {
     let kernel = kernel.clone();
     let pass_on = move || {
-        while let Ok(signal) = set.wait() {
-            let mut table = lock(&kernel.table);
-            if let Some(first) = table.processes.keys().next().copied() {
-                table.pass_on(first, signal as i32);
-            }
+        while let Ok(signal) = held.wait() {
+            lock(&kernel.table).pass_on(first, signal as i32);
         }
     };
     let started = std::thread::Builder::new().stack_size(64 << 10).spawn(pass_on);
