@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,21 +38,23 @@ const AGENT: &str = "agent-";
 const JOBS: &str = "jobs";
 /// The most agents of one machine.
 pub const MOST_AGENTS: u16 = 100;
+/// Where a master listens unless it is told otherwise: Mesos' port.
+pub const MASTER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5050);
 
-/// What is to be there.
+/// What is to be there. What is left out is as it is where there is a cluster, or as a new one has it.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where everything is kept.
     pub roots: Roots,
     /// The program `berth`.
     pub berth: PathBuf,
-    /// Where the master is to listen.
-    pub listen: SocketAddr,
+    /// Where the master is to listen; port 0 for any that is free.
+    pub listen: Option<SocketAddr>,
     /// How many agents.
-    pub agents: u16,
+    pub agents: Option<u16>,
     /// The image of tasks that name none.
     pub default_image: Option<String>,
-    /// After which time without a word from it an agent counts as unreachable; as the master sees fit, if none.
+    /// After which time without a word from it an agent counts as unreachable.
     pub agent_timeout: Option<Duration>,
 }
 
@@ -63,6 +65,10 @@ pub struct Cluster {
     pub master: SocketAddr,
     /// How many agents it is to have.
     pub agents: u16,
+    /// The image of tasks that name none.
+    pub default_image: Option<String>,
+    /// After which time without a word from it an agent counts as unreachable; as the master sees fit, if none.
+    pub agent_timeout: Option<Duration>,
     /// Its processes, the master first.
     pub processes: Vec<Process>,
 }
@@ -96,8 +102,8 @@ pub enum Error {
         reason: String,
     },
     /// A cluster is to be started that is there and is another.
-    #[error("a cluster is up already, with {0} agents; `berth cluster down` ends it")]
-    Other(u16),
+    #[error("a cluster is up already, with {0}; leave the flag out, or end it with `berth cluster down`")]
+    Other(String),
     /// There is none.
     #[error("there is no cluster on this machine; `berth cluster up` starts one")]
     None,
@@ -130,17 +136,20 @@ impl Process {
 pub fn up(plan: &Plan) -> Result<Cluster, Error> {
     let _lock = lock(&plan.roots)?;
     let mut cluster = match read(&plan.roots)? {
-        Some(cluster) => cluster,
-        None => Cluster { master: plan.listen, agents: plan.agents, processes: Vec::new() },
+        Some(cluster) => cluster.as_planned(plan)?,
+        None => Cluster {
+            master: plan.listen.unwrap_or(MASTER_ADDRESS),
+            agents: plan.agents.unwrap_or(1),
+            default_image: plan.default_image.clone(),
+            agent_timeout: plan.agent_timeout,
+            processes: Vec::new(),
+        },
     };
-    if cluster.agents != plan.agents {
-        return Err(Error::Other(cluster.agents));
-    }
-    for (index, name) in names(plan.agents).iter().enumerate() {
+    for (index, name) in names(cluster.agents).iter().enumerate() {
         if cluster.processes.get(index).is_some_and(Process::is_alive) {
             continue;
         }
-        let (process, address) = start(plan, cluster.master, name)?;
+        let (process, address) = start(plan, &cluster, name)?;
         cluster.master = address.unwrap_or(cluster.master);
         match cluster.processes.get_mut(index) {
             Some(before) => *before = process,
@@ -150,6 +159,28 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
     }
     wait_for_agents(plan, &cluster)?;
     Ok(cluster)
+}
+
+impl Cluster {
+    /// Itself, unless it was planned otherwise: what runs does not change.
+    fn as_planned(self, plan: &Plan) -> Result<Self, Error> {
+        let other = |what: String| Err(Error::Other(what));
+        if plan.agents.is_some_and(|agents| agents != self.agents) {
+            return other(format!("{} agents", self.agents));
+        }
+        if plan.listen.is_some_and(|listen| listen.port() != 0 && listen != self.master) {
+            return other(format!("a master at {}", self.master));
+        }
+        if plan.default_image.is_some() && plan.default_image != self.default_image {
+            return other(format!("the default image {}", self.default_image.as_deref().unwrap_or("unset")));
+        }
+        if plan.agent_timeout.is_some() && plan.agent_timeout != self.agent_timeout {
+            return other(self.agent_timeout.map_or("the agent timeout unset".to_owned(), |timeout| {
+                format!("an agent timeout of {} s", timeout.as_secs_f64())
+            }));
+        }
+        Ok(self)
+    }
 }
 
 /// The cluster that was started, if there is one.
@@ -246,7 +277,7 @@ fn write(roots: &Roots, cluster: &Cluster) -> Result<(), Error> {
 }
 
 /// Starts one process of a cluster. A master says where it listens.
-fn start(plan: &Plan, master: SocketAddr, name: &str) -> Result<(Process, Option<SocketAddr>), Error> {
+fn start(plan: &Plan, cluster: &Cluster, name: &str) -> Result<(Process, Option<SocketAddr>), Error> {
     let data = directory(&plan.roots);
     let failed = |error: io::Error| Error::Start { name: name.to_owned(), reason: error.to_string() };
     fs::create_dir_all(&data).map_err(failed)?;
@@ -255,14 +286,14 @@ fn start(plan: &Plan, master: SocketAddr, name: &str) -> Result<(Process, Option
     let mut command = Command::new(&plan.berth);
     command.arg("--data-root").arg(plan.roots.data()).arg("--state-root").arg(plan.roots.state()).arg("cluster");
     if name == MASTER {
-        command.arg(MASTER).arg("--listen").arg(master.to_string());
-        command.args(plan.agent_timeout.iter().map(|timeout| format!("--agent-timeout={}ms", timeout.as_millis())));
+        command.arg(MASTER).arg("--listen").arg(cluster.master.to_string());
+        command.args(cluster.agent_timeout.iter().map(|timeout| format!("--agent-timeout={}ms", timeout.as_millis())));
     } else if let Some(number) = name.strip_prefix(AGENT).and_then(|number| number.parse::<usize>().ok()) {
-        command.arg("agent").arg("--master").arg(master.to_string()).args(share(plan, number - 1)?);
+        command.arg("agent").arg("--master").arg(cluster.master.to_string()).args(share(cluster.agents, number - 1)?);
         command.arg(format!("--attribute=agent={name}"));
-        command.args(plan.default_image.iter().map(|image| format!("--default-image={image}")));
+        command.args(cluster.default_image.iter().map(|image| format!("--default-image={image}")));
     } else {
-        command.arg(JOBS).arg("--master").arg(master.to_string());
+        command.arg(JOBS).arg("--master").arg(cluster.master.to_string());
     }
     command.arg("--directory").arg(data.join(name));
     // Signals of a terminal are for whoever sits at it.
@@ -284,12 +315,11 @@ fn start(plan: &Plan, master: SocketAddr, name: &str) -> Result<(Process, Option
 }
 
 /// What one of the agents offers of the host, as flags.
-fn share(plan: &Plan, index: usize) -> Result<Vec<String>, Error> {
+fn share(agents: u16, index: usize) -> Result<Vec<String>, Error> {
     let failed = |error| Error::System("find out what this host has".to_owned(), error);
-    let agents = usize::from(plan.agents);
-    let cpus = std::thread::available_parallelism().map_err(failed)?.get() * 1000 / agents;
-    let memory = host_memory().map_err(failed)? * MEMORY_TENTHS / 10 / u64::from(plan.agents);
-    let width = (PORTS.1 - PORTS.0 + 1) / plan.agents;
+    let cpus = std::thread::available_parallelism().map_err(failed)?.get() * 1000 / usize::from(agents);
+    let memory = host_memory().map_err(failed)? * MEMORY_TENTHS / 10 / u64::from(agents);
+    let width = (PORTS.1 - PORTS.0 + 1) / agents;
     let first = PORTS.0 + width * u16::try_from(index).expect("agents are few");
     let last = first + width - 1;
     Ok(vec![
@@ -318,8 +348,8 @@ fn wait_for_agents(plan: &Plan, cluster: &Cluster) -> Result<(), Error> {
         let agents = process::ask(cluster.master, &json!({ "type": "GET_AGENTS" }))?;
         let agents = agents["get_agents"]["agents"].as_array().cloned().unwrap_or_default();
         let connected = agents.iter().filter(|agent| agent["state"] == "connected").count();
-        missing = format!("{connected} of {} agents take part", plan.agents);
-        Ok(connected >= usize::from(plan.agents))
+        missing = format!("{connected} of {} agents take part", cluster.agents);
+        Ok(connected >= usize::from(cluster.agents))
     };
     let mut result = Ok(false);
     within(PATIENCE, || {

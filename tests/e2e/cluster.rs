@@ -243,7 +243,16 @@ fn people_see_nodes_shares_and_reasons() {
     assert!(why.starts_with(&format!("t is TASK_RUNNING on agent {agent}, in role a\n")), "{why}");
     cluster.home.berth("explain u").run().fails_with("no task has this id");
     cluster.home.berth("nodes --master 127.0.0.1:1").run().fails_with("berth cluster up");
-    cluster.home.berth("cluster up --agents 3").run().fails_with("a cluster is up already, with 2 agents");
+    for (flags, said) in [
+        ("--agents 3", "a cluster is up already, with 2 agents"),
+        ("--listen 127.0.0.1:9", "with a master at 127.0.0.1:"),
+        ("--agent-timeout 99s", "agent timeout"),
+        ("--default-image no-such", "default image"),
+    ] {
+        cluster.home.berth(&format!("cluster up {flags}")).run().fails_with(said);
+    }
+    // What is left out stays as it is.
+    let _ = cluster.home.berth("cluster up").ok();
 }
 
 #[test]

@@ -124,3 +124,37 @@ fn a_working_directory_that_is_missing_is_an_error_and_not_made() {
     home.berth("exec -w /missing it true").run().code(125).fails_with("working directory /missing");
     let _ = home.berth("exec it test -e /missing").run().code(1);
 }
+
+#[test]
+fn what_it_leaves_in_the_background_goes_on() {
+    let home = Home::new();
+    let _ = home.detached("--name it", "exec sleep 1000");
+    let script = "(read _ < /tmp/go; echo late; head -c 300000 /dev/zero; echo $? > /tmp/survived) & echo started";
+    let script = format!("mkfifo /tmp/go; {script}");
+    assert_eq!(home.berth("exec it sh -c").arg(script).ok().text(), "started\n");
+    let _ = home.berth("exec it sh -c").arg("echo > /tmp/go").ok();
+    wait::until("it has written", || home.berth("exec it cat /tmp/survived").run().trimmed() == "0");
+}
+
+#[test]
+fn output_that_cannot_be_passed_on_is_an_error() {
+    let home = Home::new();
+    let _ = home.detached("--name it", "exec sleep 1000");
+    for (script, code) in [("echo lost", 125), ("echo lost; exit 3", 3)] {
+        let mut command = home.berth("exec it sh -c").arg(script);
+        command.inner.stdout(std::fs::File::create("/dev/full").unwrap()).stderr(std::process::Stdio::piped());
+        let out = command.inner.spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(code), "{out:?}");
+        assert_eq!(code == 125, String::from_utf8_lossy(&out.stderr).contains("No space left"), "{out:?}");
+    }
+}
+
+#[test]
+fn input_that_ends_ends_the_input_of_a_terminal() {
+    let home = Home::new();
+    let _ = home.detached("--name it", "exec sleep 1000");
+    for command in ["exec -it it cat", "run --rm -it busybox cat"] {
+        let out = home.berth(command).stdin("words\n").ok().text();
+        assert!(out.contains("words\r\nwords"), "{command}: {out:?}");
+    }
+}

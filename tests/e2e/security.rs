@@ -7,7 +7,7 @@ use std::path::Path;
 
 use berth_tests::binaries;
 use berth_tests::home::Home;
-use berth_tests::layout;
+use berth_tests::{layout, wait};
 
 #[test]
 fn open_files_of_the_caller_do_not_leak_in() {
@@ -210,16 +210,25 @@ fn streams_lead_to_nothing_of_the_host() {
         let dir = home.scratch();
         let (input, output, error) = (dir.join("input"), dir.join("output"), dir.join("error"));
         fs::write(&input, "ahoy\n").unwrap();
-        for interactive in ["", "-i"] {
+        for flags in ["-dt", "-dit", "", "-i"] {
             let mut command = home.berth("exec");
-            command.inner.args(interactive.split_whitespace()).arg(&id);
-            command.inner.args(["sh", "-c", &format!("cat; echo error >&2; {change}")]);
+            command.inner.args(flags.split_whitespace()).arg(&id);
+            command.inner.args(["sh", "-c", &format!("cat; echo error >&2; touch '/done{flags}'; {change}")]);
             command.inner.stdin(File::open(&input).unwrap());
             command.inner.stdout(File::create(&output).unwrap()).stderr(File::create(&error).unwrap());
             let before = [&input, &output, &error].map(|path| device(path));
-            assert_eq!(command.inner.status().unwrap().code(), Some(7));
-            assert_eq!([&input, &output, &error].map(|path| device(path)), before);
-            assert_eq!(fs::read_to_string(&output).unwrap(), if interactive.is_empty() { "" } else { "ahoy\n" });
+            let code = command.inner.status().unwrap().code();
+            let done = format!("test -e '/done{flags}' && ! pidof cat");
+            wait::until("it has ended", || {
+                home.berth("exec").arg(&id).args(["sh", "-c", &done]).run().exit_code() == 0
+            });
+            assert_eq!([&input, &output, &error].map(|path| device(path)), before, "{flags}");
+            if flags.contains('d') {
+                assert_eq!((code, fs::metadata(&output).unwrap().len()), (Some(0), 0), "{flags}");
+                continue;
+            }
+            assert_eq!(code, Some(7));
+            assert_eq!(fs::read_to_string(&output).unwrap(), if flags.is_empty() { "" } else { "ahoy\n" });
             assert!(fs::read_to_string(&error).unwrap().starts_with("error\n"));
         }
         let _ = home.berth("rm -f").arg(&id).ok();

@@ -59,12 +59,12 @@ impl Cluster {
 /// Start a whole cluster on this machine, or what is missing of it
 #[derive(Debug, Args)]
 struct Up {
-    /// How many agents share this machine
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = agents())]
-    agents: u16,
-    /// Where the master listens; port 0 for any that is free
-    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
+    /// How many agents share this machine [default: 1]
+    #[arg(long, value_name = "N", value_parser = agents())]
+    agents: Option<u16>,
+    /// Where the master listens; port 0 for any that is free [default: 127.0.0.1:5050]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     /// The image of tasks that name none
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
@@ -87,7 +87,7 @@ impl Up {
         if context.format == Format::Json {
             output::json(&cluster)?;
         } else {
-            let agents = if self.agents == 1 { "1 agent".to_owned() } else { format!("{} agents", self.agents) };
+            let agents = if cluster.agents == 1 { "1 agent".to_owned() } else { format!("{} agents", cluster.agents) };
             output::lines([format!("The cluster is up: a master at {} and {agents}", cluster.master)])?;
         }
         Ok(ExitCode::SUCCESS)

@@ -230,7 +230,8 @@ impl Streams {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             _ => {
                 self.caller_input = false;
-                self.end_input();
+                // A program that reads a terminal hears of the end as of a person's Ctrl-D.
+                if self.tty { self.send_input(b"\x04") } else { self.input.end() }
             }
         }
     }

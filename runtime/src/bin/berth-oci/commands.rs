@@ -331,11 +331,9 @@ fn run_exec(sandbox: &Sandbox, exec: &Exec) -> Result<i32> {
     if exec.tty {
         process.set_terminal(Some(true));
     }
-    let terminal = process.terminal().unwrap_or(false);
-    if terminal && exec.detach && exec.console_socket.is_none() {
-        // Nobody would hold the terminal's other end.
-        process.set_terminal(Some(false));
-    }
+    // Detached, nobody would hold the terminal's other end.
+    let terminal = process.terminal().unwrap_or(false) && (!exec.detach || exec.console_socket.is_some());
+    process.set_terminal(Some(terminal));
     if terminal && !exec.detach {
         sandbox::copy_size(std::io::stdin(), &mut process);
     }

@@ -1,16 +1,17 @@
 //! A process in the foreground of `run` and `exec`: its streams, signals and exit code are the caller's.
 
+use std::fs::File;
 use std::io::{stderr, stdin, stdout};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use berth_runtime::error::{Attempt as _, Result};
 use berth_runtime::relay::{self, CHUNK, Ends, Input, RawTerminal};
 use berth_runtime::sandbox;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{Pid, read};
+use nix::unistd::{ForkResult, Pid, fork, read, setsid};
 
 /// Stands in for the process until it ends: its exit code. `deaf`: it is process 1 of its namespace.
 pub fn wait(signals: &SignalFd, pid: Pid, mut streams: Streams, deaf: bool) -> Result<i32> {
@@ -33,6 +34,8 @@ pub fn wait(signals: &SignalFd, pid: Pid, mut streams: Streams, deaf: bool) -> R
         }
         if let Some(code) = relay::reap(pid)? {
             streams.drain();
+            streams.check(code)?;
+            streams.leave_behind()?;
             return Ok(ended_by.map_or(code, |signal| 128 + signal as i32));
         }
     }
@@ -46,6 +49,32 @@ pub struct Streams {
     /// Whether the caller's input may bring more.
     caller_input: bool,
     outputs: Vec<Output>,
+    /// Why the caller did not get some of the output.
+    lost: Option<Errno>,
+}
+
+/// What ends the input of a program that reads lines from a terminal, unless it has set another character (`termios(3)`, VEOF).
+const END_OF_FILE: &[u8] = b"\x04";
+
+/// Reads outputs to their end. Nothing else stays open.
+fn discard(mut outputs: Vec<Output>) {
+    let mut kept: Vec<u32> = outputs.iter().map(|output| output.from.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for (end, next) in kept.iter().map(|&fd| (fd, fd + 1)).chain([(u32::MAX, 0)]) {
+        if end > first {
+            // SAFETY: this process ends in here, and uses no descriptor but those kept.
+            unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
+        }
+        first = next;
+    }
+    let mut bytes = [0; 4096];
+    while !outputs.is_empty() {
+        let mut fds: Vec<_> =
+            outputs.iter().map(|output| PollFd::new(output.from.as_fd(), PollFlags::POLLIN)).collect();
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        outputs.retain(|output| !matches!(read(&output.from, &mut bytes), Ok(0)));
+    }
 }
 
 struct Output {
@@ -58,7 +87,7 @@ impl Streams {
         let mut input = Input::default();
         input.connect(Some(master.try_clone().attempt(|| "copy a descriptor")?))?;
         let outputs = vec![Output { from: master, is_error: false }];
-        Ok(Self { terminal: true, input, caller_input: true, outputs })
+        Ok(Self { terminal: true, input, caller_input: true, outputs, lost: None })
     }
 
     pub fn pipes(ends: Ends) -> Result<Self> {
@@ -66,7 +95,7 @@ impl Streams {
         let caller_input = ends.input.is_some();
         input.connect(ends.input)?;
         let outputs = vec![Output { from: ends.output, is_error: false }, Output { from: ends.error, is_error: true }];
-        Ok(Self { terminal: false, input, caller_input, outputs })
+        Ok(Self { terminal: false, input, caller_input, outputs, lost: None })
     }
 
     fn take_size(&self) {
@@ -111,10 +140,7 @@ impl Streams {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             _ => {
                 self.caller_input = false;
-                // The end of what is typed ends a pipe; a terminal stays.
-                if !self.terminal {
-                    self.input.end();
-                }
+                if self.terminal { self.input.send(END_OF_FILE, |_| ()) } else { self.input.end() }
             }
         }
     }
@@ -128,10 +154,14 @@ impl Streams {
                 let bytes = &bytes[..count];
                 let written =
                     if output.is_error { relay::write_all(stderr(), bytes) } else { relay::write_all(stdout(), bytes) };
-                // As if the process wrote there itself: its next write fails.
-                if written == Err(Errno::EPIPE) && !self.terminal {
-                    self.outputs.remove(index);
-                    return false;
+                match written {
+                    // As if the process wrote there itself: its next write fails.
+                    Err(Errno::EPIPE) if !self.terminal => {
+                        self.outputs.remove(index);
+                        return false;
+                    }
+                    Err(errno) if errno != Errno::EPIPE => self.lost = self.lost.or(Some(errno)),
+                    _ => {}
                 }
                 true
             }
@@ -143,6 +173,37 @@ impl Streams {
                 false
             }
         }
+    }
+
+    /// Tells what was lost, unless the process itself has failed.
+    fn check(&self, code: i32) -> Result<()> {
+        match self.lost {
+            Some(errno) if code == 0 => Err(errno).attempt(|| "pass the command's output on"),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the process has left in the background may still write: a child of this process takes it from then on, and ends
+    /// with the last of them.
+    fn leave_behind(self) -> Result<()> {
+        if self.terminal || self.outputs.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: this process has one thread.
+        if let ForkResult::Parent { .. } = unsafe { fork() }.attempt(|| "fork")? {
+            return Ok(());
+        }
+        // Whoever reads the caller's streams need not wait for this.
+        let null = File::options().read(true).write(true).open("/dev/null");
+        if let Ok(null) = null.map(OwnedFd::from) {
+            let _ = rustix::stdio::dup2_stdin(&null)
+                .and_then(|()| rustix::stdio::dup2_stdout(&null))
+                .and_then(|()| rustix::stdio::dup2_stderr(&null));
+            let _ = setsid();
+            let _ = SigSet::empty().thread_set_mask();
+            discard(self.outputs);
+        }
+        std::process::exit(0)
     }
 
     /// What is still on its way when the process has ended.
