@@ -39,6 +39,9 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 const KVM: &str = "/dev/kvm";
 /// Bytes the VMM may use beside the guest's memory, with what the kernel accounts to it: page tables, sockets, threads.
 const MEMORY_OVERHEAD: i64 = 32 << 20;
+/// The same for a process guest. Each thread that ran at once with others has a vCPU of its own, which stays: half a MiB of
+/// kernel memory.
+const PROCESS_OVERHEAD: i64 = 64 << 20;
 /// Threads of the VMM beside its vCPUs', and processes of `exec`.
 const PIDS_OVERHEAD: i64 = 64;
 
@@ -172,7 +175,7 @@ fn process(options: &Options, live_dir: &Path) -> Result<Executor> {
         control: Some(live_dir.join(CONTROL_SOCKET)),
         limits_memory: true,
         settings: process_limits(&options.limits),
-        memory_overhead: MEMORY_OVERHEAD,
+        memory_overhead: PROCESS_OVERHEAD,
         pids_overhead: PIDS_OVERHEAD,
     })
 }

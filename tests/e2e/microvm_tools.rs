@@ -76,8 +76,9 @@ fn a_balloon_gives_memory_back_to_the_host() {
     let little = free(&home);
     let document = keep(&home, "256m --format json").json();
     assert_eq!(document["Kept"], 256 << 20);
-    let much = free(&home);
-    assert!(little < 64 && much > little + 100, "{little} MiB free, then {much} MiB");
+    // Pages that the guest is reporting to the host as free are not among its free ones for that moment.
+    assert!(little < 64, "{little} MiB free");
+    assert!(wait::within(TIMEOUT, || free(&home) > little + 100), "{little} MiB free, and then {}", free(&home));
 
     for (size, message) in
         [("1m", "it can keep"), ("257m", "it can keep"), ("0", "nothing fits"), ("all", "not a size")]

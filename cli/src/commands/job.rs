@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{items, text};
 use super::{Context, exec};
+use crate::failure;
 use crate::flags::time;
 use crate::output::{self, Format, Table};
 
@@ -437,8 +438,12 @@ pub(super) fn known(context: &Context, task: &str) -> Option<Value> {
 /// Waits for a job, and says by the exit code whether it has failed.
 fn wait(context: &Context, job: &str, until: Until) -> Result<ExitCode> {
     let view = wait_for(context, job, until)?;
-    let failed = ["failed", "stopped"].contains(&text(&view["state"]));
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let state = text(&view["state"]);
+    if !["failed", "stopped"].contains(&state) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    failure::warn(&anyhow!("{job} {state}; `berth job status {job}` tells what became of its tasks"));
+    Ok(ExitCode::FAILURE)
 }
 
 fn wait_for(context: &Context, job: &str, until: Until) -> Result<Value> {
