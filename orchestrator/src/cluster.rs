@@ -136,7 +136,7 @@ impl Process {
 pub fn up(plan: &Plan) -> Result<Cluster, Error> {
     let _lock = lock(&plan.roots)?;
     let mut cluster = match read(&plan.roots)? {
-        Some(cluster) => cluster.as_planned(plan)?,
+        Some(cluster) => cluster.unless_planned_otherwise(plan)?,
         None => Cluster {
             master: plan.listen.unwrap_or(MASTER_ADDRESS),
             agents: plan.agents.unwrap_or(1),
@@ -163,7 +163,7 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
 
 impl Cluster {
     /// Itself, unless it was planned otherwise: what runs does not change.
-    fn as_planned(self, plan: &Plan) -> Result<Self, Error> {
+    fn unless_planned_otherwise(self, plan: &Plan) -> Result<Self, Error> {
         let other = |what: String| Err(Error::Other(what));
         if plan.agents.is_some_and(|agents| agents != self.agents) {
             return other(format!("{} agents", self.agents));
