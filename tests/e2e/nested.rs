@@ -79,21 +79,30 @@ fn microvms_run_linux_guests() {
     if !is_possible() {
         return;
     }
-    let mut command =
-        nested("--cpus 2 --memory 3000 --env BERTH_BIN_DIR=/usr/local/bin --env BERTH_FIXTURES_DIR=/root --bin")
-            .arg(binaries::dir());
-    for file in guest_kernel() {
-        command = command.args(["--file", &file]);
+    let run = || {
+        let mut command =
+            nested("--cpus 2 --memory 3000 --env BERTH_BIN_DIR=/usr/local/bin --env BERTH_FIXTURES_DIR=/root --bin")
+                .arg(binaries::dir());
+        for file in guest_kernel() {
+            command = command.args(["--file", &file]);
+        }
+        for fixture in [fixtures::busybox_rootfs(), fixtures::debian_layout()] {
+            command = command.arg("--file").arg(fixture);
+        }
+        let this = std::env::current_exe().unwrap();
+        command
+            .args(["--timeout", &TIMEOUT.as_secs().to_string(), "--"])
+            .arg(this)
+            .args(["--test-threads=2", "microvm::", "microvm_tools::"])
+            .run()
+    };
+    let mut output = run();
+    // Seen once: on QEMU's emulation of AMD's virtualization the outer kernel faulted until its stack was at its end.
+    if output.exit_code() == 125 && output.stderr_text().contains("stack guard page was hit") {
+        let _ = writeln!(std::io::stderr(), "TRIED AGAIN: the kernel of the emulated machine ran out of stack");
+        output = run();
     }
-    for fixture in [fixtures::busybox_rootfs(), fixtures::debian_layout()] {
-        command = command.arg("--file").arg(fixture);
-    }
-    let this = std::env::current_exe().unwrap();
-    let output = command
-        .args(["--timeout", &TIMEOUT.as_secs().to_string(), "--"])
-        .arg(this)
-        .args(["--test-threads=2", "microvm::", "microvm_tools::"])
-        .ok();
+    let output = output.code(0);
     assert!(output.text().contains("test microvm::a_guest_is_as_a_container ... ok"), "{output:?}");
     assert!(!output.stderr_text().contains("NOT TESTED"), "{output:?}");
 }
