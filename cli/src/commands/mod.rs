@@ -14,6 +14,7 @@ mod inspect;
 mod job;
 mod lifecycle;
 mod logs;
+mod man;
 mod ps;
 mod run;
 mod stats;
@@ -38,7 +39,7 @@ use crate::diagnostics;
 use crate::failure;
 use crate::output::{self, Format};
 
-/// Launch OCI images as containers
+/// Launch OCI images as containers, microVMs and Wasm sandboxes
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, max_term_width = 100, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Berth {
@@ -130,6 +131,7 @@ enum Command {
     Explain(cluster::Explain),
     System(system::System),
     Completion(completion::Completion),
+    Man(man::Man),
 }
 
 /// What every command has at hand.
@@ -161,7 +163,7 @@ pub fn run() -> Result<ExitCode> {
     };
     let context =
         Context { roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?, format: berth.global.format };
-    if !matches!(berth.command, Command::Completion(_) | Command::Version(_)) {
+    if !matches!(berth.command, Command::Completion(_) | Command::Man(_) | Command::Version(_)) {
         context.sweep();
     }
     dispatch(berth.command, &context)
@@ -259,6 +261,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Explain(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 
