@@ -73,6 +73,20 @@ pub fn kind(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
 }
 
+/// What a directory entry says of a file's kind, in both formats.
+pub fn file_type(kind: FileType) -> u8 {
+    match kind {
+        FileType::RegularFile => 1,
+        FileType::Directory => 2,
+        FileType::CharacterDevice => 3,
+        FileType::BlockDevice => 4,
+        FileType::Fifo => 5,
+        FileType::Socket => 6,
+        FileType::Symlink => 7,
+        FileType::Unknown => 0,
+    }
+}
+
 /// Opens a path of the tree; nothing on the way is followed.
 pub fn open(tree: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, LayerError> {
     let path = if path.is_empty() { b".".as_slice() } else { path };

@@ -3,7 +3,7 @@
 use rustix::fs::FileType;
 
 use super::super::BLOCK;
-use super::super::scan::kind;
+use super::super::scan::{file_type, kind};
 use super::layout::{Data, Inode};
 
 /// Where the superblock lies.
@@ -153,19 +153,6 @@ pub fn directory(entries: &[(&[u8], u64, FileType)]) -> Vec<u8> {
         }
     }
     bytes
-}
-
-fn file_type(kind: FileType) -> u8 {
-    match kind {
-        FileType::RegularFile => 1,
-        FileType::Directory => 2,
-        FileType::CharacterDevice => 3,
-        FileType::BlockDevice => 4,
-        FileType::Fifo => 5,
-        FileType::Socket => 6,
-        FileType::Symlink => 7,
-        FileType::Unknown => 0,
-    }
 }
 
 /// What a directory lists: its entries, itself and its parent, in the order of their bytes.

@@ -3,7 +3,7 @@
 use rustix::fs::FileType;
 
 use super::super::BLOCK;
-use super::super::scan::kind;
+use super::super::scan::{file_type, kind};
 use super::extents::ROOT;
 use super::layout::{GROUP, Geometry, Inode, RESERVED, has_blocks};
 
@@ -219,17 +219,4 @@ pub fn directory<'a>(entries: impl IntoIterator<Item = (&'a [u8], u32, FileType)
     }
     fill(&mut bytes, last);
     bytes
-}
-
-fn file_type(kind: FileType) -> u8 {
-    match kind {
-        FileType::RegularFile => 1,
-        FileType::Directory => 2,
-        FileType::CharacterDevice => 3,
-        FileType::BlockDevice => 4,
-        FileType::Fifo => 5,
-        FileType::Socket => 6,
-        FileType::Symlink => 7,
-        FileType::Unknown => 0,
-    }
 }
