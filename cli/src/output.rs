@@ -1,6 +1,6 @@
 //! What goes to standard output: tables for people, JSON for programs.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -102,6 +102,11 @@ pub fn bytes(count: u64) -> String {
         _ if number < 10.0 => format!("{number:.2}{}", UNITS[unit]),
         _ => format!("{number:.1}{}", UNITS[unit]),
     }
+}
+
+/// The last cell of a row: in a terminal no longer than `width`, whole where a program reads it.
+pub fn note(text: &str, width: usize) -> String {
+    if io::stdout().is_terminal() { cut(text, width) } else { text.to_owned() }
 }
 
 /// Text cut to `width` characters, with an ellipsis where something is missing.

@@ -449,10 +449,24 @@ impl Scheduler {
                     self.calls.push(Call::Kill { task: task.clone(), agent, grace: None });
                 }
             }
+            None if state.is_terminal() => self.told_of_past(&task, state, &message, now),
             None => {}
         }
         if let (Some(agent), Some(update)) = (agent, update) {
             self.calls.push(Call::Acknowledge { task, agent, update });
+        }
+    }
+
+    /// What became of an attempt that was given up while nobody knew.
+    fn told_of_past(&mut self, id: &TaskId, state: TaskState, message: &str, now: Now) {
+        let Some(key) = TaskKey::of(id) else { return };
+        let attempts = self.task_mut(&key).into_iter().flat_map(|task| &mut task.attempts);
+        let mut unknown = attempts.filter(|attempt| attempt.id == *id && !attempt.state.is_terminal());
+        if let Some(attempt) = unknown.next() {
+            attempt.state = state;
+            attempt.ended = now.time;
+            attempt.message = message.chars().take(MESSAGE).collect();
+            self.changed_tasks.insert(key);
         }
     }
 

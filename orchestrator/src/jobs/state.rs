@@ -24,6 +24,16 @@ pub struct TaskKey {
     pub index: u32,
 }
 
+impl TaskKey {
+    /// The task one of whose attempts has this id.
+    pub fn of(launch: &TaskId) -> Option<TaskKey> {
+        let mut parts = launch.as_str().split('.');
+        let (job, group) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        let index = parts.next()?.parse().ok()?;
+        Some(TaskKey { job: Name::try_from(job).ok()?, group: Name::try_from(group).ok()?, index })
+    }
+}
+
 impl fmt::Display for TaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.job, self.group, self.index)
@@ -106,6 +116,12 @@ impl Task {
     /// The same, to be changed.
     pub fn launch_mut(&mut self) -> Option<&mut Launch> {
         if let Stage::Launched(launch) = &mut self.stage { Some(launch) } else { None }
+    }
+
+    /// Whether it is over, and its last attempt may run all the same: on an agent that could not be told.
+    pub fn may_run(&self) -> bool {
+        let unreachable = |attempt: &Attempt| attempt.state == TaskState::Unreachable;
+        matches!(self.stage, Stage::Ended(_)) && self.attempts.back().is_some_and(unreachable)
     }
 
     /// Remembers an attempt that is over.

@@ -15,6 +15,8 @@ struct Counts {
     running: usize,
     ended: usize,
     failed: usize,
+    /// Of those that ended, how many may still run where nobody can be asked.
+    out_of_reach: usize,
 }
 
 /// Until when somebody waits for a job.
@@ -77,6 +79,7 @@ impl Scheduler {
                 "running": counts.running,
                 "ended": counts.ended,
                 "failed": counts.failed,
+                "out_of_reach": counts.out_of_reach,
             },
             "services": job.manifest.tasks.iter().filter_map(|(name, group)| {
                 Some((name.to_string(), json!(group.service?.replicas)))
@@ -92,6 +95,7 @@ impl Scheduler {
     fn counts(&self, job: &Job) -> Counts {
         let mut counts = Counts::default();
         for task in self.crews_of(job).flat_map(|(_, crew)| crew.tasks.values()) {
+            counts.out_of_reach += usize::from(task.may_run());
             match state(task) {
                 "waiting" => counts.waiting += 1,
                 "starting" => counts.starting += 1,
@@ -152,7 +156,9 @@ fn view_task(key: &TaskKey, task: &Task, crew: &Crew) -> Value {
             view["sandbox"] = json!(launch.sandbox);
             view["ports"] = launch.ports.iter().map(|(name, number)| (name.to_string(), json!(number))).collect();
         }
-        Stage::Ended(_) => {}
+        Stage::Ended(_) => {
+            view["may_run"] = json!(task.may_run());
+        }
     }
     view
 }

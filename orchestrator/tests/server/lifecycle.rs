@@ -68,7 +68,7 @@ fn a_task_from_its_offer_to_its_acknowledged_end() {
     framework.launch(&offer, "t", 1.5, 512.0);
     let Some(ToAgent::Run { framework: of, task, role, .. }) = agent.next() else { panic!("not run") };
     assert_eq!((of.as_str(), task.id.as_str(), &*role), (framework.id.as_str(), "t", "a"));
-    assert_eq!(task.resources.quantities.to_string(), "cpus 1.500, mem 536870912");
+    assert_eq!(task.resources.quantities.to_string(), "cpus 1.5, mem 512 MiB");
     let payload: Value = serde_json::from_str(&task.payload).unwrap();
     assert_eq!(payload["command"]["value"], "true", "as the framework wrote it");
     // What is left is offered again at once: it was not refused.
