@@ -12,37 +12,37 @@ use crate::process_guest;
 
 impl Cluster {
     /// A file with a manifest, in which `LEDGER` stands for where tasks write that they were there.
-    fn manifest(&self, text: &str) -> PathBuf {
+    pub fn manifest(&self, text: &str) -> PathBuf {
         let path = self.home.scratch().join("job.yaml");
         fs::write(&path, text.replace("LEDGER", self.ledger().to_str().unwrap())).unwrap();
         path
     }
 
-    fn submit(&self, manifest: &str) {
+    pub fn submit(&self, manifest: &str) {
         self.home.berth("submit").arg(self.manifest(manifest)).ok();
     }
 
-    fn job(&self, job: &str) -> Value {
+    pub fn job(&self, job: &str) -> Value {
         self.home.berth("job status --format json").arg(job).ok().json()
     }
 
     /// How many tasks of a job are in a state.
-    fn count(&self, job: &str, state: &str) -> usize {
+    pub fn count(&self, job: &str, state: &str) -> usize {
         tasks(&self.job(job)).iter().filter(|task| task["state"] == state).count()
     }
 
-    fn expect(&self, job: &str, state: &str, count: usize) {
+    pub fn expect(&self, job: &str, state: &str, count: usize) {
         wait::until(&format!("{count} tasks of {job} are {state}"), || self.count(job, state) == count);
     }
 
     /// What a task has written down, line by line.
-    fn lines(&self, task: &str) -> Vec<String> {
+    pub fn lines(&self, task: &str) -> Vec<String> {
         let text = fs::read_to_string(self.ledger().join(task)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 }
 
-fn tasks(job: &Value) -> Vec<Value> {
+pub fn tasks(job: &Value) -> Vec<Value> {
     job["tasks"].as_array().expect("a job has tasks").clone()
 }
 

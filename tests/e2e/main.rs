@@ -11,6 +11,7 @@ mod damaged_records;
 mod debian;
 mod exec;
 mod harness;
+mod health;
 mod hostile_images;
 mod image_store;
 mod jobs;

@@ -26,8 +26,8 @@ use crate::output::{self, Format, Table};
 /// Run a job on the cluster of this machine
 #[derive(Debug, Args)]
 pub struct Submit {
-    /// Return when all its tasks have started, or when it has ended, and not at once
-    #[arg(long, value_enum, value_name = "running|ended", hide_possible_values = true)]
+    /// Return when all its tasks have started, when all are well, or when it has ended, and not at once
+    #[arg(long, value_enum, value_name = "running|healthy|ended", hide_possible_values = true)]
     wait: Option<Wanted>,
     /// Its manifest, or - for standard input
     #[arg(value_name = "FILE")]
@@ -37,6 +37,7 @@ pub struct Submit {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Wanted {
     Running,
+    Healthy,
     Ended,
 }
 
@@ -44,6 +45,7 @@ impl From<Wanted> for Until {
     fn from(wanted: Wanted) -> Until {
         match wanted {
             Wanted::Running => Until::Running,
+            Wanted::Healthy => Until::Healthy,
             Wanted::Ended => Until::Ended,
         }
     }
@@ -204,9 +206,10 @@ impl Status {
                     (text(since), past + 1, text(&task["agent"]), ports.join(" "))
                 }
             };
+            let healthy = task["healthy"].as_bool().map_or("", |yes| if yes { ", healthy" } else { ", unhealthy" });
             table.row(vec![
                 text(&task["task"]).to_owned(),
-                text(&task["state"]).to_owned(),
+                format!("{}{healthy}", text(&task["state"])),
                 ago(&json!(since)),
                 attempt.to_string(),
                 agent.to_owned(),
@@ -526,7 +529,7 @@ fn wait_for(context: &Context, job: &str, until: Until) -> Result<Value> {
         // Who waits for a service to start would otherwise never hear why it does not.
         let failing = items(&view["tasks"]).find(|task| task["state"] == "waiting" && task["attempts"] != json!([]));
         let trouble = failing.map(|task| format!("{} waits for {}", text(&task["task"]), text(&task["waits_for"])));
-        if until == Until::Running && trouble.is_some() && trouble != told {
+        if until != Until::Ended && trouble.is_some() && trouble != told {
             failure::warn(&anyhow!(trouble.clone().unwrap_or_default()));
             told = trouble;
         }

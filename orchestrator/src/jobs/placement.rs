@@ -159,6 +159,7 @@ impl Scheduler {
             sandbox: None,
             stop: None,
             ports,
+            healthy: None,
         };
         self.launch(key, launch);
         true
@@ -291,6 +292,7 @@ mod tests {
             update: None,
             message: String::new(),
             sandbox: None,
+            healthy: None,
         };
         scheduler.told(status, NOW);
         scheduler.submit(Manifest::read("{name: k, tasks: {t: {image: i}}}").unwrap(), NOW).unwrap();

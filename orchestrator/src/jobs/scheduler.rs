@@ -436,13 +436,16 @@ impl Scheduler {
 
     /// The master says something of a task.
     pub fn told(&mut self, status: Status, now: Now) {
-        let Status { task, agent, state, update, message, sandbox } = status;
+        let Status { task, agent, state, update, message, sandbox, healthy } = status;
         let known = self.launches.get_mut(&task).map(|(key, confirmed)| {
             *confirmed = true;
             key.clone()
         });
         match known {
-            Some(key) => self.told_of(&key, &task, state, &message, sandbox, now),
+            Some(key) => {
+                self.learn(&key, sandbox, healthy);
+                self.told_of(&key, &task, state, &message, now);
+            }
             // An attempt that was given up, and has come back.
             None if !state.is_terminal() && !matches!(state, TaskState::Unknown | TaskState::Unreachable) => {
                 if let Some(agent) = agent.clone() {
@@ -470,25 +473,24 @@ impl Scheduler {
         }
     }
 
-    fn told_of(
-        &mut self,
-        key: &TaskKey,
-        id: &TaskId,
-        state: TaskState,
-        message: &str,
-        sandbox: Option<String>,
-        now: Now,
-    ) {
+    /// What is said of an attempt besides its state. What is left out is as it was.
+    fn learn(&mut self, key: &TaskKey, sandbox: Option<String>, healthy: Option<bool>) {
+        let Some(launch) = self.task_mut(key).and_then(Task::launch_mut) else { return };
+        let known = (launch.sandbox.clone(), launch.healthy);
+        let latest = (sandbox.or_else(|| known.0.clone()), healthy.or(known.1));
+        if latest != known {
+            (launch.sandbox, launch.healthy) = latest;
+            self.changed_tasks.insert(key.clone());
+        }
+    }
+
+    fn told_of(&mut self, key: &TaskKey, id: &TaskId, state: TaskState, message: &str, now: Now) {
         let at_most_once = self.group(key).is_some_and(Group::at_most_once);
         let image = self.group(key).map(|group| group.image.to_string());
         let Some(launch) = self.task_mut(key).and_then(Task::launch_mut) else { return };
-        let fresh = sandbox.is_some() && launch.sandbox != sandbox;
-        if fresh {
-            launch.sandbox = sandbox;
-        }
         match state {
             TaskState::Staging | TaskState::Starting | TaskState::Running | TaskState::Killing => {
-                let changed = launch.state != state || fresh;
+                let changed = launch.state != state;
                 launch.state = state;
                 if state == TaskState::Running && launch.running.is_none() {
                     launch.running = Some(now.time);

@@ -163,6 +163,9 @@ pub struct Launch {
     pub stop: Option<Grace>,
     /// The numbers of its ports.
     pub ports: BTreeMap<Name, u16>,
+    /// Whether it is well, if anybody has found out.
+    #[serde(default)]
+    pub healthy: Option<bool>,
 }
 
 /// An attempt that is over.

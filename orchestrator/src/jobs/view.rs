@@ -25,6 +25,8 @@ struct Counts {
 pub enum Until {
     /// All its tasks have started.
     Running,
+    /// All its tasks run, and those that are asked whether they are well are.
+    Healthy,
     /// It has ended.
     Ended,
 }
@@ -40,7 +42,24 @@ impl Scheduler {
     /// Whether what somebody waits for has come.
     pub fn has_come(&self, job: &Job, until: Until) -> bool {
         let counts = self.counts(job);
-        job.ended.is_some() || (until == Until::Running && counts.waiting == 0 && counts.starting == 0)
+        job.ended.is_some()
+            || match until {
+                Until::Running => counts.waiting == 0 && counts.starting == 0,
+                Until::Healthy => self.is_healthy(job),
+                Until::Ended => false,
+            }
+    }
+
+    fn is_healthy(&self, job: &Job) -> bool {
+        let groups = self.crews_of(job).map(|(name, crew)| (&job.manifest.tasks[&**name], crew));
+        let mut tasks = groups.flat_map(|(group, crew)| crew.tasks.values().map(move |task| (group, task)));
+        tasks.all(|(group, task)| match &task.stage {
+            Stage::Waiting => false,
+            Stage::Launched(launch) => {
+                launch.running.is_some() && (group.health.is_none() || launch.healthy == Some(true))
+            }
+            Stage::Ended(_) => true,
+        })
     }
 
     /// A job and its tasks.
@@ -153,6 +172,7 @@ fn view_task(key: &TaskKey, task: &Task, crew: &Crew) -> Value {
             view["agent"] = json!(launch.agent);
             view["launched"] = json!(launch.launched);
             view["running"] = json!(launch.running);
+            view["healthy"] = json!(launch.healthy);
             view["sandbox"] = json!(launch.sandbox);
             view["ports"] = launch.ports.iter().map(|(name, number)| (name.to_string(), json!(number))).collect();
         }

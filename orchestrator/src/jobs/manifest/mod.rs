@@ -3,6 +3,7 @@
 //! It is read strictly: a key that is not known, a value of another type or a number nobody can mean is an error at
 //! its line. What only several values together make wrong is found by [`Manifest::check`], which names the field.
 
+mod health;
 mod problems;
 mod values;
 
@@ -13,6 +14,7 @@ use berth_engine::spec::MIN_MEMORY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use health::{Health, Http, Tcp};
 pub use problems::Problem;
 pub use values::{Cpus, ImageName, Name, Percent, RoleName, Size, Span, Text, Variable};
 use values::{whole, whole_or_none};
@@ -116,6 +118,9 @@ pub struct Group {
     /// How long it may take to end by itself when it is to end
     #[serde(default = "grace")]
     pub grace: Span,
+    /// How a task is asked whether it is well
+    #[serde(default)]
+    pub health: Option<Health>,
 }
 
 fn grace() -> Span {
@@ -398,6 +403,7 @@ impl Group {
                 return Err(Invalid::new(field, format!("there is another volume at `{}`", &*volume.target)));
             }
         }
+        self.health.as_ref().map_or(Ok(()), |health| health.check(self))?;
         for (index, constraint) in self.constraints.iter().enumerate() {
             constraint.read().map_err(|wrong| wrong.within(&format!("constraints[{index}]")))?;
         }
@@ -477,6 +483,7 @@ tasks:
     constraints: [{attribute: zone, is-not: b}, {attribute: gpu, exists: false}, {attribute: rack, matches: "r[12]"}]
     spread: {over: zone, most: 2}
     grace: 1m30s
+    health: {http: {port: http, path: /ready}, delay: 1s, interval: 2s, timeout: 500ms, failures: 2, grace: 20s}
   import:
     batch: {count: 100, retries: 3}
     back-off: {first: 500ms, most: 10s}
@@ -487,6 +494,7 @@ tasks:
     batch: {at-most-once: true}
     image: once
     shell: exit 0
+    health: {shell: test -e /ready}
 "#;
 
     #[test]
@@ -570,6 +578,23 @@ tasks:
                 "line 5: tasks.t.spread.most: is 0, and has to be a whole number from 1 to",
             ),
             ("image: x\n    env: {'a=b': c}", "no `=`"),
+            ("image: x\n    health: {}", "line 5: tasks.t.health: takes exactly one of"),
+            ("image: x\n    health: {shell: a, command: [b]}", "line 5: tasks.t.health: takes exactly one of"),
+            ("image: x\n    health: {command: [\"\"]}", "line 5: tasks.t.health.command[0]"),
+            (
+                "image: x\n    health: {tcp: {port: a}}",
+                "line 5: tasks.t.health.tcp.port: `a` is none of the task's `ports`",
+            ),
+            ("image: x\n    ports: [a]\n    health: {http: {port: a, path: x}}", "line 6: tasks.t.health.http.path"),
+            (
+                "image: x\n    isolation: wasm\n    health: {shell: x}",
+                "line 6: tasks.t.health.shell: nothing else runs",
+            ),
+            (
+                "image: x\n    health: {shell: x, interval: 10ms}",
+                "line 5: tasks.t.health.interval: has to be 100ms at least",
+            ),
+            ("image: x\n    health: {shell: x, failures: 0}", "line 5: tasks.t.health.failures: is 0, and has to be"),
             ("image: x\n    image: y", "line 5: tasks.t: `image` is there twice"),
         ];
         for (group, why) in cases {
