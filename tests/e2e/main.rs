@@ -5,6 +5,7 @@
 
 mod archives;
 mod cluster;
+mod cluster_faults;
 mod copy;
 mod crashes;
 mod damaged_records;

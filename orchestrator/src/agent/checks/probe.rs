@@ -27,6 +27,8 @@ use super::{Check, Probe};
 
 /// How much of what a command says of its failure is passed on, in bytes.
 const MOST_SAID: u64 = 300;
+/// How long `berth exec` may take to end once what it runs was killed.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What it takes to ask.
 #[derive(Debug, Clone)]
@@ -140,7 +142,10 @@ async fn end(relay: &mut Child) {
     for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
         let _ = killpg(Pid::from_raw(child), Signal::SIGKILL);
     }
-    let _ = relay.kill().await;
+    let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    if timeout(PATIENCE, relay.wait()).await.is_err() {
+        let _ = relay.kill().await;
+    }
 }
 
 /// The status that a server answers a request with. Nothing else of the answer is read.
