@@ -5,6 +5,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::ValueEnum;
 use serde::Serialize;
 
+/// Clears the screen and goes to its beginning (ECMA-48, ED and CUP).
+pub const CLEAR: &str = "\x1b[2J\x1b[H";
+
 /// `--format`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -85,6 +88,11 @@ pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|error| io::Error::new(error.kind(), format!("cannot write to standard output: {error}")))
+}
+
+/// Shows text in place of what was shown before; below it, where no terminal is.
+pub fn redraw(text: &str) -> io::Result<()> {
+    if io::stdout().is_terminal() { print(&format!("{CLEAR}{text}")) } else { print(&format!("{text}\n")) }
 }
 
 /// Bytes for people: `1.5GiB`.

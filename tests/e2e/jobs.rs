@@ -260,9 +260,35 @@ fn a_task_that_cannot_start_says_why_wherever_it_is_asked_for() {
     cluster.home.berth("job logs lost.t.0").run().fails_with(cause);
     let why = cluster.home.berth("explain lost.t.0").ok().text();
     assert!(why.starts_with("lost.t.0 has ended: failed") && why.contains(cause), "{why}");
+    assert!(!why.contains("berth: "), "who says it is said once: {why}");
     let attempt = tasks(&cluster.job("lost"))[0]["attempts"][0]["id"].as_str().unwrap().to_owned();
     let why = cluster.home.berth("explain").arg(&attempt).ok().text();
     assert!(why.starts_with(&format!("{attempt} has ended: TASK_FAILED")), "{why}");
+}
+
+#[test]
+fn a_job_can_be_watched_until_it_has_ended() {
+    let cluster = Cluster::up(1);
+    let manifest = "
+name: seen
+tasks:
+  t:
+    image: busybox
+    shell: while [ ! -e /ledger/go ]; do sleep 0.1; done
+    volumes: [{source: LEDGER, target: /ledger}]
+";
+    cluster.submit(manifest);
+    let watching = cluster.home.berth("job status --watch seen").spawn();
+    let as_json = cluster.home.berth("job status --watch seen --format json").spawn();
+    watching.expect("seen is running");
+    fs::write(cluster.ledger().join("go"), "").unwrap();
+    let seen = watching.wait().code(0).text();
+    let place = |state: &str| seen.find(&format!("seen is {state}")).expect(state);
+    assert!(place("running") < place("finished"), "{seen}");
+    assert_eq!(seen.matches("seen is finished").count(), 1, "{seen}");
+    let lines = as_json.wait().code(0).text();
+    let last: Value = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
+    assert_eq!(last["state"], "finished");
 }
 
 #[test]

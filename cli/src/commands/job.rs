@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -22,6 +23,9 @@ use super::{Context, exec};
 use crate::failure;
 use crate::flags::time;
 use crate::output::{self, Format, Table};
+
+/// How often somebody who watches a job looks.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Run a job on the cluster of this machine
 #[derive(Debug, Args)]
@@ -174,20 +178,40 @@ impl Schema {
 /// Show how a job and its tasks are doing
 #[derive(Debug, Args)]
 struct Status {
+    /// Show it again whenever something has changed, until it has ended
+    #[arg(short, long)]
+    watch: bool,
     /// The job
     job: String,
 }
 
 impl Status {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        let job = ask(context, &Request::Job { job: self.job })?;
-        if context.format == Format::Json {
-            output::json(&job)?;
-            return Ok(ExitCode::SUCCESS);
+        let mut shown = Value::Null;
+        loop {
+            let job = ask(context, &Request::Job { job: self.job.clone() })?;
+            let over = !self.watch || !job["ended"].is_null();
+            if job != shown {
+                match (context.format, self.watch) {
+                    (Format::Json, false) => output::json(&job)?,
+                    (Format::Json, true) => output::json_line(&job)?,
+                    (Format::Table, false) => output::print(&Status::describe(&job))?,
+                    (Format::Table, true) => output::redraw(&Status::describe(&job))?,
+                }
+                shown = job;
+            }
+            if over {
+                return Ok(ExitCode::SUCCESS);
+            }
+            sleep(LOOK);
         }
+    }
+
+    /// A job and its tasks, for people.
+    fn describe(job: &Value) -> String {
         let head = ["name", "state"].map(|field| text(&job[field]));
         let head = format!("{} is {}, submitted {}", head[0], head[1], ago(&job["submitted"]));
-        output::lines([head].into_iter().chain(out_of_reach(&job)))?;
+        let head: Vec<String> = [head].into_iter().chain(out_of_reach(job)).collect();
         let mut table = Table::new(&["TASK", "STATE", "SINCE", "ATTEMPT", "AGENT", "NOTE"]);
         for task in items(&job["tasks"]) {
             let latest = items(&task["attempts"]).last();
@@ -216,8 +240,7 @@ impl Status {
                 output::note(&printable(&note), 60),
             ]);
         }
-        table.print()?;
-        Ok(ExitCode::SUCCESS)
+        format!("{}\n{}", head.join("\n"), table.render())
     }
 }
 

@@ -118,7 +118,11 @@ impl Sandboxes {
             let output = command.output().await;
             let result = match output {
                 Ok(output) if output.status.success() => Ok(()),
-                Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+                Ok(output) => {
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    // Whoever passes it on says who it is.
+                    Err(said.trim().trim_start_matches("berth: ").to_owned())
+                }
                 Err(error) => Err(format!("cannot execute {}: {error}", command.as_std().get_program().display())),
             };
             // An earlier agent's attempt may have got there first: then it runs, and this one was told that the name is

@@ -164,6 +164,9 @@ impl Scheduler {
         }
         for (key, task) in tasks {
             let Some(crew) = scheduler.crews.get_mut(&(key.job.clone(), key.group.clone())) else { continue };
+            if let Some(group) = scheduler.jobs.get(&key.job).and_then(|job| job.manifest.tasks.get(&key.group)) {
+                scheduler.images.extend(task.ran_on().map(|agent| (agent.clone(), group.image.to_string())));
+            }
             let launch = task.launch().cloned();
             let waits = matches!(task.stage, Stage::Waiting);
             crew.tasks.insert(key.index, task);

@@ -118,6 +118,13 @@ impl Task {
         if let Stage::Launched(launch) = &mut self.stage { Some(launch) } else { None }
     }
 
+    /// The agents on which it has run, as far as that is remembered.
+    pub fn ran_on(&self) -> impl Iterator<Item = &AgentId> {
+        let present = self.launch().filter(|launch| launch.running.is_some()).map(|launch| &launch.agent);
+        let past = self.attempts.iter().filter(|attempt| attempt.running.is_some()).map(|attempt| &attempt.agent);
+        past.chain(present)
+    }
+
     /// Whether it is over, and its last attempt may run all the same: on an agent that could not be told.
     pub fn may_run(&self) -> bool {
         let unreachable = |attempt: &Attempt| attempt.state == TaskState::Unreachable;
