@@ -59,7 +59,7 @@ impl Submit {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let manifest = read(&self.manifest)?;
         let answer = ask(context, &Request::Submit { manifest });
-        let answer = answer.with_context(|| format!("cannot submit {}", self.manifest.display()))?;
+        let answer = answer.with_context(|| format!("cannot submit {}", name(&self.manifest)))?;
         let job = text(&answer["job"]).to_owned();
         if context.format == Format::Json {
             output::json(&answer)?;
@@ -149,16 +149,13 @@ struct Validate {
 impl Validate {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let read = Manifest::read(&read(&self.manifest)?);
-        let manifest = read.with_context(|| format!("{} is no manifest", self.manifest.display()))?;
+        let manifest = read.with_context(|| format!("{} is no manifest", name(&self.manifest)))?;
         if context.format == Format::Json {
             output::json(&manifest)?;
         } else {
             let tasks: u32 = manifest.tasks.values().map(Group::count).sum();
-            output::lines([format!(
-                "{} is right: the job {} with {tasks} tasks",
-                self.manifest.display(),
-                manifest.name
-            )])?;
+            let file = name(&self.manifest);
+            output::lines([format!("{file} is right: the job {} with {tasks} tasks", manifest.name)])?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -455,6 +452,11 @@ impl Exec {
         let container = Container::find(&context.roots, text(&task["sandbox"]))?;
         self.flags.become_exec(&container, self.command)
     }
+}
+
+/// What a manifest's file is called.
+fn name(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// Reads a manifest, or as much of it as is enough to see that it is none.

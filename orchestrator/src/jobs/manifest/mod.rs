@@ -538,7 +538,7 @@ tasks:
             ),
             (
                 "image: x\n    batch: {count: many}",
-                "line 5: tasks.t.batch.count: is string \"many\", and has to be a whole number",
+                "line 5: tasks.t.batch.count: is the text \"many\", and has to be a whole number",
             ),
             ("image: x\n    batch: {count: 1.5}", "tasks.t.batch.count: is floating point"),
             ("image: x\n    batch: {at-most-once: 7}", "line 5: tasks.t.batch.at-most-once: has to be true or false"),
@@ -546,7 +546,7 @@ tasks:
             ("image: x\n    resources: {gpus: 1025}", "tasks.t.resources.gpus: is 1025"),
             (
                 "image: x\n    resources: {cpus: many}",
-                "line 5: tasks.t.resources.cpus: is string \"many\", and has to be a number",
+                "line 5: tasks.t.resources.cpus: is the text \"many\", and has to be a number",
             ),
             ("image: x\n    command: sleep", "line 5: tasks.t.command: has to be a list"),
             ("image: x\n    env: [A]", "line 5: tasks.t.env: has to be a mapping"),

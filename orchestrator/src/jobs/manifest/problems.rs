@@ -99,7 +99,7 @@ fn tell(error: &Error) -> String {
         Error::InvalidScalar { .. } => "has to be a number".to_owned(),
         Error::SerdeInvalidType { unexpected, expected, .. }
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            format!("is {unexpected}, and has to be {expected}")
+            format!("is {}, and has to be {expected}", unexpected.replacen("string", "the text", 1))
         }
         Error::SerdeUnknownField { expected, .. } => format!("is not known here; there are {}", names(expected)),
         Error::SerdeUnknownVariant { variant, expected, .. } => {
