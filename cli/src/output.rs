@@ -1,9 +1,12 @@
 //! What goes to standard output: tables for people, JSON for programs.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use serde::Serialize;
+
+/// Clears the screen and goes to its beginning (ECMA-48, ED and CUP).
+pub const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// `--format`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -87,6 +90,11 @@ pub fn print(text: &str) -> io::Result<()> {
     written.map_err(|error| io::Error::new(error.kind(), format!("cannot write to standard output: {error}")))
 }
 
+/// Shows text in place of what was shown before; below it, where no terminal is.
+pub fn redraw(text: &str) -> io::Result<()> {
+    if io::stdout().is_terminal() { print(&format!("{CLEAR}{text}")) } else { print(&format!("{text}\n")) }
+}
+
 /// Bytes for people: `1.5GiB`.
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn bytes(count: u64) -> String {
@@ -102,6 +110,11 @@ pub fn bytes(count: u64) -> String {
         _ if number < 10.0 => format!("{number:.2}{}", UNITS[unit]),
         _ => format!("{number:.1}{}", UNITS[unit]),
     }
+}
+
+/// The last cell of a row: in a terminal no longer than `width`, whole where a program reads it.
+pub fn note(text: &str, width: usize) -> String {
+    if io::stdout().is_terminal() { cut(text, width) } else { text.to_owned() }
 }
 
 /// Text cut to `width` characters, with an ellipsis where something is missing.

@@ -233,6 +233,7 @@ impl World {
             update: Some(UpdateId(1)),
             message: String::new(),
             sandbox: None,
+            healthy: None,
         };
         self.scheduler.told(status, self.now());
     }

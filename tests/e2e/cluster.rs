@@ -1,7 +1,7 @@
 //! A cluster on one machine, with tasks in real sandboxes: `berth cluster`, and what a framework sees of it.
 
 #[path = "../../orchestrator/tests/server/http.rs"]
-mod http;
+pub mod http;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +21,7 @@ use crate::process_guest;
 /// A cluster that ends with the test.
 pub struct Cluster {
     pub home: Home,
-    master: SocketAddr,
+    pub master: SocketAddr,
 }
 
 impl Cluster {
@@ -31,7 +31,11 @@ impl Cluster {
 
     /// The same, with flags of `berth cluster up`.
     pub fn up_with(agents: u16, flags: &str) -> Cluster {
-        let home = Home::new();
+        Cluster::up_in(Home::new(), agents, flags)
+    }
+
+    /// The same, where something was prepared.
+    pub fn up_in(home: Home, agents: u16, flags: &str) -> Cluster {
         let up = format!("cluster up --listen 127.0.0.1:0 --agents {agents} --format json {flags}");
         let up = home.berth(&up).ok().json();
         let master = up["master"].as_str().unwrap().parse().unwrap();
@@ -75,7 +79,7 @@ impl Cluster {
     }
 
     /// A task that runs a script in busybox and can write into the ledger.
-    fn script(&self, script: &str) -> Value {
+    pub fn script(&self, script: &str) -> Value {
         let volume = json!({ "mode": "RW", "container_path": "/ledger", "host_path": self.ledger() });
         let image = json!({ "type": "DOCKER", "docker": { "name": "busybox" } });
         json!({
@@ -101,7 +105,7 @@ impl Drop for Cluster {
 }
 
 /// Acknowledges a status, as frameworks have to.
-fn acknowledge(framework: &Framework, status: &Value) {
+pub fn acknowledge(framework: &Framework, status: &Value) {
     if status["uuid"].is_string() {
         let body = json!({ "agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"] });
         framework.call(json!({ "type": "ACKNOWLEDGE", "acknowledge": body }));
@@ -109,7 +113,7 @@ fn acknowledge(framework: &Framework, status: &Value) {
 }
 
 /// Waits until a task is in a state, and acknowledges all that is said meanwhile.
-fn until(framework: &mut Framework, task: &str, state: &str) -> Value {
+pub fn until(framework: &mut Framework, task: &str, state: &str) -> Value {
     let end = Instant::now() + DEADLINE;
     loop {
         let status = framework.status();

@@ -12,37 +12,37 @@ use crate::process_guest;
 
 impl Cluster {
     /// A file with a manifest, in which `LEDGER` stands for where tasks write that they were there.
-    fn manifest(&self, text: &str) -> PathBuf {
+    pub fn manifest(&self, text: &str) -> PathBuf {
         let path = self.home.scratch().join("job.yaml");
         fs::write(&path, text.replace("LEDGER", self.ledger().to_str().unwrap())).unwrap();
         path
     }
 
-    fn submit(&self, manifest: &str) {
+    pub fn submit(&self, manifest: &str) {
         self.home.berth("submit").arg(self.manifest(manifest)).ok();
     }
 
-    fn job(&self, job: &str) -> Value {
+    pub fn job(&self, job: &str) -> Value {
         self.home.berth("job status --format json").arg(job).ok().json()
     }
 
     /// How many tasks of a job are in a state.
-    fn count(&self, job: &str, state: &str) -> usize {
+    pub fn count(&self, job: &str, state: &str) -> usize {
         tasks(&self.job(job)).iter().filter(|task| task["state"] == state).count()
     }
 
-    fn expect(&self, job: &str, state: &str, count: usize) {
+    pub fn expect(&self, job: &str, state: &str, count: usize) {
         wait::until(&format!("{count} tasks of {job} are {state}"), || self.count(job, state) == count);
     }
 
     /// What a task has written down, line by line.
-    fn lines(&self, task: &str) -> Vec<String> {
+    pub fn lines(&self, task: &str) -> Vec<String> {
         let text = fs::read_to_string(self.ledger().join(task)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 }
 
-fn tasks(job: &Value) -> Vec<Value> {
+pub fn tasks(job: &Value) -> Vec<Value> {
     job["tasks"].as_array().expect("a job has tasks").clone()
 }
 
@@ -87,6 +87,8 @@ tasks:
     }
     let jobs = cluster.home.berth("jobs").ok().text();
     assert!(jobs.lines().any(|line| line.starts_with("mixed   finished   science")), "{jobs}");
+    let ended = cluster.home.berth("explain mixed.container").ok().text();
+    assert!(ended.starts_with("mixed.container.0 has ended: finished") && ended.contains(": exit code 0"), "{ended}");
     let history = cluster.home.berth("job history mixed").ok().text();
     assert!(history.contains("submitted, with") && history.contains("TASK_FINISHED: exit code 0"), "{history}");
     // A name is free again once its job has ended.
@@ -191,6 +193,7 @@ tasks:
     assert_eq!(cluster.lines("2"), ["there", "bye"]);
     assert_eq!(cluster.lines("0"), ["there"]);
     cluster.home.berth("job scale polite back=1").run().fails_with("no task `back`");
+    cluster.home.berth("job scale polite front=2 front=3").run().fails_with("front is there twice");
     cluster.home.berth("job stop polite").ok();
     assert_eq!(cluster.lines("0"), ["there", "bye"]);
     assert_eq!(cluster.job("polite")["state"], "stopped");
@@ -234,12 +237,76 @@ fn tasks_go_where_they_may_and_say_what_they_wait_for() {
         });
     };
     waits_for("impossible", "that satisfy its constraints");
+    let status = cluster.home.berth("job status impossible").ok().text();
+    assert!(status.contains("not 2 agents that satisfy its constraints"), "a pipe gets whole notes: {status}");
     waits_for("spread", "where fewer of its kind run");
     let why = |task: &str| cluster.home.berth("explain").arg(task).ok().text();
     assert!(why("impossible.t.0").contains("impossible.t.0 waits for"), "{}", why("impossible.t.0"));
     assert!(why("picky.t.0").contains("is TASK_RUNNING on agent"), "{}", why("picky.t.0"));
+    cluster.home.berth("explain picky.t").run().fails_with("has 3 tasks; name one");
+    cluster.home.berth("explain picky.t.7").run().fails_with("there is no task picky.t.7");
     cluster.submit("{name: huge, tasks: {t: {image: busybox, resources: {cpus: 9999}}}}");
-    waits_for("huge", "cpus");
+    waits_for("huge", "cpus 9999, mem 64 MiB");
+}
+
+#[test]
+fn a_task_that_cannot_start_says_why_wherever_it_is_asked_for() {
+    let cluster = Cluster::up(1);
+    let cause = "no-such-image.invalid";
+    let manifest = cluster.manifest("{name: lost, tasks: {t: {image: no-such-image.invalid/x}}}");
+    cluster.home.berth("submit --wait running").arg(manifest).run().code(1).fails_with(cause);
+    cluster.home.berth("job wait lost").run().code(1).fails_with(cause);
+    cluster.home.berth("job logs lost.t.0").run().fails_with("lost.t.0 has written nothing: it has never run");
+    cluster.home.berth("job logs lost.t.0").run().fails_with(cause);
+    let why = cluster.home.berth("explain lost.t.0").ok().text();
+    assert!(why.starts_with("lost.t.0 has ended: failed") && why.contains(cause), "{why}");
+    assert!(!why.contains("berth: "), "who says it is said once: {why}");
+    let attempt = tasks(&cluster.job("lost"))[0]["attempts"][0]["id"].as_str().unwrap().to_owned();
+    let why = cluster.home.berth("explain").arg(&attempt).ok().text();
+    assert!(why.starts_with(&format!("{attempt} has ended: TASK_FAILED")), "{why}");
+}
+
+#[test]
+fn a_job_can_be_watched_until_it_has_ended() {
+    let cluster = Cluster::up(1);
+    let manifest = "
+name: seen
+tasks:
+  t:
+    image: busybox
+    shell: while [ ! -e /ledger/go ]; do sleep 0.1; done
+    volumes: [{source: LEDGER, target: /ledger}]
+";
+    cluster.submit(manifest);
+    let watching = cluster.home.berth("job status --watch seen").spawn();
+    let as_json = cluster.home.berth("job status --watch seen --format json").spawn();
+    watching.expect("seen is running");
+    fs::write(cluster.ledger().join("go"), "").unwrap();
+    let seen = watching.wait().code(0).text();
+    let place = |state: &str| seen.find(&format!("seen is {state}")).expect(state);
+    assert!(place("running") < place("finished"), "{seen}");
+    assert_eq!(seen.matches("seen is finished").count(), 1, "{seen}");
+    let lines = as_json.wait().code(0).text();
+    let last: Value = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
+    assert_eq!(last["state"], "finished");
+}
+
+#[test]
+fn a_job_that_is_stopped_says_what_may_still_run() {
+    let cluster = Cluster::up_with(2, "--agent-timeout 10s");
+    cluster.submit(SERVICE);
+    cluster.expect("shop", "running", 2);
+    cluster.kill(&["agent-1"]);
+    let stopped = cluster.home.berth("job stop shop").ok();
+    assert!(stopped.stderr_text().contains("1 task is on an agent that cannot be reached"), "{stopped:?}");
+    let status = cluster.home.berth("job status shop").ok().text();
+    assert!(status.contains("it may still run there"), "{status}");
+    assert_eq!(cluster.containers().len(), 1, "and it does");
+    cluster.mend(2);
+    wait::until("what was left is ended", || cluster.containers().is_empty());
+    wait::until("that is known", || cluster.job("shop")["counts"]["out_of_reach"] == 0);
+    let status = cluster.home.berth("job status shop").ok().text();
+    assert!(status.contains("shop is stopped") && !status.contains("may still run"), "{status}");
 }
 
 #[test]
@@ -249,13 +316,18 @@ fn bad_manifests_are_refused_where_they_are_wrong() {
         ("name: x\ntasks:\n  t:\n    imege: busybox\n", "line 4"),
         ("name: x\ntasks:\n  t: {image: busybox, resources: {cpus: -1}}\n", "line 3"),
         ("name: x\ntasks:\n  t: {image: busybox, batch: {count: many}}\n", "line 3"),
-        ("name: x\ntasks: {t: {image: busybox, batch: {count: 4000000}}}\n", "at most 10000"),
+        ("name: x\ntasks: {t: {image: busybox, batch: {count: 4000000}}}\n", "a whole number from 1 to 10000"),
         ("name: x\ntasks: {t: {image: busybox, service: {}, batch: {}}}\n", "tasks.t.batch"),
         ("name: x\ntasks: {t: {image: busybox, ports: [a], isolation: wasm}}\n", "tasks.t.ports"),
         ("name: x\ntasks: {}\n", "tasks"),
         ("name: Not a Name\ntasks: {t: {image: busybox}}\n", "line 1"),
         ("- a list\n", "line 1"),
-        ("", "unexpected end"),
+        (
+            "name: x\ntasks:\n  t: {image: busybox, batch: {count: 1.5}}\n",
+            "line 3: tasks.t.batch.count: is floating point",
+        ),
+        ("name: x\ntasks:\n  t: {image: busybox}\n  t: {image: busybox}\n", "line 4: tasks: `t` is there twice"),
+        ("", "ends too early"),
     ];
     for (manifest, why) in cases {
         let path = cluster.manifest(manifest);

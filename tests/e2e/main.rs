@@ -5,6 +5,7 @@
 
 mod archives;
 mod cluster;
+mod cluster_faults;
 mod copy;
 mod crashes;
 mod damaged_records;
@@ -12,6 +13,7 @@ mod debian;
 mod documents;
 mod exec;
 mod harness;
+mod health;
 mod hostile_images;
 mod image_store;
 mod jobs;

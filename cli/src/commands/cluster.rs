@@ -65,7 +65,7 @@ struct Up {
     /// Where the master listens; port 0 for any that is free [default: 127.0.0.1:5050]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// The image of tasks that name none
+    /// The image of other frameworks' tasks that name none; those of jobs always do
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
     /// After which time without a word from it an agent counts as unreachable, at least 10s [default: 75s]
@@ -181,7 +181,7 @@ struct Agent {
     /// Say something of the agent that tasks can ask for
     #[arg(long, value_name = "KEY=VALUE", value_parser = full_pair)]
     attribute: Vec<(String, String)>,
-    /// The image of tasks that name none
+    /// The image of other frameworks' tasks that name none; those of jobs always do
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
 }
@@ -403,7 +403,7 @@ fn waits_for(member: &Value) -> &'static str {
 /// Tell why a task is where it is, or why it waits
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The task's id, or JOB.TASK.INDEX
+    /// The task's id, or JOB.TASK.INDEX, or less where that is enough
     #[arg(value_name = "TASK")]
     task: String,
     /// The framework it belongs to, where several have a task of that id
@@ -415,12 +415,16 @@ pub struct Explain {
 
 impl Explain {
     pub fn run(mut self, context: &Context) -> Result<ExitCode> {
-        if let Some(task) = job::known(context, &self.task) {
-            if let Some(why) = task["waits_for"].as_str() {
+        if let Some(task) = job::known(context, &self.task)? {
+            if task["id"].is_null() {
                 if context.format == Format::Json {
                     output::json(&task)?;
                 } else {
-                    output::lines([format!("{} waits for {}", self.task, job::printable(why))])?;
+                    let line = match task["waits_for"].as_str() {
+                        Some(why) => format!("{} waits for {}", text(&task["task"]), job::printable(why)),
+                        None => job::epitaph(&task),
+                    };
+                    output::lines([line])?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -430,7 +434,8 @@ impl Explain {
         if let Some(framework) = self.framework {
             asked["framework_id"] = json!({ "value": framework });
         }
-        let why = self.asked.ask(context, &json!({ "type": "EXPLAIN_TASK", "explain_task": asked }))?;
+        let why = self.asked.ask(context, &json!({ "type": "EXPLAIN_TASK", "explain_task": asked }));
+        let why = why.with_context(|| format!("cannot explain {}", self.task))?;
         if context.format == Format::Json {
             output::json(&why)?;
             return Ok(ExitCode::SUCCESS);

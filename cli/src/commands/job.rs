@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -23,11 +24,14 @@ use crate::failure;
 use crate::flags::time;
 use crate::output::{self, Format, Table};
 
+/// How often somebody who watches a job looks.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Run a job on the cluster of this machine
 #[derive(Debug, Args)]
 pub struct Submit {
-    /// Return when all its tasks have started, or when it has ended, and not at once
-    #[arg(long, value_enum, value_name = "running|ended", hide_possible_values = true)]
+    /// Return when all its tasks have started, when all are well, or when it has ended, and not at once
+    #[arg(long, value_enum, value_name = "running|healthy|ended", hide_possible_values = true)]
     wait: Option<Wanted>,
     /// Its manifest, or - for standard input
     #[arg(value_name = "FILE")]
@@ -37,6 +41,7 @@ pub struct Submit {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Wanted {
     Running,
+    Healthy,
     Ended,
 }
 
@@ -44,6 +49,7 @@ impl From<Wanted> for Until {
     fn from(wanted: Wanted) -> Until {
         match wanted {
             Wanted::Running => Until::Running,
+            Wanted::Healthy => Until::Healthy,
             Wanted::Ended => Until::Ended,
         }
     }
@@ -53,7 +59,7 @@ impl Submit {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let manifest = read(&self.manifest)?;
         let answer = ask(context, &Request::Submit { manifest });
-        let answer = answer.with_context(|| format!("cannot submit {}", self.manifest.display()))?;
+        let answer = answer.with_context(|| format!("cannot submit {}", name(&self.manifest)))?;
         let job = text(&answer["job"]).to_owned();
         if context.format == Format::Json {
             output::json(&answer)?;
@@ -143,16 +149,13 @@ struct Validate {
 impl Validate {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let read = Manifest::read(&read(&self.manifest)?);
-        let manifest = read.with_context(|| format!("{} is no manifest", self.manifest.display()))?;
+        let manifest = read.with_context(|| format!("{} is no manifest", name(&self.manifest)))?;
         if context.format == Format::Json {
             output::json(&manifest)?;
         } else {
             let tasks: u32 = manifest.tasks.values().map(Group::count).sum();
-            output::lines([format!(
-                "{} is right: the job {} with {tasks} tasks",
-                self.manifest.display(),
-                manifest.name
-            )])?;
+            let file = name(&self.manifest);
+            output::lines([format!("{file} is right: the job {} with {tasks} tasks", manifest.name)])?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -172,19 +175,40 @@ impl Schema {
 /// Show how a job and its tasks are doing
 #[derive(Debug, Args)]
 struct Status {
+    /// Show it again whenever something has changed, until it has ended
+    #[arg(short, long)]
+    watch: bool,
     /// The job
     job: String,
 }
 
 impl Status {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        let job = ask(context, &Request::Job { job: self.job })?;
-        if context.format == Format::Json {
-            output::json(&job)?;
-            return Ok(ExitCode::SUCCESS);
+        let mut shown = Value::Null;
+        loop {
+            let job = ask(context, &Request::Job { job: self.job.clone() })?;
+            let over = !self.watch || !job["ended"].is_null();
+            if job != shown {
+                match (context.format, self.watch) {
+                    (Format::Json, false) => output::json(&job)?,
+                    (Format::Json, true) => output::json_line(&job)?,
+                    (Format::Table, false) => output::print(&Status::describe(&job))?,
+                    (Format::Table, true) => output::redraw(&Status::describe(&job))?,
+                }
+                shown = job;
+            }
+            if over {
+                return Ok(ExitCode::SUCCESS);
+            }
+            sleep(LOOK);
         }
+    }
+
+    /// A job and its tasks, for people.
+    fn describe(job: &Value) -> String {
         let head = ["name", "state"].map(|field| text(&job[field]));
-        output::lines([format!("{} is {}, submitted {}", head[0], head[1], ago(&job["submitted"]))])?;
+        let head = format!("{} is {}, submitted {}", head[0], head[1], ago(&job["submitted"]));
+        let head: Vec<String> = [head].into_iter().chain(out_of_reach(job)).collect();
         let mut table = Table::new(&["TASK", "STATE", "SINCE", "ATTEMPT", "AGENT", "NOTE"]);
         for task in items(&job["tasks"]) {
             let latest = items(&task["attempts"]).last();
@@ -193,7 +217,8 @@ impl Status {
                 ("waiting", _) => ("", past, "", format!("waits for {}", text(&task["waits_for"]))),
                 ("finished" | "failed" | "stopped", latest) => {
                     let field = |name: &str| latest.map_or("", |latest| text(&latest[name]));
-                    (field("ended"), past, field("agent"), field("message").to_owned())
+                    let note = if task["may_run"] == true { MAY_RUN } else { field("message") };
+                    (field("ended"), past, field("agent"), note.to_owned())
                 }
                 _ => {
                     let since = if task["running"].is_null() { &task["launched"] } else { &task["running"] };
@@ -202,17 +227,17 @@ impl Status {
                     (text(since), past + 1, text(&task["agent"]), ports.join(" "))
                 }
             };
+            let healthy = task["healthy"].as_bool().map_or("", |yes| if yes { ", healthy" } else { ", unhealthy" });
             table.row(vec![
                 text(&task["task"]).to_owned(),
-                text(&task["state"]).to_owned(),
+                format!("{}{healthy}", text(&task["state"])),
                 ago(&json!(since)),
                 attempt.to_string(),
                 agent.to_owned(),
-                output::cut(&printable(&note), 60),
+                output::note(&printable(&note), 60),
             ]);
         }
-        table.print()?;
-        Ok(ExitCode::SUCCESS)
+        format!("{}\n{}", head.join("\n"), table.render())
     }
 }
 
@@ -292,6 +317,11 @@ fn replicas(text: &str) -> Result<(String, u32), String> {
 
 impl Scale {
     fn run(self, context: &Context) -> Result<ExitCode> {
+        for (index, (group, _)) in self.services.iter().enumerate() {
+            if self.services[..index].iter().any(|(other, _)| other == group) {
+                bail!("{group} is there twice: how many replicas it is to have has one answer");
+            }
+        }
         for (group, replicas) in self.services {
             ask(context, &Request::Scale { job: self.job.clone(), group, replicas })?;
         }
@@ -312,9 +342,25 @@ struct Stop {
 impl Stop {
     fn run(self, context: &Context) -> Result<ExitCode> {
         ask(context, &Request::Stop { job: self.job.clone(), grace: self.grace })?;
-        wait_for(context, &self.job, Until::Ended)?;
+        let job = wait_for(context, &self.job, Until::Ended)?;
+        if let Some(warning) = out_of_reach(&job) {
+            failure::warn(&anyhow!(warning));
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What is said of a task that was stopped and may run all the same.
+const MAY_RUN: &str = "its agent cannot be reached: it may still run there, and is ended when the agent is back";
+
+/// How many tasks of a job that has ended may still run, if any.
+fn out_of_reach(job: &Value) -> Option<String> {
+    let tasks = match job["counts"]["out_of_reach"].as_u64()? {
+        0 => return None,
+        1 => "1 task is on an agent that cannot be reached".to_owned(),
+        count => format!("{count} tasks are on agents that cannot be reached"),
+    };
+    Some(format!("{tasks}: what is there may still run, and is ended when the agent is back"))
 }
 
 /// Print what tasks have written
@@ -338,17 +384,32 @@ impl Logs {
                 tasks[0]["task"]
             );
         }
-        for task in &tasks {
-            let latest = items(&task["attempts"]).last();
-            let sandbox = task["sandbox"].as_str().or_else(|| latest.and_then(|latest| latest["sandbox"].as_str()));
-            // One that never ran has written nothing.
-            let Some(sandbox) = sandbox else { continue };
+        // Of each the latest attempt that ran: one that never did has written nothing.
+        let ran = |task: &Value| {
+            let attempts = items(&task["attempts"]).chain([task]).filter(|attempt| attempt["running"].is_string());
+            attempts.last().and_then(|attempt| attempt["sandbox"].as_str()).map(str::to_owned)
+        };
+        let sandboxes: Vec<_> = tasks.iter().filter_map(|task| Some((text(&task["task"]), ran(task)?))).collect();
+        if sandboxes.is_empty() {
+            bail!("{} has written nothing: it has never run; {}", text(&tasks[0]["task"]), why_not(&tasks[0]));
+        }
+        for (task, sandbox) in &sandboxes {
             if tasks.len() > 1 {
-                output::lines([format!("==> {} <==", text(&task["task"]))])?;
+                output::lines([format!("==> {task} <==")])?;
             }
             show(context, sandbox, &wanted)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Why a task has not run.
+fn why_not(task: &Value) -> String {
+    let latest = items(&task["attempts"]).last().map_or("", |latest| text(&latest["message"]));
+    match text(&task["state"]) {
+        "waiting" => format!("it waits for {}", text(&task["waits_for"])),
+        state if latest.is_empty() => format!("it is {state}"),
+        state => format!("it is {state}: {latest}"),
     }
 }
 
@@ -393,6 +454,11 @@ impl Exec {
     }
 }
 
+/// What a manifest's file is called.
+fn name(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// Reads a manifest, or as much of it as is enough to see that it is none.
 fn read(path: &Path) -> Result<String> {
     let input: Box<dyn Read> = match path.to_str() {
@@ -428,11 +494,41 @@ fn find(context: &Context, reference: &str) -> Result<Vec<Value>> {
     Ok(tasks)
 }
 
-/// What the job framework knows of a task that waits or runs, if there is one.
-pub(super) fn known(context: &Context, task: &str) -> Option<Value> {
-    let tasks = find(context, task).ok()?;
-    let mut known = tasks.into_iter().filter(|known| known["task"] == *task);
-    known.next().filter(|known| known["waits_for"].is_string() || known["id"].is_string())
+/// What the job framework knows of a task, by its name or by the id of an attempt that is over; nothing, where it knows none.
+pub(super) fn known(context: &Context, reference: &str) -> Result<Option<Value>> {
+    let Some(job) = reference.split('.').next().map(|job| Request::Job { job: job.to_owned() }) else {
+        return Ok(None);
+    };
+    // Tasks of other frameworks may be called anything, and be asked for where there is no job framework.
+    let Ok(view) = ask(context, &job) else { return Ok(None) };
+    let past = |task: &Value| items(&task["attempts"]).find(|attempt| attempt["id"] == *reference).cloned();
+    if let Some(attempt) = items(&view["tasks"]).find_map(past) {
+        return Ok(Some(json!({ "task": reference, "state": attempt["state"], "attempts": [attempt] })));
+    }
+    if items(&view["tasks"]).any(|task| task["id"] == *reference) {
+        return Ok(None);
+    }
+    let mut tasks = find(context, reference)?;
+    if tasks.len() > 1 {
+        bail!("{reference} has {} tasks; name one, for example {}", tasks.len(), text(&tasks[0]["task"]));
+    }
+    Ok(tasks.pop())
+}
+
+/// How a task ended.
+pub(super) fn epitaph(task: &Value) -> String {
+    let latest = items(&task["attempts"]).last().unwrap_or(&Value::Null);
+    let field = |name: &str| text(&latest[name]);
+    let said = match (task["may_run"] == true, field("message")) {
+        (true, _) => format!("; {MAY_RUN}"),
+        (false, "") => String::new(),
+        (false, message) => format!(": {}", printable(message)),
+    };
+    let head = format!("{} has ended: {}", text(&task["task"]), text(&task["state"]));
+    match field("agent") {
+        "" => format!("{head}, without having been launched"),
+        agent => format!("{head} {} on agent {agent}{said}", ago(&latest["ended"])),
+    }
 }
 
 /// Waits for a job, and says by the exit code whether it has failed.
@@ -442,15 +538,25 @@ fn wait(context: &Context, job: &str, until: Until) -> Result<ExitCode> {
     if !["failed", "stopped"].contains(&state) {
         return Ok(ExitCode::SUCCESS);
     }
-    failure::warn(&anyhow!("{job} {state}; `berth job status {job}` tells what became of its tasks"));
+    let failed = items(&view["tasks"]).find(|task| task["state"] == "failed");
+    let cause = failed.map_or_else(String::new, |task| format!(": {}", epitaph(task)));
+    failure::warn(&anyhow!("{job} {state}{cause}; `berth job status {job}` tells what became of its tasks"));
     Ok(ExitCode::FAILURE)
 }
 
 fn wait_for(context: &Context, job: &str, until: Until) -> Result<Value> {
+    let mut told = None;
     loop {
         let view = ask(context, &Request::Wait { job: job.to_owned(), until })?;
         if view["come"] == true {
             return Ok(view);
+        }
+        // Who waits for a service to start would otherwise never hear why it does not.
+        let failing = items(&view["tasks"]).find(|task| task["state"] == "waiting" && task["attempts"] != json!([]));
+        let trouble = failing.map(|task| format!("{} waits for {}", text(&task["task"]), text(&task["waits_for"])));
+        if until != Until::Ended && trouble.is_some() && trouble != told {
+            failure::warn(&anyhow!(trouble.clone().unwrap_or_default()));
+            told = trouble;
         }
     }
 }

@@ -15,8 +15,6 @@ use crate::output::{self, Format, Table};
 
 /// How long processor time is measured, and how often the live table is drawn.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Clears the screen and goes to its beginning (ECMA-48, ED and CUP).
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Show what containers use of the host, live
 #[derive(Debug, Args)]
@@ -44,7 +42,7 @@ impl Stats {
                 Format::Json if self.no_stream => output::json(&usages)?,
                 Format::Json => usages.iter().try_for_each(output::json_line)?,
                 Format::Table => {
-                    let clear = if !self.no_stream && io::stdout().is_terminal() { CLEAR } else { "" };
+                    let clear = if !self.no_stream && io::stdout().is_terminal() { output::CLEAR } else { "" };
                     output::print(&format!("{clear}{}", self.table(&usages).render()))?;
                 }
             }

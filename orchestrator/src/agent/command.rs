@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::checks::{self, CheckInfo, Checks, HealthCheckInfo, Means};
 use crate::api::scheduler::DurationInfo;
 use crate::api::{Invalid, decode, parse};
 use crate::master::TaskInfo;
@@ -28,8 +29,10 @@ const ISOLATIONS: [Isolation; 5] = [
     ("microvm", &["--isolation=microvm"]),
     ("microvm-linux", &["--isolation=microvm", "--guest=linux"]),
     ("microvm-process", &["--isolation=microvm", "--guest=process"]),
-    ("wasm", &["--isolation=wasm"]),
+    (WASM, &["--isolation=wasm"]),
 ];
+/// The isolation in which nothing else can run.
+const WASM: &str = "wasm";
 
 /// What to run.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub struct Command {
     /// `SOURCE:TARGET[:ro]`
     volumes: Vec<String>,
     resources: Quantities,
+    /// What the task is asked while it runs.
+    pub checks: Checks,
 }
 
 #[derive(Deserialize)]
@@ -55,13 +60,14 @@ struct Task {
     labels: Labels,
     kill_policy: Option<KillPolicy>,
     executor: Option<Value>,
-    health_check: Option<Value>,
-    check: Option<Value>,
+    health_check: Option<HealthCheckInfo>,
+    check: Option<CheckInfo>,
     max_completion_time: Option<Value>,
 }
 
-#[derive(Default, Deserialize)]
-struct CommandInfo {
+/// `CommandInfo`
+#[derive(Debug, Default, Deserialize)]
+pub struct CommandInfo {
     #[serde(default = "yes")]
     shell: bool,
     value: Option<String>,
@@ -78,13 +84,13 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Environment {
     #[serde(default)]
     variables: Vec<Variable>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Variable {
     name: String,
     #[serde(default)]
@@ -147,12 +153,8 @@ struct KillPolicy {
 /// What a task wants to be run.
 pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Invalid> {
     let task: Task = decode(parse(info.payload.as_bytes())?)?;
-    let unsupported = [
-        ("executor", task.executor.is_some()),
-        ("health_check", task.health_check.is_some()),
-        ("check", task.check.is_some()),
-        ("max_completion_time", task.max_completion_time.is_some()),
-    ];
+    let unsupported =
+        [("executor", task.executor.is_some()), ("max_completion_time", task.max_completion_time.is_some())];
     if let Some((field, _)) = unsupported.into_iter().find(|(_, is_there)| *is_there) {
         return Err(Invalid::new(field, "is not supported"));
     }
@@ -169,16 +171,11 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
         return Err(Invalid::new("container.mesos.image.docker.name", format!("`{image}` is no name of an image")));
     }
     let command = task.command.ok_or_else(|| Invalid::missing("command"))?;
-    if !command.uris.is_empty() {
-        return Err(Invalid::new("command.uris", "is not supported: files come with the image"));
-    }
-    let (program, arguments) = match (command.shell, command.value) {
-        (true, Some(line)) => (Some("/bin/sh".to_owned()), vec!["-c".to_owned(), line]),
-        (true, None) => return Err(Invalid::new("command.value", "is missing: a shell needs something to run")),
-        // The first argument is the program's name for itself.
-        (false, Some(program)) => (Some(program), command.arguments.into_iter().skip(1).collect()),
-        (false, None) => (None, command.arguments),
-    };
+    let (program, arguments) = command.line().map_err(|wrong| wrong.within("command"))?;
+    // Containers share the host's network, as in Mesos; the others have none yet.
+    let host_network = network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0];
+    let means = Means { exec: isolation.0 != WASM, network: host_network };
+    let checks = checks::read(task.health_check, task.check, means)?;
     let variables = command.environment.variables.into_iter().map(|variable| (variable.name, variable.value));
     Ok(Command {
         image,
@@ -186,12 +183,39 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
         arguments,
         environment: variables.collect(),
         user: command.user,
-        // Containers share the host's network, as in Mesos; the others have none yet.
-        host_network: network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0],
+        host_network,
         isolation,
         volumes,
         resources: info.resources.quantities,
+        checks,
     })
+}
+
+impl CommandInfo {
+    /// The program, none for the image's own, and its arguments.
+    fn line(&self) -> Result<(Option<String>, Vec<String>), Invalid> {
+        if !self.uris.is_empty() {
+            return Err(Invalid::new("uris", "is not supported: files come with the image"));
+        }
+        match (self.shell, self.value.clone()) {
+            (true, Some(line)) => Ok((Some("/bin/sh".to_owned()), vec!["-c".to_owned(), line])),
+            (true, None) => Err(Invalid::new("value", "is missing: a shell needs something to run")),
+            // The first argument is the program's name for itself.
+            (false, Some(program)) => Ok((Some(program), self.arguments.iter().skip(1).cloned().collect())),
+            (false, None) => Ok((None, self.arguments.clone())),
+        }
+    }
+
+    /// The same as a second program in a sandbox: the flags of `berth exec`, and the program with its arguments.
+    pub fn inside(self) -> Result<(Vec<String>, Vec<String>), Invalid> {
+        let (program, arguments) = self.line()?;
+        let program = program.ok_or_else(|| Invalid::missing("value"))?;
+        let variables = self.environment.variables.into_iter();
+        let mut flags: Vec<String> =
+            variables.map(|variable| format!("--env={}={}", variable.name, variable.value)).collect();
+        flags.extend(self.user.map(|user| format!("--user={user}")));
+        Ok((flags, std::iter::once(program).chain(arguments).collect()))
+    }
 }
 
 /// What a container is made of.
@@ -325,7 +349,14 @@ mod tests {
             (json!({ "container": { "docker": { "image": "b" } }, "command": {} }), "command.value"),
             (json!({ "container": { "docker": { "image": "b" } }, "command": { "value": 7 } }), "command.value"),
             (json!({ "executor": {}, "command": { "value": "x" } }), "executor"),
-            (json!({ "health_check": {}, "command": { "value": "x" } }), "health_check"),
+            (
+                json!({
+                    "container": { "docker": { "image": "b", "network": "NONE" } },
+                    "command": { "value": "x" },
+                    "health_check": { "tcp": { "port": 80 } },
+                }),
+                "health_check.tcp",
+            ),
             (json!({ "labels": { "labels": [{ "key": ISOLATION, "value": "x" }] } }), "labels.org.berth.isolation"),
         ];
         for (payload, field) in cases {

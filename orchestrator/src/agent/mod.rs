@@ -13,6 +13,7 @@
 //! name that was chosen before it was first tried, and keeps it until the master has taken note of the end.
 
 mod checkpoints;
+mod checks;
 pub(crate) mod command;
 mod link;
 mod sandboxes;
@@ -97,6 +98,8 @@ enum Happening {
     Lost(u64),
     /// A task's sandbox was started, or why not.
     Started(String, Result<(), String>),
+    /// Something is new of a task that runs.
+    Checked(String, checks::Report),
     /// A task's sandbox has ended.
     Ended(String, sandboxes::End),
 }
@@ -207,7 +210,11 @@ impl Agent {
             Happening::Heard(_, message) => self.tasks.told(message),
             Happening::Lost(_) => self.link = None,
             Happening::Started(name, result) => self.tasks.started(&name, result),
-            Happening::Ended(name, end) => self.tasks.ended(&name, &end),
+            Happening::Checked(name, report) => self.tasks.checked(&name, report),
+            Happening::Ended(name, end) => {
+                self.sandboxes.end_checks(&name);
+                self.tasks.ended(&name, &end);
+            }
         }
         Ok(())
     }
@@ -226,6 +233,7 @@ impl Agent {
                     }
                 }
                 Effect::Start(name, arguments) => self.sandboxes.start(name, arguments),
+                Effect::Check(name, checks) => self.sandboxes.check(name, *checks),
                 Effect::Stop(name, grace) => self.sandboxes.stop(name, grace),
                 Effect::Remove(name) => self.sandboxes.remove(name),
             }

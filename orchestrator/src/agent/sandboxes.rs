@@ -1,7 +1,7 @@
 //! The sandboxes of tasks: started by the program `berth`, which makes them all, and looked after from here. What a task
 //! has written outlives its sandbox.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,9 +16,11 @@ use berth_runtime::monitor::Status;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
+use super::checks::{Asker, Checks, Rounds};
 use super::{Config, Happening};
 
 /// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
@@ -26,6 +28,8 @@ const HALF_MADE: Duration = Duration::from_secs(10);
 /// How many logs of tasks that have ended are kept, and after how many more the oldest are removed.
 const LOGS: usize = 2000;
 const MORE_LOGS: usize = 100;
+/// How many commands that ask tasks how they are run at once.
+const CHECK_COMMANDS: usize = 16;
 /// How often it is looked whether it is whole.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -65,13 +69,30 @@ pub struct Sandboxes {
     removed: Arc<AtomicUsize>,
     /// What their names begin with.
     prefix: String,
+    asker: Asker,
+    /// The tasks that are asked how they are.
+    rounds: BTreeMap<String, Rounds>,
     happenings: UnboundedSender<Happening>,
 }
 
 impl Sandboxes {
     pub fn new(config: &Config, prefix: &str, happenings: UnboundedSender<Happening>) -> Sandboxes {
         let (roots, berth, directory) = (config.roots.clone(), config.berth.clone(), config.directory.clone());
-        Sandboxes { roots, berth, directory, removed: Arc::default(), prefix: prefix.to_owned(), happenings }
+        let (removed, prefix, rounds) = (Arc::default(), prefix.to_owned(), BTreeMap::new());
+        let slots = Arc::new(Semaphore::new(CHECK_COMMANDS));
+        let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots };
+        Sandboxes { roots, berth, directory, removed, prefix, asker, rounds, happenings }
+    }
+
+    /// Asks the task in a sandbox, which has started, until it is to end or has ended.
+    pub fn check(&mut self, name: String, checks: Checks) {
+        let rounds = Rounds::begin(&self.asker, &name, checks, &self.happenings);
+        self.rounds.insert(name, rounds);
+    }
+
+    /// Asks it no more.
+    pub fn end_checks(&mut self, name: &str) {
+        self.rounds.remove(name);
     }
 
     /// Which of these sandboxes are there, and the names of others that are left of tasks that are over.
@@ -97,7 +118,11 @@ impl Sandboxes {
             let output = command.output().await;
             let result = match output {
                 Ok(output) if output.status.success() => Ok(()),
-                Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+                Ok(output) => {
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    // Whoever passes it on says who it is.
+                    Err(said.trim().trim_start_matches("berth: ").to_owned())
+                }
                 Err(error) => Err(format!("cannot execute {}: {error}", command.as_std().get_program().display())),
             };
             // An earlier agent's attempt may have got there first: then it runs, and this one was told that the name is
@@ -124,7 +149,8 @@ impl Sandboxes {
     }
 
     /// Ends a sandbox, which may end by itself for as long as `grace`.
-    pub fn stop(&self, name: String, grace: Duration) {
+    pub fn stop(&mut self, name: String, grace: Duration) {
+        self.end_checks(&name);
         let roots = self.roots.clone();
         let stop = move || {
             let stopped = Container::find(&roots, &name).and_then(|it| lifecycle::stop(&it, None, Some(grace)));

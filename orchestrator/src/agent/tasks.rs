@@ -13,15 +13,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::checks::{Checks, Report};
 use super::command::{self, Command};
 use super::sandboxes::End;
 use crate::master::{
     AgentId, FrameworkId, FrameworkInfo, FromAgent, Registration, TaskId, TaskInfo, TaskReport, TaskState, TaskStatus,
     ToAgent, UpdateId,
 };
+
+/// Why frameworks are told something of a task that runs as before.
+const HEALTH: &str = "REASON_TASK_HEALTH_CHECK_STATUS_UPDATED";
+const CHECK: &str = "REASON_TASK_CHECK_STATUS_UPDATED";
 
 /// What is remembered of a task.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +40,15 @@ pub struct Task {
     updates: VecDeque<Update>,
     /// Whether it is to end.
     kill: bool,
+    /// Whether it is well, if it was ever asked.
+    #[serde(default)]
+    healthy: Option<bool>,
+    /// Why it is to end, if that is because it is not.
+    #[serde(default)]
+    hopeless: Option<String>,
+    /// The latest result of its check.
+    #[serde(default)]
+    check_status: Option<Value>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +57,9 @@ struct Update {
     state: TaskState,
     message: String,
     details: Arc<str>,
+    /// Whether it is about a task that goes on as before: a later one says all that this one does.
+    #[serde(default)]
+    passing: bool,
 }
 
 /// What is to be done, once what is known is durable.
@@ -52,6 +69,8 @@ pub enum Effect {
     Say(Box<FromAgent>),
     /// `berth run` with these arguments, for the sandbox of this name.
     Start(String, Vec<String>),
+    /// Ask the task in a sandbox, which has started, again and again.
+    Check(String, Box<Checks>),
     /// End a sandbox, which may end by itself for so long.
     Stop(String, Duration),
     /// Remove what is left of a sandbox.
@@ -184,7 +203,10 @@ impl Tasks {
         let start = self.command(&info).map(|command| Effect::Start(name.clone(), command.arguments(&name)));
         let state = TaskState::Staging;
         let updates = VecDeque::new();
-        self.tasks.insert(name.clone(), Task { framework, framework_info, role, info, state, updates, kill: false });
+        let (kill, healthy, hopeless, check_status) = (false, None, None, None);
+        let task =
+            Task { framework, framework_info, role, info, state, updates, kill, healthy, hopeless, check_status };
+        self.tasks.insert(name.clone(), task);
         self.changed.insert(name.clone());
         match start {
             Ok(start) => self.effects.push(start),
@@ -217,9 +239,12 @@ impl Tasks {
         let kill = task.kill;
         match result {
             Ok(()) => {
+                let checks = self.command(&task.info).map(|command| command.checks).unwrap_or_default();
                 self.change(name, TaskState::Running, String::new());
                 if kill {
                     self.kill(name, None);
+                } else if !checks.is_empty() {
+                    self.effects.push(Effect::Check(name.to_owned(), Box::new(checks)));
                 }
             }
             Err(_) if kill => self.change(name, TaskState::Killed, "it was to end before it had started".to_owned()),
@@ -231,11 +256,51 @@ impl Tasks {
     pub fn ended(&mut self, name: &str, end: &End) {
         let Some(task) = self.tasks.get(name) else { return };
         let state = match end {
+            // However it ended, it was not because its work was done.
+            _ if task.hopeless.is_some() => TaskState::Killed,
             End::Exited(0) => TaskState::Finished,
             _ if task.kill => TaskState::Killed,
             End::Exited(_) | End::OutOfMemory | End::Broken(_) => TaskState::Failed,
         };
-        self.change(name, state, end.to_string());
+        let message = match &task.hopeless {
+            Some(why) => format!("it was ended because it was not well: {why} ({end})"),
+            None => end.to_string(),
+        };
+        self.change(name, state, message);
+    }
+
+    /// Something is new of a task that runs.
+    pub fn checked(&mut self, name: &str, report: Report) {
+        let Some(task) = self.tasks.get_mut(name).filter(|task| task.state == TaskState::Running && !task.kill) else {
+            return;
+        };
+        let (reason, message) = match report {
+            Report::Status(status) if task.check_status.as_ref() == Some(&status) => return,
+            // An earlier agent may have said so.
+            Report::Healthy if task.healthy == Some(true) => return,
+            Report::Status(status) => {
+                task.check_status = Some(status);
+                (CHECK, String::new())
+            }
+            Report::Healthy => {
+                task.healthy = Some(true);
+                (HEALTH, String::new())
+            }
+            Report::Unhealthy(why) => {
+                task.healthy = Some(false);
+                (HEALTH, why)
+            }
+            Report::Hopeless(why) => {
+                task.healthy = Some(false);
+                task.hopeless = Some(why.clone());
+                (HEALTH, why)
+            }
+        };
+        let hopeless = task.hopeless.is_some();
+        self.update(name, message, Some(reason));
+        if hopeless {
+            self.kill(name, None);
+        }
     }
 
     fn kill_all(&mut self, condition: impl Fn(&Task) -> bool) {
@@ -286,16 +351,39 @@ impl Tasks {
             return;
         };
         task.state = state;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let status = json!({ "container_id": { "value": name } });
-        let details = json!({ "timestamp": now.as_secs_f64(), "container_status": status }).to_string().into();
-        let id = UpdateId(Uuid::new_v4().as_u128());
-        task.updates.push_back(Update { id, state, message, details });
-        self.changed.insert(name.to_owned());
+        let reason = task.hopeless.is_some().then_some(HEALTH);
         if self.shut_down.is_some() && state.is_terminal() {
+            self.changed.insert(name.to_owned());
             return self.forget(name);
         }
-        if self.tasks[name].updates.len() == 1 {
+        self.update(name, message, reason);
+    }
+
+    /// Something of a task is to be told.
+    fn update(&mut self, name: &str, message: String, reason: Option<&str>) {
+        let Some(task) = self.tasks.get_mut(name) else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let status = json!({ "container_id": { "value": name } });
+        let mut details = json!({ "timestamp": now.as_secs_f64(), "container_status": status });
+        if let Some(healthy) = task.healthy {
+            details["healthy"] = json!(healthy);
+        }
+        if let Some(status) = &task.check_status {
+            details["check_status"] = status.clone();
+        }
+        if let Some(reason) = reason {
+            details["reason"] = json!(reason);
+        }
+        let state = task.state;
+        let passing = reason.is_some() && !state.is_terminal();
+        // The first may be under way; however often a task changes its mind, no more than one waits behind it.
+        if passing && task.updates.len() > 1 && task.updates.back().is_some_and(|latest| latest.passing) {
+            task.updates.pop_back();
+        }
+        let id = UpdateId(Uuid::new_v4().as_u128());
+        task.updates.push_back(Update { id, state, message, details: details.to_string().into(), passing });
+        self.changed.insert(name.to_owned());
+        if task.updates.len() == 1 {
             self.say(name);
         }
     }
@@ -303,7 +391,7 @@ impl Tasks {
     /// Says the oldest update of a task.
     fn say(&mut self, name: &str) {
         let Some(task) = self.tasks.get(name) else { return };
-        let Some(Update { id, state, message, details }) = task.updates.front().cloned() else { return };
+        let Some(Update { id, state, message, details, .. }) = task.updates.front().cloned() else { return };
         let status = TaskStatus {
             task: task.info.id.clone(),
             agent: None,
@@ -403,6 +491,63 @@ mod tests {
         assert_eq!(effects(&mut tasks).1, [Effect::Stop(name.clone(), Duration::from_secs(3))]);
         tasks.ended(&name, &End::Exited(143));
         assert_eq!(tasks.registration().tasks[0].state, TaskState::Killed);
+    }
+
+    const CHECKED: &str = r#"{"command": {"value": "x"}, "health_check": {"tcp": {"port": 80}}}"#;
+
+    /// What is said last of the only task.
+    fn latest(tasks: &Tasks) -> (TaskState, Value, String) {
+        let update = tasks.tasks.values().next().unwrap().updates.back().unwrap();
+        (update.state, serde_json::from_str(&update.details).unwrap(), update.message.clone())
+    }
+
+    #[test]
+    fn a_task_that_is_not_well_is_ended_whatever_its_exit_code() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(run(CHECKED));
+        let name = starts(&mut tasks);
+        tasks.started(&name, Ok(()));
+        assert!(matches!(&effects(&mut tasks).1[..], [Effect::Check(of, _)] if *of == name));
+        tasks.checked(&name, Report::Healthy);
+        let (state, details, _) = latest(&tasks);
+        assert_eq!(
+            (state, &details["healthy"], &details["reason"]),
+            (TaskState::Running, &json!(true), &json!(HEALTH))
+        );
+
+        // The next agent asks anew, and says nothing that is known.
+        let mut tasks = new(tasks.tasks.clone());
+        tasks.started(&name, Ok(()));
+        tasks.checked(&name, Report::Healthy);
+        let (said, others) = effects(&mut tasks);
+        assert!(said.is_empty() && matches!(others[..], [Effect::Check(..)]));
+
+        tasks.checked(&name, Report::Hopeless("no answer".to_owned()));
+        assert_eq!(effects(&mut tasks).1, [Effect::Stop(name.clone(), Duration::from_secs(3))]);
+        tasks.checked(&name, Report::Healthy);
+        assert_eq!(latest(&tasks).1["healthy"], false, "too late");
+        tasks.ended(&name, &End::Exited(0));
+        let (state, details, message) = latest(&tasks);
+        assert_eq!((state, &details["reason"]), (TaskState::Killed, &json!(HEALTH)));
+        assert!(message.contains("not well: no answer"), "{message}");
+    }
+
+    #[test]
+    fn what_is_said_of_checks_does_not_pile_up() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(run(CHECKED));
+        let name = starts(&mut tasks);
+        tasks.started(&name, Ok(()));
+        for round in 0..100 {
+            tasks.checked(&name, Report::Unhealthy("x".to_owned()));
+            tasks.checked(&name, Report::Status(json!({ "round": round })));
+            tasks.checked(&name, Report::Healthy);
+        }
+        assert_eq!(tasks.tasks[&name].updates.len(), 2, "that it runs, and the latest");
+        let (_, details, _) = latest(&tasks);
+        assert_eq!((&details["healthy"], &details["check_status"]["round"]), (&json!(true), &json!(99)));
+        tasks.ended(&name, &End::Exited(1));
+        assert_eq!(tasks.tasks[&name].updates.len(), 3);
     }
 
     #[test]

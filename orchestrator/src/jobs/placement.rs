@@ -159,6 +159,7 @@ impl Scheduler {
             sandbox: None,
             stop: None,
             ports,
+            healthy: None,
         };
         self.launch(key, launch);
         true
@@ -291,10 +292,20 @@ mod tests {
             update: None,
             message: String::new(),
             sandbox: None,
+            healthy: None,
         };
         scheduler.told(status, NOW);
-        scheduler.submit(Manifest::read("{name: k, tasks: {t: {image: i}}}").unwrap(), NOW).unwrap();
-        let second = placed(&mut scheduler, vec![offer("a", "x", 1), offer("b", "x", 1)]);
-        assert_eq!(second[0].0, "offer of b");
+        // So it is by whoever reads what was made durable.
+        let jobs = scheduler.jobs.clone();
+        let tasks = scheduler.crews.iter().flat_map(|((job, group), crew)| {
+            let key = |index: &u32| TaskKey { job: job.clone(), group: group.clone(), index: *index };
+            crew.tasks.iter().map(move |(index, task)| (key(index), task.clone()))
+        });
+        let next = Scheduler::new(Recovered { own: scheduler.own.clone(), jobs, tasks: tasks.collect() });
+        for mut scheduler in [scheduler, next] {
+            scheduler.submit(Manifest::read("{name: k, tasks: {t: {image: i}}}").unwrap(), NOW).unwrap();
+            let second = placed(&mut scheduler, vec![offer("a", "x", 1), offer("b", "x", 1)]);
+            assert_eq!(second[0].0, "offer of b");
+        }
     }
 }

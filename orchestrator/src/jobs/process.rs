@@ -28,7 +28,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How much is done between two commits.
 const BATCH: usize = 1000;
 /// How long somebody who waits is kept waiting before being told how things are.
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What a job framework is told.
 #[derive(Debug, Clone)]

@@ -164,6 +164,9 @@ impl Scheduler {
         }
         for (key, task) in tasks {
             let Some(crew) = scheduler.crews.get_mut(&(key.job.clone(), key.group.clone())) else { continue };
+            if let Some(group) = scheduler.jobs.get(&key.job).and_then(|job| job.manifest.tasks.get(&key.group)) {
+                scheduler.images.extend(task.ran_on().map(|agent| (agent.clone(), group.image.to_string())));
+            }
             let launch = task.launch().cloned();
             let waits = matches!(task.stage, Stage::Waiting);
             crew.tasks.insert(key.index, task);
@@ -436,19 +439,23 @@ impl Scheduler {
 
     /// The master says something of a task.
     pub fn told(&mut self, status: Status, now: Now) {
-        let Status { task, agent, state, update, message, sandbox } = status;
+        let Status { task, agent, state, update, message, sandbox, healthy } = status;
         let known = self.launches.get_mut(&task).map(|(key, confirmed)| {
             *confirmed = true;
             key.clone()
         });
         match known {
-            Some(key) => self.told_of(&key, &task, state, &message, sandbox, now),
+            Some(key) => {
+                self.learn(&key, sandbox, healthy);
+                self.told_of(&key, &task, state, &message, now);
+            }
             // An attempt that was given up, and has come back.
             None if !state.is_terminal() && !matches!(state, TaskState::Unknown | TaskState::Unreachable) => {
                 if let Some(agent) = agent.clone() {
                     self.calls.push(Call::Kill { task: task.clone(), agent, grace: None });
                 }
             }
+            None if state.is_terminal() => self.told_of_past(&task, state, &message, now),
             None => {}
         }
         if let (Some(agent), Some(update)) = (agent, update) {
@@ -456,25 +463,37 @@ impl Scheduler {
         }
     }
 
-    fn told_of(
-        &mut self,
-        key: &TaskKey,
-        id: &TaskId,
-        state: TaskState,
-        message: &str,
-        sandbox: Option<String>,
-        now: Now,
-    ) {
+    /// What became of an attempt that was given up while nobody knew.
+    fn told_of_past(&mut self, id: &TaskId, state: TaskState, message: &str, now: Now) {
+        let Some(key) = TaskKey::of(id) else { return };
+        let attempts = self.task_mut(&key).into_iter().flat_map(|task| &mut task.attempts);
+        let mut unknown = attempts.filter(|attempt| attempt.id == *id && !attempt.state.is_terminal());
+        if let Some(attempt) = unknown.next() {
+            attempt.state = state;
+            attempt.ended = now.time;
+            attempt.message = message.chars().take(MESSAGE).collect();
+            self.changed_tasks.insert(key);
+        }
+    }
+
+    /// What is said of an attempt besides its state. What is left out is as it was.
+    fn learn(&mut self, key: &TaskKey, sandbox: Option<String>, healthy: Option<bool>) {
+        let Some(launch) = self.task_mut(key).and_then(Task::launch_mut) else { return };
+        let known = (launch.sandbox.clone(), launch.healthy);
+        let latest = (sandbox.or_else(|| known.0.clone()), healthy.or(known.1));
+        if latest != known {
+            (launch.sandbox, launch.healthy) = latest;
+            self.changed_tasks.insert(key.clone());
+        }
+    }
+
+    fn told_of(&mut self, key: &TaskKey, id: &TaskId, state: TaskState, message: &str, now: Now) {
         let at_most_once = self.group(key).is_some_and(Group::at_most_once);
         let image = self.group(key).map(|group| group.image.to_string());
         let Some(launch) = self.task_mut(key).and_then(Task::launch_mut) else { return };
-        let fresh = sandbox.is_some() && launch.sandbox != sandbox;
-        if fresh {
-            launch.sandbox = sandbox;
-        }
         match state {
             TaskState::Staging | TaskState::Starting | TaskState::Running | TaskState::Killing => {
-                let changed = launch.state != state || fresh;
+                let changed = launch.state != state;
                 launch.state = state;
                 if state == TaskState::Running && launch.running.is_none() {
                     launch.running = Some(now.time);

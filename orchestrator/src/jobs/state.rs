@@ -24,6 +24,16 @@ pub struct TaskKey {
     pub index: u32,
 }
 
+impl TaskKey {
+    /// The task one of whose attempts has this id.
+    pub fn of(launch: &TaskId) -> Option<TaskKey> {
+        let mut parts = launch.as_str().split('.');
+        let (job, group) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        let index = parts.next()?.parse().ok()?;
+        Some(TaskKey { job: Name::try_from(job).ok()?, group: Name::try_from(group).ok()?, index })
+    }
+}
+
 impl fmt::Display for TaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.job, self.group, self.index)
@@ -108,6 +118,19 @@ impl Task {
         if let Stage::Launched(launch) = &mut self.stage { Some(launch) } else { None }
     }
 
+    /// The agents on which it has run, as far as that is remembered.
+    pub fn ran_on(&self) -> impl Iterator<Item = &AgentId> {
+        let present = self.launch().filter(|launch| launch.running.is_some()).map(|launch| &launch.agent);
+        let past = self.attempts.iter().filter(|attempt| attempt.running.is_some()).map(|attempt| &attempt.agent);
+        past.chain(present)
+    }
+
+    /// Whether it is over, and its last attempt may run all the same: on an agent that could not be told.
+    pub fn may_run(&self) -> bool {
+        let unreachable = |attempt: &Attempt| attempt.state == TaskState::Unreachable;
+        matches!(self.stage, Stage::Ended(_)) && self.attempts.back().is_some_and(unreachable)
+    }
+
     /// Remembers an attempt that is over.
     pub fn remember(&mut self, attempt: Attempt) {
         push(&mut self.attempts, attempt);
@@ -147,6 +170,9 @@ pub struct Launch {
     pub stop: Option<Grace>,
     /// The numbers of its ports.
     pub ports: BTreeMap<Name, u16>,
+    /// Whether it is well, if anybody has found out.
+    #[serde(default)]
+    pub healthy: Option<bool>,
 }
 
 /// An attempt that is over.

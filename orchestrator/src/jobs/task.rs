@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::manifest::{Group, Name};
+use super::manifest::{Group, Health, Name, Span};
 use super::state::TaskKey;
 use super::wire::kill_policy;
 use crate::agent::ISOLATION;
@@ -48,7 +48,7 @@ pub fn info(group: &Group, launched: &Launched) -> Value {
         })
         .collect();
     container["volumes"] = json!(volumes);
-    json!({
+    let mut info = json!({
         "name": key.to_string(),
         "task_id": id(launched.id.as_str()),
         "agent_id": id(agent.as_str()),
@@ -57,7 +57,42 @@ pub fn info(group: &Group, launched: &Launched) -> Value {
         "container": container,
         "labels": { "labels": [{ "key": ISOLATION, "value": group.isolation.name() }] },
         "kill_policy": kill_policy(group.grace.duration()),
-    })
+    });
+    if let Some(health) = &group.health {
+        info["health_check"] = health_check(health, group, launched.ports);
+    }
+    info
+}
+
+/// `HealthCheck`
+fn health_check(health: &Health, group: &Group, ports: &BTreeMap<Name, u16>) -> Value {
+    let Health { command, shell, http, tcp, delay, interval, timeout, failures, grace } = health;
+    let (kind, field, how) = match (shell, http, tcp) {
+        (Some(line), ..) => ("COMMAND", "command", json!({ "shell": true, "value": &**line })),
+        (_, Some(http), _) => {
+            let path = http.path.as_ref().map_or("/", |path| path);
+            ("HTTP", "http", json!({ "port": ports.get(&http.port), "path": path }))
+        }
+        (.., Some(tcp)) => ("TCP", "tcp", json!({ "port": ports.get(&tcp.port) })),
+        _ => {
+            let arguments: Vec<&str> = command.iter().map(|text| &**text).collect();
+            ("COMMAND", "command", json!({ "shell": false, "value": arguments.first(), "arguments": arguments }))
+        }
+    };
+    let seconds = |span: &Span| span.duration().as_secs_f64();
+    let mut check = json!({
+        "type": kind,
+        (field): how,
+        "delay_seconds": seconds(delay),
+        "interval_seconds": seconds(interval),
+        "timeout_seconds": seconds(timeout),
+        "consecutive_failures": failures,
+        "grace_period_seconds": seconds(grace),
+    });
+    if let (Some(user), "command") = (&group.user, field) {
+        check["command"]["user"] = json!(&**user);
+    }
+    check
 }
 
 fn command(group: &Group, launched: &Launched) -> Value {
@@ -107,6 +142,10 @@ mod tests {
 
     /// What an agent runs of the one task of a manifest, after it went the way through the API.
     fn arguments(task: &str) -> Vec<String> {
+        understood(task).arguments("sandbox")
+    }
+
+    fn understood(task: &str) -> command::Command {
         let manifest = Manifest::read(&format!("{{name: n, tasks: {{t: {{{task}}}}}}}")).unwrap();
         let group = &manifest.tasks["t"];
         let names = manifest.tasks.keys().next().unwrap();
@@ -123,7 +162,22 @@ mod tests {
         let Request::Call(_, master::Call::Accept { tasks, .. }) = request else { panic!("{request:?}") };
         assert_eq!(tasks[0].resources, resources);
         assert_eq!(command::grace(&tasks[0]), group.grace.duration());
-        command::read(&tasks[0], None).unwrap().arguments("sandbox")
+        command::read(&tasks[0], None).unwrap()
+    }
+
+    #[test]
+    fn every_way_to_ask_a_task_is_understood_by_its_agent() {
+        for health in ["command: [a, b]", "shell: a", "http: {port: web, path: /x}", "tcp: {port: web}"] {
+            let command = understood(&format!("image: i, user: '7', ports: [web], health: {{{health}}}"));
+            let said = format!("{:?}", command.checks);
+            let asked = match health.split(':').next().unwrap() {
+                "command" => r#"Command(["--user=7"], ["a", "b"])"#,
+                "shell" => r#"Command(["--user=7"], ["/bin/sh", "-c", "a"])"#,
+                "http" => r#"Http(127.0.0.1:31000, "/x", {})"#,
+                _ => "Tcp(127.0.0.1:31000)",
+            };
+            assert!(said.contains(asked) && said.contains("interval: 10s, timeout: 5s"), "{health}: {said}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ struct Counts {
     running: usize,
     ended: usize,
     failed: usize,
+    /// Of those that ended, how many may still run where nobody can be asked.
+    out_of_reach: usize,
 }
 
 /// Until when somebody waits for a job.
@@ -23,6 +25,8 @@ struct Counts {
 pub enum Until {
     /// All its tasks have started.
     Running,
+    /// All its tasks run, and those that are asked whether they are well are.
+    Healthy,
     /// It has ended.
     Ended,
 }
@@ -38,7 +42,24 @@ impl Scheduler {
     /// Whether what somebody waits for has come.
     pub fn has_come(&self, job: &Job, until: Until) -> bool {
         let counts = self.counts(job);
-        job.ended.is_some() || (until == Until::Running && counts.waiting == 0 && counts.starting == 0)
+        job.ended.is_some()
+            || match until {
+                Until::Running => counts.waiting == 0 && counts.starting == 0,
+                Until::Healthy => self.is_healthy(job),
+                Until::Ended => false,
+            }
+    }
+
+    fn is_healthy(&self, job: &Job) -> bool {
+        let groups = self.crews_of(job).map(|(name, crew)| (&job.manifest.tasks[&**name], crew));
+        let mut tasks = groups.flat_map(|(group, crew)| crew.tasks.values().map(move |task| (group, task)));
+        tasks.all(|(group, task)| match &task.stage {
+            Stage::Waiting => false,
+            Stage::Launched(launch) => {
+                launch.running.is_some() && (group.health.is_none() || launch.healthy == Some(true))
+            }
+            Stage::Ended(_) => true,
+        })
     }
 
     /// A job and its tasks.
@@ -77,6 +98,7 @@ impl Scheduler {
                 "running": counts.running,
                 "ended": counts.ended,
                 "failed": counts.failed,
+                "out_of_reach": counts.out_of_reach,
             },
             "services": job.manifest.tasks.iter().filter_map(|(name, group)| {
                 Some((name.to_string(), json!(group.service?.replicas)))
@@ -92,6 +114,7 @@ impl Scheduler {
     fn counts(&self, job: &Job) -> Counts {
         let mut counts = Counts::default();
         for task in self.crews_of(job).flat_map(|(_, crew)| crew.tasks.values()) {
+            counts.out_of_reach += usize::from(task.may_run());
             match state(task) {
                 "waiting" => counts.waiting += 1,
                 "starting" => counts.starting += 1,
@@ -149,10 +172,13 @@ fn view_task(key: &TaskKey, task: &Task, crew: &Crew) -> Value {
             view["agent"] = json!(launch.agent);
             view["launched"] = json!(launch.launched);
             view["running"] = json!(launch.running);
+            view["healthy"] = json!(launch.healthy);
             view["sandbox"] = json!(launch.sandbox);
             view["ports"] = launch.ports.iter().map(|(name, number)| (name.to_string(), json!(number))).collect();
         }
-        Stage::Ended(_) => {}
+        Stage::Ended(_) => {
+            view["may_run"] = json!(task.may_run());
+        }
     }
     view
 }

@@ -63,6 +63,8 @@ pub struct Status {
     pub message: String,
     /// The name of its sandbox.
     pub sandbox: Option<String>,
+    /// Whether it is well, if that is said.
+    pub healthy: Option<bool>,
 }
 
 /// What is asked of the master.
@@ -173,6 +175,7 @@ struct OneStatus {
     #[serde(default)]
     message: String,
     container_status: Option<ContainerStatus>,
+    healthy: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -227,6 +230,7 @@ impl OneStatus {
             update: update.map(|bytes| UpdateId(u128::from_be_bytes(bytes))),
             message: self.message,
             sandbox: self.container_status.and_then(|status| status.container_id).map(|id| id.value),
+            healthy: self.healthy,
         })
     }
 }

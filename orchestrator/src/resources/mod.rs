@@ -167,15 +167,28 @@ impl SubAssign<&Quantities> for Quantities {
     }
 }
 
-/// `cpus 1.5, mem 1073741824`, kinds of which there is nothing left out.
+/// `cpus 1.5, mem 1 GiB`, exact; kinds of which there is nothing are left out.
 impl fmt::Display for Quantities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for (kind, amount) in self.iter().filter(|(_, amount)| *amount > 0) {
             write!(f, "{separator}{kind} ")?;
             match kind {
-                Kind::Cpus => write!(f, "{}.{:03}", amount / 1000, amount % 1000)?,
-                Kind::Memory | Kind::Disk | Kind::Gpus => write!(f, "{amount}")?,
+                Kind::Cpus => {
+                    let digits = format!("{}.{:03}", amount / 1000, amount % 1000);
+                    f.write_str(digits.trim_end_matches('0').trim_end_matches('.'))?;
+                }
+                Kind::Memory | Kind::Disk => {
+                    let (bits, unit) = match amount.trailing_zeros() {
+                        40.. => (40, "TiB"),
+                        30.. => (30, "GiB"),
+                        20.. => (20, "MiB"),
+                        10.. => (10, "KiB"),
+                        _ => (0, "bytes"),
+                    };
+                    write!(f, "{} {unit}", amount >> bits)?;
+                }
+                Kind::Gpus => write!(f, "{amount}")?,
             }
             separator = ", ";
         }

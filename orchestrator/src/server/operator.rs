@@ -17,7 +17,12 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
             let snapshot = shared.core.ask(Core::snapshot).await?;
             let identity = Identity { master_info: &shared.master_info, started: shared.started };
             let found = operator::answer(&look, &snapshot, &identity);
-            let unknown = || Problem::new(StatusCode::NOT_FOUND, "explain_task.task_id: no task has this id");
+            let unknown = || {
+                Problem::new(
+                    StatusCode::NOT_FOUND,
+                    "explain_task.task_id: no task has this id; those that have ended and were acknowledged are forgotten",
+                )
+            };
             found.map(|found| answer::json(&found)).ok_or_else(unknown)
         }
         Request::Change(change) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use berth_orchestrator::master::{
     FrameworkId, FromAgent, TaskId, TaskReport, TaskState, TaskStatus, ToAgent, UpdateId,
 };
-use berth_orchestrator::store::FileStore;
+use berth_orchestrator::store::{FileStore, MemoryStore};
 use serde_json::{Value, json};
 
 use crate::client::{Agent, Master, registration};
@@ -68,7 +68,7 @@ fn a_task_from_its_offer_to_its_acknowledged_end() {
     framework.launch(&offer, "t", 1.5, 512.0);
     let Some(ToAgent::Run { framework: of, task, role, .. }) = agent.next() else { panic!("not run") };
     assert_eq!((of.as_str(), task.id.as_str(), &*role), (framework.id.as_str(), "t", "a"));
-    assert_eq!(task.resources.quantities.to_string(), "cpus 1.500, mem 536870912");
+    assert_eq!(task.resources.quantities.to_string(), "cpus 1.5, mem 512 MiB");
     let payload: Value = serde_json::from_str(&task.payload).unwrap();
     assert_eq!(payload["command"]["value"], "true", "as the framework wrote it");
     // What is left is offered again at once: it was not refused.
@@ -206,4 +206,20 @@ fn the_next_master_knows_agents_from_its_file_and_tasks_from_agents() {
     assert_eq!((&status["task_id"]["value"], &status["state"]), (&json!("t"), &json!("TASK_RUNNING")));
     let roles = second.operator(&json!({ "type": "GET_ROLES" }));
     assert_eq!(roles["get_roles"]["roles"][0]["weight"], 2.5);
+}
+
+#[test]
+fn who_hoards_offers_loses_them_and_others_get_them() {
+    let master = Master::with(Box::<MemoryStore>::default(), |config| {
+        config.master.allocator.offer_timeout = Some(Duration::from_secs(1));
+    });
+    let mut hoarder = Framework::new(master.address, &subscribe_call(None));
+    let mut agent = Agent::register(&master, &registration(None));
+    let hoarded = hoarder.offer();
+    let mut other = Framework::new(master.address, &subscribe_call(None));
+    other.launch_next("t", 1.0, 64.0);
+    assert!(matches!(agent.next(), Some(ToAgent::Run { .. })));
+    assert_eq!(hoarder.expect("RESCIND")["offer_id"], hoarded["id"]);
+    hoarder.launch(&hoarded, "late", 1.0, 64.0);
+    assert_eq!(hoarder.status()["state"], "TASK_DROPPED");
 }

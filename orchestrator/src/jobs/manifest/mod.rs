@@ -3,15 +3,21 @@
 //! It is read strictly: a key that is not known, a value of another type or a number nobody can mean is an error at
 //! its line. What only several values together make wrong is found by [`Manifest::check`], which names the field.
 
+mod health;
+mod problems;
 mod values;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use berth_engine::spec::MIN_MEMORY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use health::{Health, Http, Tcp};
+pub use problems::Problem;
 pub use values::{Cpus, ImageName, Name, Percent, RoleName, Size, Span, Text, Variable};
+use values::{whole, whole_or_none};
 
 use crate::api::Invalid;
 use crate::attributes::{self, Pattern};
@@ -27,6 +33,12 @@ pub const MOST_TASKS: u32 = 10_000;
 const MOST_ITEMS: usize = 100;
 /// How often a task can be tried again.
 const MOST_RETRIES: u32 = 1000;
+/// The most GPUs of a task.
+const MOST_GPUS: u32 = 1024;
+/// The variables that tasks find set; besides those of ports.
+const RESERVED: [&str; 5] = ["BERTH_JOB", "BERTH_TASK", "BERTH_TASK_INDEX", "BERTH_TASK_COUNT", "BERTH_ATTEMPT"];
+/// What the names of variables begin with that tell a task its ports.
+const RESERVED_PREFIX: &str = "BERTH_PORT_";
 
 /// Why a text is no manifest.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +46,9 @@ pub enum Error {
     /// Nobody writes that by hand.
     #[error("a manifest has at most {LONGEST} bytes, this one has {0}")]
     TooLong(usize),
-    /// It cannot be read, with the place.
+    /// Something is wrong with it, at a place.
     #[error("{0}")]
-    Text(String),
-    /// Several values together make no sense.
-    #[error(transparent)]
-    Field(#[from] Invalid),
+    Wrong(Problem),
 }
 
 /// A job: tasks that are submitted and stopped together
@@ -109,6 +118,9 @@ pub struct Group {
     /// How long it may take to end by itself when it is to end
     #[serde(default = "grace")]
     pub grace: Span,
+    /// How a task is asked whether it is well
+    #[serde(default)]
+    pub health: Option<Health>,
 }
 
 fn grace() -> Span {
@@ -120,7 +132,7 @@ fn grace() -> Span {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Service {
     /// How many
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "whole::<_, 0, MOST_TASKS>")]
     #[schemars(range(max = MOST_TASKS))]
     pub replicas: u32,
 }
@@ -130,11 +142,11 @@ pub struct Service {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Batch {
     /// How many; the variable `BERTH_TASK_INDEX` tells each which it is, from 0 on
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "whole::<_, 1, MOST_TASKS>")]
     #[schemars(range(min = 1, max = MOST_TASKS))]
     pub count: u32,
     /// How often one that failed is tried again
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::<_, 0, MOST_RETRIES>")]
     #[schemars(range(max = MOST_RETRIES))]
     pub retries: u32,
     /// Whether a task is given up rather than started again where it is not known that it never ran
@@ -220,7 +232,8 @@ pub struct Resources {
     /// Disk
     pub disk: Option<Size>,
     /// GPUs
-    #[schemars(range(max = 1024))]
+    #[serde(deserialize_with = "whole::<_, 0, MOST_GPUS>")]
+    #[schemars(range(max = MOST_GPUS))]
     pub gpus: u32,
 }
 
@@ -304,7 +317,7 @@ pub struct Spread {
     /// The attribute of agents that names their failure domain
     pub over: Text,
     /// The most tasks in one domain; without it, the one with the fewest comes first
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_none::<_, 1, MOST_TASKS>")]
     #[schemars(range(min = 1, max = MOST_TASKS))]
     pub most: Option<u32>,
 }
@@ -337,13 +350,7 @@ impl Group {
                 "does not go together with `service`: tasks are to end, or they are not",
             ));
         }
-        let Batch { count, retries, at_most_once } = self.as_batch();
-        if count == 0 {
-            return Err(Invalid::new("batch.count", "is 0: there is nothing to run"));
-        }
-        if retries > MOST_RETRIES {
-            return Err(Invalid::new("batch.retries", format!("is more than {MOST_RETRIES}")));
-        }
+        let Batch { retries, at_most_once, .. } = self.as_batch();
         if at_most_once && retries > 0 {
             return Err(Invalid::new("batch.retries", "does not go together with `at-most-once`"));
         }
@@ -351,15 +358,23 @@ impl Group {
         if programs.into_iter().filter(|is_there| *is_there).count() > 1 {
             return Err(Invalid::new("command", "only one of `command`, `args` and `shell` says what is run"));
         }
+        if self.command.first().is_some_and(|program| program.is_empty()) {
+            return Err(Invalid::new("command[0]", "is empty: this is the program that is run"));
+        }
+        let mut parts = self.user.iter().flat_map(|user| user.split(':'));
+        if parts.clone().count() > 2 || parts.any(str::is_empty) {
+            return Err(Invalid::new("user", "has to be USER or USER:GROUP, each a name or a number"));
+        }
+        let reserved = |name: &str| RESERVED.contains(&name) || name.starts_with(RESERVED_PREFIX);
+        if let Some(name) = self.env.keys().find(|name| reserved(name)) {
+            return Err(Invalid::new(format!("env.{name}"), "is set for every task, and cannot be anything else"));
+        }
         if self.back_off.first > self.back_off.most {
             return Err(Invalid::new("back-off.first", "is longer than `most`"));
         }
         if self.resources.memory.bytes() < MIN_MEMORY {
             let problem = format!("is less than {} MiB, with which no task could start", MIN_MEMORY >> 20);
             return Err(Invalid::new("resources.memory", problem));
-        }
-        if self.resources.gpus > 1024 {
-            return Err(Invalid::new("resources.gpus", "is more than 1024"));
         }
         if !self.ports.is_empty() && self.isolation != Isolation::Container {
             let problem = format!("a task with the isolation `{}` has no network", self.isolation.name());
@@ -382,12 +397,15 @@ impl Group {
                     return Err(Invalid::new(field, "has to be an absolute path without colons"));
                 }
             }
+            let target = |volume: &Volume| Path::new(&*volume.target).components().collect::<PathBuf>();
+            if self.volumes[..index].iter().any(|other| target(other) == target(volume)) {
+                let field = format!("volumes[{index}].target");
+                return Err(Invalid::new(field, format!("there is another volume at `{}`", &*volume.target)));
+            }
         }
+        self.health.as_ref().map_or(Ok(()), |health| health.check(self))?;
         for (index, constraint) in self.constraints.iter().enumerate() {
             constraint.read().map_err(|wrong| wrong.within(&format!("constraints[{index}]")))?;
-        }
-        if self.spread.as_ref().is_some_and(|spread| spread.most == Some(0)) {
-            return Err(Invalid::new("spread.most", "is 0: no task could run anywhere"));
         }
         Ok(())
     }
@@ -399,14 +417,17 @@ impl Manifest {
         if text.len() > LONGEST {
             return Err(Error::TooLong(text.len()));
         }
-        let manifest: Manifest =
-            serde_saphyr::from_str(text).map_err(|error| Error::Text(error.to_string().trim_end().to_owned()))?;
-        manifest.check()?;
+        let manifest: Manifest = problems::read(text).map_err(Error::Wrong)?;
+        manifest.check().map_err(|wrong| Error::Wrong(Problem::of(text, wrong)))?;
         Ok(manifest)
     }
 
     /// Looks at what only several values together say.
     fn check(&self) -> Result<(), Invalid> {
+        // What is kept has no aliases.
+        if serde_json::to_string(self).map_or(true, |kept| kept.len() > problems::LONGEST_EXPANDED) {
+            return Err(Invalid::new("tasks", problems::too_large()));
+        }
         if self.tasks.is_empty() || self.tasks.len() > MOST_GROUPS {
             return Err(Invalid::new("tasks", format!("has to have between 1 and {MOST_GROUPS} entries")));
         }
@@ -462,6 +483,7 @@ tasks:
     constraints: [{attribute: zone, is-not: b}, {attribute: gpu, exists: false}, {attribute: rack, matches: "r[12]"}]
     spread: {over: zone, most: 2}
     grace: 1m30s
+    health: {http: {port: http, path: /ready}, delay: 1s, interval: 2s, timeout: 500ms, failures: 2, grace: 20s}
   import:
     batch: {count: 100, retries: 3}
     back-off: {first: 500ms, most: 10s}
@@ -472,6 +494,7 @@ tasks:
     batch: {at-most-once: true}
     image: once
     shell: exit 0
+    health: {shell: test -e /ready}
 "#;
 
     #[test]
@@ -491,8 +514,8 @@ tasks:
     #[test]
     fn what_is_wrong_is_named() {
         let cases = [
-            ("imege: x", "unknown field `imege`"),
-            ("image: x\n    priority: 3", "unknown field `priority`"),
+            ("imege: x", "line 4: tasks.t.imege: is not known here; there are `service`, "),
+            ("image: x\n    priority: 3", "line 5: tasks.t.priority: is not known here"),
             ("image: -x", "no name of an image"),
             ("image: x\n    resources: {cpus: .nan}", "between 0.001"),
             ("image: x\n    resources: {cpus: 1e300}", "between 0.001"),
@@ -501,9 +524,46 @@ tasks:
             ("image: x\n    resources: {memory: 99999999t}", "more than"),
             ("image: x\n    grace: soon", "this is no time"),
             ("image: x\n    grace: -1s", "this is no time"),
-            ("image: x\n    isolation: jail", "unknown variant `jail`"),
-            ("image: x\n    batch: {count: 0}", "tasks.t.batch.count"),
-            ("image: x\n    batch: {count: 99999}", "at most 10000"),
+            (
+                "image: x\n    isolation: jail",
+                "line 5: tasks.t.isolation: `jail` is not known; there are `container`, ",
+            ),
+            (
+                "image: x\n    batch: {count: 0}",
+                "line 5: tasks.t.batch.count: is 0, and has to be a whole number from 1 to 10000",
+            ),
+            (
+                "image: x\n    batch: {count: 99999}",
+                "batch.count: is 99999, and has to be a whole number from 1 to 10000",
+            ),
+            (
+                "image: x\n    batch: {count: many}",
+                "line 5: tasks.t.batch.count: is the text \"many\", and has to be a whole number",
+            ),
+            ("image: x\n    batch: {count: 1.5}", "tasks.t.batch.count: is floating point"),
+            ("image: x\n    batch: {at-most-once: 7}", "line 5: tasks.t.batch.at-most-once: has to be true or false"),
+            ("image: x\n    service: {replicas: -1}", "line 5: tasks.t.service.replicas: is -1"),
+            ("image: x\n    resources: {gpus: 1025}", "tasks.t.resources.gpus: is 1025"),
+            (
+                "image: x\n    resources: {cpus: many}",
+                "line 5: tasks.t.resources.cpus: is the text \"many\", and has to be a number",
+            ),
+            ("image: x\n    command: sleep", "line 5: tasks.t.command: has to be a list"),
+            ("image: x\n    env: [A]", "line 5: tasks.t.env: has to be a mapping"),
+            ("image: x\n    env: {A: [b]}", "line 5: tasks.t.env.A: has to be a text"),
+            ("image:", "line 4: tasks.t.image: is empty"),
+            ("image: !mine x", "line 4: tasks.t: the tag `!mine` means nothing here"),
+            ("image: *x", "line 4: tasks.t: there is an alias"),
+            ("args: [x]", "line 4: tasks.t: `image` is missing"),
+            ("image: x\n    user: a:b:c", "line 5: tasks.t.user: has to be USER or USER:GROUP"),
+            ("image: x\n    user: ''", "line 5: tasks.t.user"),
+            ("image: x\n    command: [\"\"]", "line 5: tasks.t.command[0]: is empty"),
+            ("image: x\n    env: {BERTH_JOB: x}", "line 5: tasks.t.env.BERTH_JOB: is set for every task"),
+            ("image: x\n    env: {BERTH_PORT_A: x}", "tasks.t.env.BERTH_PORT_A"),
+            (
+                "image: x\n    volumes:\n    - {source: /a, target: /t}\n    - {source: /b, target: /t/}",
+                "line 7: tasks.t.volumes[1].target",
+            ),
             ("image: x\n    batch: {retries: 5000}", "tasks.t.batch.retries"),
             ("image: x\n    batch: {retries: 1, at-most-once: true}", "tasks.t.batch.retries"),
             ("image: x\n    shell: a\n    command: [b]", "tasks.t.command"),
@@ -513,23 +573,67 @@ tasks:
             ("image: x\n    volumes: [{source: data, target: /data}]", "tasks.t.volumes[0].source"),
             ("image: x\n    constraints: [{attribute: a}]", "tasks.t.constraints[0].attribute"),
             ("image: x\n    constraints: [{attribute: a, matches: '('}]", "tasks.t.constraints[0].matches"),
-            ("image: x\n    spread: {over: a, most: 0}", "tasks.t.spread.most"),
+            (
+                "image: x\n    spread: {over: a, most: 0}",
+                "line 5: tasks.t.spread.most: is 0, and has to be a whole number from 1 to",
+            ),
             ("image: x\n    env: {'a=b': c}", "no `=`"),
-            ("image: x\n    image: y", "duplicate"),
+            ("image: x\n    health: {}", "line 5: tasks.t.health: takes exactly one of"),
+            ("image: x\n    health: {shell: a, command: [b]}", "line 5: tasks.t.health: takes exactly one of"),
+            ("image: x\n    health: {command: [\"\"]}", "line 5: tasks.t.health.command[0]"),
+            (
+                "image: x\n    health: {tcp: {port: a}}",
+                "line 5: tasks.t.health.tcp.port: `a` is none of the task's `ports`",
+            ),
+            ("image: x\n    ports: [a]\n    health: {http: {port: a, path: x}}", "line 6: tasks.t.health.http.path"),
+            (
+                "image: x\n    isolation: wasm\n    health: {shell: x}",
+                "line 6: tasks.t.health.shell: nothing else runs",
+            ),
+            (
+                "image: x\n    health: {shell: x, interval: 10ms}",
+                "line 5: tasks.t.health.interval: has to be 100ms at least",
+            ),
+            ("image: x\n    health: {shell: x, failures: 0}", "line 5: tasks.t.health.failures: is 0, and has to be"),
+            ("image: x\n    image: y", "line 5: tasks.t: `image` is there twice"),
         ];
         for (group, why) in cases {
             let error = Manifest::read(&format!("name: n\ntasks:\n  t:\n    {group}\n")).unwrap_err().to_string();
             assert!(error.contains(why), "{group}: {error}");
         }
-        let bombs = [
-            "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nname: *b\n".to_owned(),
-            format!("name: {}", "[".repeat(10_000)),
-            "name: n\n---\nname: m\n".to_owned(),
-            String::new(),
+        let job = "name: n\ntasks: {t: {image: i}}\n";
+        let wholes = [
+            (String::new(), "ends too early"),
+            ("- a\n".to_owned(), "line 1: has to be a mapping"),
+            ("name: \ntasks: {}\n".to_owned(), "line 1: name: is empty"),
+            (format!("{job}---\n{job}"), "there is a second document"),
+            (format!("priority: 101\n{job}"), "line 1: priority: is 101, and has to be a whole number from 0 to 100"),
+            (format!("name: {}", "[".repeat(10_000)), "line 1: name: has to be a text"),
+            (format!("name: n\ntasks: {}", "{a: ".repeat(10_000)), "line 2: tasks.a.a: is not known here"),
+            ("name: n\ntasks: &a {t: *a}\n".to_owned(), "alias"),
         ];
-        for bomb in bombs {
-            assert!(Manifest::read(&bomb).is_err());
+        for (text, why) in wholes {
+            let error = Manifest::read(&text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text:.100}: {error}");
         }
+    }
+
+    #[test]
+    fn aliases_cannot_make_a_manifest_much_larger_than_it_was_written() {
+        let text = "x".repeat(60_000);
+        let tasks = |count: usize| {
+            let others: Vec<String> = (1..count).map(|number| format!("  t{number}: *a\n")).collect();
+            format!("name: n\ntasks:\n  t0: &a {{image: i, env: {{A: {text}}}}}\n{}", others.concat())
+        };
+        assert_eq!(Manifest::read(&tasks(10)).unwrap().tasks.len(), 10);
+        let error = Manifest::read(&tasks(90)).unwrap_err().to_string();
+        assert!(error.contains("too large"), "{error}");
+        let list = ["a"; 100].join(", ");
+        let many = format!(
+            "name: n\ntasks: {{a: {{image: i, args: &l [{list}]}}, {}}}",
+            (0..99).map(|n| format!("t{n}: {{image: i, args: *l}}")).collect::<Vec<_>>().join(", ")
+        );
+        assert_eq!(Manifest::read(&many).map(|manifest| manifest.tasks.len()).ok(), None, "10,000 repetitions");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use berth_engine::size;
 use jiff::SignedDuration;
 use schemars::JsonSchema;
+use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::api::framework::check_role;
@@ -114,17 +115,53 @@ impl Default for RoleName {
     }
 }
 
+/// Reads a whole number within a range.
+pub(super) fn whole<'de, D, const MIN: u32, const MAX: u32>(value: D) -> Result<u32, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct Whole<const MIN: u32, const MAX: u32>;
+
+    impl<const MIN: u32, const MAX: u32> Visitor<'_> for Whole<MIN, MAX> {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number from {MIN} to {MAX}")
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<u32, E> {
+            let known = u32::try_from(number).ok().filter(|known| (MIN..=MAX).contains(known));
+            known.ok_or_else(|| E::custom(format!("is {number}, and has to be a whole number from {MIN} to {MAX}")))
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u32, E> {
+            self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+        }
+    }
+    value.deserialize_any(Whole::<MIN, MAX>)
+}
+
+/// The same, where there may be none.
+pub(super) fn whole_or_none<'de, D, const MIN: u32, const MAX: u32>(value: D) -> Result<Option<u32>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct One<const MIN: u32, const MAX: u32>(#[serde(deserialize_with = "whole::<_, MIN, MAX>")] u32);
+
+    Ok(Option::<One<MIN, MAX>>::deserialize(value)?.map(|One(number)| number))
+}
+
 /// Between 0 and 100
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "u8", into = "u8")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(into = "u8")]
 #[schemars(extend("maximum" = 100))]
 pub struct Percent(u8);
 
-impl TryFrom<u8> for Percent {
-    type Error = String;
-
-    fn try_from(number: u8) -> Result<Percent, String> {
-        if number <= 100 { Ok(Percent(number)) } else { Err("this is not between 0 and 100".to_owned()) }
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Percent, D::Error> {
+        whole::<_, 0, 100>(value).map(|number| Percent(u8::try_from(number).expect("it is at most 100")))
     }
 }
 
@@ -141,8 +178,8 @@ impl Default for Percent {
 }
 
 /// A count of CPUs, such as 0.5
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "f64", into = "f64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "f64")]
 #[schemars(extend("minimum" = 0.001, "maximum" = 100_000))]
 pub struct Cpus(u64);
 
@@ -158,16 +195,37 @@ impl Cpus {
     }
 }
 
-impl TryFrom<f64> for Cpus {
-    type Error = String;
+impl<'de> Deserialize<'de> for Cpus {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Cpus, D::Error> {
+        struct Number;
 
-    fn try_from(cpus: f64) -> Result<Cpus, String> {
-        // Also false for what is no number.
-        if (0.001..=MOST_CPUS).contains(&cpus) {
-            Ok(Cpus((cpus * 1000.0).round() as u64))
-        } else {
-            Err(format!("a task has between 0.001 and {MOST_CPUS} CPUs"))
+        impl Visitor<'_> for Number {
+            type Value = Cpus;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number between 0.001 and {MOST_CPUS}")
+            }
+
+            fn visit_f64<E: Error>(self, cpus: f64) -> Result<Cpus, E> {
+                // Also false for what is no number.
+                if (0.001..=MOST_CPUS).contains(&cpus) {
+                    Ok(Cpus((cpus * 1000.0).round() as u64))
+                } else {
+                    Err(E::custom(format!("a task has between 0.001 and {MOST_CPUS} CPUs")))
+                }
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "what is so large is too large")]
+            fn visit_i64<E: Error>(self, cpus: i64) -> Result<Cpus, E> {
+                self.visit_f64(cpus as f64)
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "what is so large is too large")]
+            fn visit_u64<E: Error>(self, cpus: u64) -> Result<Cpus, E> {
+                self.visit_f64(cpus as f64)
+            }
         }
+        value.deserialize_any(Number)
     }
 }
 

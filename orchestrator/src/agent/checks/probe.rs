@@ -1,0 +1,169 @@
+//! One question to a task, and its answer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_engine::Roots;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, copy, sink};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Check, Probe};
+
+/// How much of what a command says of its failure is passed on, in bytes.
+const MOST_SAID: u64 = 300;
+/// How long `berth exec` may take to end once what it runs was killed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What it takes to ask.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// Where sandboxes are kept.
+    pub roots: Roots,
+    /// The program `berth`.
+    pub berth: PathBuf,
+    /// How many commands run at once in all sandboxes.
+    pub slots: Arc<Semaphore>,
+}
+
+/// What has become of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// `CheckStatusInfo`
+    pub status: Value,
+    /// Why it is a bad one, if it is.
+    pub problem: Option<String>,
+}
+
+impl Asker {
+    /// Asks the task in the sandbox of this name.
+    pub(super) async fn ask(&self, name: &str, check: &Check) -> Answer {
+        let Check { probe, timeout: limit, .. } = check;
+        let late = format!("no answer within {limit:?}");
+        match probe {
+            Probe::Command(flags, program) => {
+                let exit = self.run(name, flags, program, *limit).await;
+                let code = exit.as_ref().ok().map(|(code, _)| *code);
+                let command = code.map_or_else(|| json!({}), |code| json!({ "exit_code": code }));
+                let problem = match exit {
+                    Ok((0, _)) => None,
+                    Ok((code, said)) if said.is_empty() => Some(format!("the command ended with exit code {code}")),
+                    Ok((code, said)) => Some(format!("the command ended with exit code {code}: {said}")),
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(late),
+                    Err(error) => Some(format!("the command cannot be run: {error}")),
+                };
+                Answer { status: json!({ "type": "COMMAND", "command": command }), problem }
+            }
+            Probe::Tcp(address) => {
+                let problem = match timeout(*limit, TcpStream::connect(address)).await {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(error)) => Some(format!("cannot connect to {address}: {error}")),
+                    Err(_) => Some(late),
+                };
+                let tcp = json!({ "succeeded": problem.is_none() });
+                Answer { status: json!({ "type": "TCP", "tcp": tcp }), problem }
+            }
+            Probe::Http(address, path, good) => {
+                let answer = timeout(*limit, get(*address, path)).await;
+                let is_good = |status: StatusCode| {
+                    if good.is_empty() {
+                        (200..400).contains(&status.as_u16())
+                    } else {
+                        good.contains(&status.as_u16())
+                    }
+                };
+                let (http, problem) = match answer {
+                    Ok(Ok(status)) => {
+                        let problem = (!is_good(status)).then(|| format!("{path} answers {status}"));
+                        (json!({ "status_code": status.as_u16() }), problem)
+                    }
+                    Ok(Err(error)) => (json!({}), Some(format!("cannot get {path} of {address}: {error}"))),
+                    Err(_) => (json!({}), Some(late)),
+                };
+                Answer { status: json!({ "type": "HTTP", "http": http }), problem }
+            }
+        }
+    }
+
+    /// Runs a program in a sandbox: its exit code, and the beginning of what it wrote to its standard error.
+    async fn run(
+        &self,
+        name: &str,
+        flags: &[String],
+        program: &[String],
+        limit: Duration,
+    ) -> io::Result<(i32, String)> {
+        // Waiting for others is not the task's fault.
+        let _slot = self.slots.acquire().await.map_err(io::Error::other)?;
+        let mut command = Command::new(&self.berth);
+        command.arg("exec").args(flags).arg(name).args(program);
+        command.env("BERTH_DATA_ROOT", self.roots.data()).env("BERTH_STATE_ROOT", self.roots.state());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let mut stderr = child.stderr.take().expect("it is a pipe");
+        let run = async {
+            let mut said = Vec::new();
+            (&mut stderr).take(MOST_SAID).read_to_end(&mut said).await?;
+            copy(&mut stderr, &mut sink()).await?;
+            let status = child.wait().await?;
+            let said = String::from_utf8_lossy(&said).trim().to_owned();
+            status.code().map(|code| (code, said)).ok_or_else(|| io::Error::other("it was killed"))
+        };
+        if let Ok(result) = timeout(limit, run).await {
+            return result;
+        }
+        end(&mut child).await;
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+/// Ends what `berth exec` runs in a sandbox, and `berth exec`.
+async fn end(relay: &mut Child) {
+    let Some(pid) = relay.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+    // One that is stopped reaps nothing: its children are who they are said to be. Each leads a group, that of what it
+    // runs. What is already gone needs no end.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+        let _ = killpg(Pid::from_raw(child), Signal::SIGKILL);
+    }
+    let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    if timeout(PATIENCE, relay.wait()).await.is_err() {
+        let _ = relay.kill().await;
+    }
+}
+
+/// The status that a server answers a request with. Nothing else of the answer is read.
+async fn get(address: SocketAddr, path: &str) -> io::Result<StatusCode> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let request = Request::get(path)
+        .header(HOST, address.to_string())
+        .header(USER_AGENT, concat!("berth/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let answer = sender.send_request(request);
+    tokio::pin!(answer);
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        // Servers may close as soon as they have answered.
+        _ = connection => answer.await,
+    };
+    answer.map(|answer| answer.status()).map_err(io::Error::other)
+}
