@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_engine::{Roots, sweep};
 use berth_images::{UNPACK_COMMAND, unpack_worker_main};
+use berth_runtime::span;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -154,6 +155,8 @@ pub fn run() -> Result<ExitCode> {
     if arguments.next().is_some_and(|command| command == UNPACK_COMMAND) {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
+    span::inherit();
+    span::mark(span::Phase::Command);
     diagnostics::init();
     let berth = match parse() {
         Ok(berth) => berth,
