@@ -131,7 +131,7 @@ impl<'a> Peers<'a> {
             installed(program)?;
             Err(match &reason {
                 Some(reason) => reason.clone(),
-                None => "it takes a kernel and a disk made for it; scripts/bench-vm compares with it".to_owned(),
+                None => "it takes a kernel and a disk made for it, which berth does not make".to_owned(),
             })
         }
     }

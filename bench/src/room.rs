@@ -84,8 +84,8 @@ impl<'a> Room<'a> {
         let path = self.scratch().join(format!("{what}.wasm"));
         fs::write(&path, wasm).map_err(Error::file("write", &path))?;
         let name = self.name(what);
-        self.images.borrow_mut().push(name.clone());
         timed::prepare(self.berth(&["image", "build-wasm", "-t", &name, &path.to_string_lossy()]))?;
+        self.images.borrow_mut().push(name.clone());
         Ok(name)
     }
 
@@ -104,8 +104,8 @@ impl<'a> Room<'a> {
         }
         attempt().map_err(Error::file("write", &path))?;
         let name = self.name("work");
-        self.images.borrow_mut().push(name.clone());
         timed::prepare(self.berth(&["import", &path.to_string_lossy(), &name]))?;
+        self.images.borrow_mut().push(name.clone());
         Ok(name)
     }
 

@@ -97,13 +97,23 @@ impl Selection {
             }
         }
         if is_default && self.has(Isolation::Wasm) {
-            let image = room.module("echo", ECHO)?;
-            let mut target = self.target(Kind::Wasm, &image, "", None);
-            target.command = Vec::new();
-            target.idle = Some(vec![room.module("idle", SLEEP)?]);
-            targets.push(target);
+            targets.push(self.built_in(room)?);
         }
         Ok(targets)
+    }
+
+    /// The built-in module; a host without what it takes to run one is no error.
+    fn built_in(&self, room: &Room<'_>) -> Result<Target> {
+        let made = room.module("echo", ECHO).and_then(|image| Ok((image, room.module("idle", SLEEP)?)));
+        let (made, reason) = match made {
+            Ok(made) => (made, None),
+            Err(Error::Failed { reason, .. }) => ((String::new(), String::new()), Some(reason)),
+            Err(error) => return Err(error),
+        };
+        let mut target = self.target(Kind::Wasm, &made.0, "", reason);
+        target.command = Vec::new();
+        target.idle = Some(vec![made.1]);
+        Ok(target)
     }
 
     fn target(&self, kind: Kind, image: &str, suffix: &str, reason: Option<String>) -> Target {

@@ -9,7 +9,7 @@ const WIDTH: f64 = 960.0;
 /// What is left of it for names.
 const LEFT: f64 = 210.0;
 /// And on the right for what stands behind the rows.
-const RIGHT: f64 = 150.0;
+const RIGHT: f64 = 162.0;
 /// Height of a row.
 const ROW: f64 = 44.0;
 /// Height of the axis below.

@@ -355,7 +355,7 @@ fn print_work(work: &Work) -> Result<()> {
             names.push((&figure.name, &figure.unit));
         }
     }
-    let headings: Vec<String> = names.iter().map(|(name, unit)| format!("{name}, {unit}").to_uppercase()).collect();
+    let headings: Vec<String> = names.iter().map(|(name, unit)| format!("{}, {unit}", name.to_uppercase())).collect();
     let mut table = Table::new(&[&[""], headings.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat());
     let median = |subject: &berth_bench::document::WorkSubject, name: &str| {
         subject.figures.iter().find(|figure| figure.name == name)?.summary.map(|summary| summary.median)
