@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_images::{Image, Store};
+use berth_images::{DiskFormat, Image, Store};
 use berth_runtime::executor::{Executor, HostFile, Root};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -81,6 +81,8 @@ pub(crate) struct Kernel {
     initramfs: PathBuf,
     /// Whether the initramfs had to be made.
     is_new: bool,
+    /// What the kernel can read the image from.
+    root_format: DiskFormat,
 }
 
 /// Chooses the guest, completes the options by what it has where nothing was asked for, and finds what it needs, before
@@ -194,7 +196,7 @@ fn linux(store: &Store, image: &Image, kernel: Kernel, options: &Options, live_d
         ("kvm".to_owned(), file(KVM.into(), true)),
         ("kernel".to_owned(), file(kernel.kernel, false)),
         (INITRAMFS.to_owned(), file(kernel.initramfs, false)),
-        ("root".to_owned(), file(store.disk(image)?, false)),
+        ("root".to_owned(), file(store.disk(image, kernel.root_format)?, false)),
     ]);
     for mount in &options.mounts {
         if let MountSource::Disk { path, .. } = &mount.source {

@@ -24,7 +24,7 @@ mod wasm;
 pub use archive::{Change, Format, ImportOptions, LoadOptions, WasmOptions};
 pub use digest::Digest;
 pub use error::{Error, Result};
-pub use layer::{LayerError, Limits, UNPACK_COMMAND, Unpacker, unpack_worker_main};
+pub use layer::{DiskFormat, LayerError, Limits, UNPACK_COMMAND, Unpacker, unpack_worker_main};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use registry::{

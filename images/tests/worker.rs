@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use berth_images::{ImportOptions, LoadOptions, Store, UNPACK_COMMAND, Unpacker, unpack_worker_main};
+use berth_images::{DiskFormat, ImportOptions, LoadOptions, Store, UNPACK_COMMAND, Unpacker, unpack_worker_main};
 use support::{Tar, gzip};
 
 fn main() -> ExitCode {
@@ -109,6 +109,7 @@ fn disks_are_made_in_a_process() {
         header.set_mode(0o700);
     });
     let layers = [secret.done(), private.file("private/x", "x").hard_link("y", "secret").done()];
+    let formats = [DiskFormat::Erofs, DiskFormat::Ext4];
     let [apart, here] = [None, Some(Unpacker::InProcess)].map(|unpacker| {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
@@ -119,12 +120,12 @@ fn disks_are_made_in_a_process() {
             let folder = tempfile::tempdir().unwrap();
             support::write_layout(folder.path(), "a:latest", &layers[..count]);
             store.load(folder.path(), &LoadOptions::default()).unwrap();
-            store.disk(&store.resolve("a").unwrap()).unwrap();
+            let _ = formats.map(|format| store.disk(&store.resolve("a").unwrap(), format).unwrap());
         }
-        std::fs::read(store.disk(&store.resolve("a").unwrap()).unwrap()).unwrap()
+        formats.map(|format| std::fs::read(store.disk(&store.resolve("a").unwrap(), format).unwrap()).unwrap())
     });
     assert!(apart == here);
-    assert!(here.windows(100).any(|window| window == [5; 100]));
+    assert!(here.iter().all(|disk| disk.windows(100).any(|window| window == [5; 100])));
 }
 
 fn a_disk_that_does_not_fit() {
@@ -135,8 +136,10 @@ fn a_disk_that_does_not_fit() {
     store.load(folder.path(), &LoadOptions::default()).unwrap();
     let limits = berth_images::Limits { min_free: u64::MAX / 2, ..Default::default() };
     let small = store.clone().with_limits(limits);
-    let error = small.disk(&small.resolve("a").unwrap()).unwrap_err().to_string();
-    assert!(error.starts_with("cannot make a disk of image 'a:latest': no space is left on the disk"), "{error}");
+    for format in [DiskFormat::Erofs, DiskFormat::Ext4] {
+        let error = small.disk(&small.resolve("a").unwrap(), format).unwrap_err().to_string();
+        assert!(error.starts_with("cannot make a disk of image 'a:latest': no space is left on the disk"), "{error}");
+    }
     assert_eq!((entries(dir.path(), "disks"), entries(dir.path(), "ingest")), (0, 0));
 }
 

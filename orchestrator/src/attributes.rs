@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use regex::{Regex, RegexBuilder};
+use regex_lite::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 /// What an agent says of itself: names with a text each (`isolation.microvm=true`, `zone=b`).
@@ -18,7 +18,7 @@ pub struct Pattern(Regex);
 
 impl Pattern {
     /// Compiles it. Matching takes time linear in the text, whatever the pattern.
-    pub fn new(pattern: &str) -> Result<Pattern, regex::Error> {
+    pub fn new(pattern: &str) -> Result<Pattern, regex_lite::Error> {
         let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(PATTERN_LIMIT).build();
         // By itself first: `a)|(b` is a pattern only between parentheses.
         compile(pattern)?;
@@ -27,9 +27,9 @@ impl Pattern {
 }
 
 impl TryFrom<String> for Pattern {
-    type Error = regex::Error;
+    type Error = regex_lite::Error;
 
-    fn try_from(pattern: String) -> Result<Pattern, regex::Error> {
+    fn try_from(pattern: String) -> Result<Pattern, regex_lite::Error> {
         Pattern::new(&pattern)
     }
 }

@@ -10,6 +10,7 @@ mod copy;
 mod crashes;
 mod damaged_records;
 mod debian;
+mod documents;
 mod exec;
 mod harness;
 mod hostile_images;

@@ -3,6 +3,7 @@
 //! Most of it needs a KVM that runs Linux guests. Where this host's does not, the tests say so and run in the emulated machine
 //! (`nested`), whose processor has AMD's virtualization with nested paging.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_tests::command::{Cmd, Output};
@@ -257,9 +258,7 @@ fn kernels_that_are_none_are_refused() {
     let run = |flags: &str| microvm(&home, &format!("--rm {flags}"), "true").run().code(125);
     let alone = run(&format!("--kernel {}", file.display()));
     alone.fails_with("/lib/modules/9.9.9-none/modules.dep");
-    let kernel = std::fs::read_dir("/boot").unwrap().map(|entry| entry.unwrap().path());
-    let kernel = kernel.filter(|path| path.to_str().unwrap().contains("/vmlinuz-")).max().unwrap();
-    std::fs::write(&file, &std::fs::read(kernel).unwrap()[..1 << 20]).unwrap();
+    std::fs::write(&file, &std::fs::read(newest_kernel()).unwrap()[..1 << 20]).unwrap();
     run(&format!("--kernel {}", file.display())).fails_with("truncated");
     assert!(home.containers().is_empty());
 }
@@ -299,4 +298,52 @@ fn python_says_the_same_in_a_guest() {
         home.berth(&words).arg(program).timeout(TIMEOUT * 2).run().code(7).text()
     };
     assert_eq!(run("microvm"), run("container"));
+}
+
+/// The newest of the host's kernels.
+fn newest_kernel() -> PathBuf {
+    let kernels = std::fs::read_dir("/boot").unwrap().map(|entry| entry.unwrap().path());
+    kernels.filter(|path| path.to_str().unwrap().contains("/vmlinuz-")).max().unwrap()
+}
+
+/// It is the host's own under another name, below which all modules but one are listed, for `berth` alone to see.
+#[test]
+fn a_kernel_without_erofs_reads_the_image_as_ext4() {
+    if !is_possible("a kernel without erofs") {
+        return;
+    }
+    let home = Home::new();
+    let (kernel, modules) = (newest_kernel(), home.scratch().join("modules"));
+    let version = kernel.file_name().unwrap().to_str().unwrap().trim_start_matches("vmlinuz-").to_owned();
+    let other = format!("9{}", &version[1..]);
+    let mut image = std::fs::read(&kernel).unwrap();
+    let place = 0x200 + usize::from(u16::from_le_bytes([image[0x20e], image[0x20f]]));
+    assert!(image[place..].starts_with(version.as_bytes()));
+    image[place] = b'9';
+    let file = home.scratch().join("kernel");
+    std::fs::write(&file, image).unwrap();
+
+    let real = Path::new("/lib/modules").join(&version);
+    let listed = modules.join(&other);
+    std::fs::create_dir_all(listed.join("kernel")).unwrap();
+    let dependencies = std::fs::read_to_string(real.join("modules.dep")).unwrap();
+    let without = |line: &&str| !line.split(':').next().unwrap().ends_with("/erofs.ko");
+    let kept: Vec<&str> = dependencies.lines().filter(without).collect();
+    assert_eq!(kept.len() + 1, dependencies.lines().count());
+    std::fs::write(listed.join("modules.dep"), kept.join("\n")).unwrap();
+    let _ = std::fs::copy(real.join("modules.builtin"), listed.join("modules.builtin")).unwrap();
+
+    let script = "sha256sum /bin/busybox; ls -ln /bin | head -n 20; ls -a /";
+    let guest = home.berth("").timeout(TIMEOUT).in_shell(&format!(
+        "exec unshare -m sh -c 'mount --rbind {real}/kernel {modules}/{other}/kernel && mount --rbind {modules} /lib/modules && \
+             exec \"$0\" run --rm --isolation microvm --guest linux --kernel {kernel} busybox sh -c \"{script}; \
+             grep -c erofs /proc/filesystems\"' \"$0\"",
+        real = real.display(),
+        modules = modules.display(),
+        kernel = file.display(),
+    ));
+    let guest = guest.run().code(1);
+    assert_eq!(guest.text(), home.shell("", script).ok().text() + "0\n", "{guest:?}");
+    let disks: Vec<_> = std::fs::read_dir(home.data().join("images/disks")).unwrap().collect();
+    assert!(disks.len() == 1 && disks[0].as_ref().unwrap().path().extension().unwrap() == "ext4", "{disks:?}");
 }

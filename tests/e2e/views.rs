@@ -145,11 +145,34 @@ fn completion_is_a_script_the_shell_takes() {
         let script = home.berth("completion").arg(shell).ok().text();
         assert!(script.contains("berth") && script.len() > 1000, "{shell}");
         if shell == "bash" {
-            let out = berth_tests::command::Cmd::new("bash", "-n").stdin(script).ok();
+            let out = Cmd::new("bash", "-n").stdin(script).ok();
             assert_eq!(out.stderr_text(), "");
         }
     }
     home.berth("completion nonsense").run().fails_with("nonsense");
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let home = Home::empty();
+    let pages = home.scratch().join("man/man1");
+    let write = || home.berth("man").arg(&pages).ok();
+    assert_eq!(write().text(), "");
+    // Pages of an older version are replaced.
+    let _ = write();
+    let help = home.berth("--help").ok().text();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let is_first_line = |line: &&str| !line.starts_with("   ");
+    let commands = commands.filter(is_first_line).filter_map(|line| line.split_whitespace().next());
+    let commands: Vec<&str> = commands.collect();
+    assert!(commands.len() > 30, "{help}");
+    for command in commands {
+        let page = std::fs::read_to_string(pages.join(format!("berth-{command}.1"))).expect(command);
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(command), "{page}");
+    }
+    let page = Cmd::new("groff", "-man -Tascii -ww").arg(pages.join("berth-run.1")).ok();
+    assert!(page.text().contains("--memory") && page.stderr_text().is_empty(), "{page:?}");
+    home.berth("man /dev/null/man1").run().code(125).fails_with("/dev/null/man1");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! podman, with a storage of its own.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::command::Cmd;
@@ -24,6 +26,19 @@ impl Podman {
             .arg("--tmpdir")
             .arg(self.dir.join("tmp"))
             .args(words.split_whitespace())
+    }
+
+    /// Writes a script that is `podman` as this machine needs it called, for other scripts.
+    pub fn write_wrapper(&self, path: &Path) {
+        let limits = self.dir.with_extension("conf");
+        let text = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+        fs::write(&limits, text).expect("podman's configuration");
+        let command = self.command("").inner;
+        let words = command.get_args().map(|word| word.to_str().expect("UTF-8")).collect::<Vec<_>>().join(" ");
+        let script =
+            format!("#!/bin/sh\nPATH=${{PATH#*:}} CONTAINERS_CONF={} exec podman {words} \"$@\"\n", limits.display());
+        fs::write(path, script).expect("a script");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("an executable script");
     }
 
     /// `podman` with another OCI runtime.

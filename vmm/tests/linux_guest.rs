@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
 
+use berth_images::DiskFormat;
 use berth_vmm::guest::initramfs::{self, Kernel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -70,7 +71,8 @@ fn outside() -> ExitCode {
     assert!(Command::new(workspace.join("scripts/busybox-rootfs")).arg(&tar).status().unwrap().success());
     let store = berth_images::Store::open(&path("data")).unwrap().with_unpacker(berth_images::Unpacker::InProcess);
     store.import(File::open(tar).unwrap(), Some("busybox"), &berth_images::ImportOptions::default()).unwrap();
-    fs::copy(store.disk(&store.resolve("busybox").unwrap()).unwrap(), path("root")).unwrap();
+    let disk = store.disk(&store.resolve("busybox").unwrap(), DiskFormat::Erofs).unwrap();
+    fs::copy(disk, path("root")).unwrap();
     File::create(path("data.img")).unwrap().set_len(32 << 20).unwrap();
     assert!(Command::new("mkfs.ext4").arg("-q").arg(path("data.img")).status().unwrap().success());
     let mut command = Command::new(nested);
@@ -331,8 +333,8 @@ fn a_guest_without_a_root() {
     let (code, _, message) = text(&output);
     assert_eq!(code, 125);
     assert!(message.contains("no disk with the serial number 'root'"), "{message}");
-    // A disk that is no erofs.
-    let output = with_input(vmm(&start, &[("data.img", "root")]), b"");
+    // A disk without a file system.
+    let output = with_input(vmm(&start, &[("initramfs", "root")]), b"");
     let (code, _, message) = text(&output);
     assert_eq!(code, 125);
     assert!(message.contains("mount /dev/vda at /lower"), "{message}");

@@ -15,6 +15,7 @@ mod inspect;
 mod job;
 mod lifecycle;
 mod logs;
+mod man;
 mod ps;
 mod run;
 mod stats;
@@ -40,7 +41,7 @@ use crate::diagnostics;
 use crate::failure;
 use crate::output::{self, Format};
 
-/// Launch OCI images as containers
+/// Launch OCI images as containers, microVMs and Wasm sandboxes
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, max_term_width = 100, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Berth {
@@ -143,6 +144,7 @@ enum Command {
     Bench(bench::Bench),
     System(system::System),
     Completion(completion::Completion),
+    Man(man::Man),
 }
 
 /// What every command has at hand.
@@ -184,7 +186,7 @@ pub fn run() -> Result<ExitCode> {
         AnyFormat::Csv => bail!("--format csv is for `berth bench` alone; use table or json"),
     };
     let context = Context { roots, format, is_csv };
-    if !matches!(berth.command, Command::Completion(_) | Command::Version(_)) {
+    if !matches!(berth.command, Command::Completion(_) | Command::Man(_) | Command::Version(_)) {
         context.sweep();
     }
     dispatch(berth.command, &context)
@@ -283,6 +285,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Bench(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 

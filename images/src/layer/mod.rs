@@ -30,6 +30,7 @@ use decode::Stop;
 use lowers::Lowers;
 
 pub(crate) use confine::detach;
+pub use disk::DiskFormat;
 pub use error::LayerError;
 pub use limits::Limits;
 pub(crate) use lowers::{CONTENT, INSIDE, read_opaque};

@@ -14,7 +14,8 @@ use std::process::{Command, ExitCode, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::confine::{Task, confine, detach};
-use super::{Job, LayerError, Limits, Unpacked, disk, unpack};
+use super::disk::{self, DiskFormat};
+use super::{Job, LayerError, Limits, Unpacked, unpack};
 use crate::digest::Digest;
 
 /// The hidden command of the program that links this crate; [`unpack_worker_main`] takes the argument after it.
@@ -51,7 +52,7 @@ enum Order {
         limits: Limits,
     },
     /// The directory on standard input becomes a disk.
-    Pack { disk: RawFd, limits: Limits },
+    Pack { disk: RawFd, format: DiskFormat, limits: Limits },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,14 +89,15 @@ pub fn run_pack(
     unpacker: &Unpacker,
     tree: OwnedFd,
     disk: File,
+    format: DiskFormat,
     limits: &Limits,
     lock: &OwnedFd,
 ) -> Result<u64, LayerError> {
     match unpacker {
-        Unpacker::InProcess => disk::build(&tree, disk, limits),
+        Unpacker::InProcess => disk::build(&tree, disk, format, limits),
         Unpacker::Process(program) => {
             let number = disk.as_raw_fd();
-            let order = Order::Pack { disk: number, limits: limits.clone() };
+            let order = Order::Pack { disk: number, format, limits: limits.clone() };
             match run_order(program, &order, tree.into(), &[number, lock.as_raw_fd()], || drop(disk))? {
                 Done::Packed(size) => Ok(size),
                 Done::Unpacked(_) => Err(confused()),
@@ -205,10 +207,10 @@ fn work(order: &OsStr, missing: &mut Vec<String>) -> Result<Done, LayerError> {
             *missing = confine(Task::Unpack, &directory, &lowers)?;
             unpack(Job { blob, digest, diff_id, directory, lowers, gate, limits }).map(Done::Unpacked)
         }
-        Order::Pack { disk, limits } => {
+        Order::Pack { disk, format, limits } => {
             let (tree, disk) = (inherit(0)?, File::from(inherit(disk)?));
             *missing = confine(Task::Pack, &tree, &[])?;
-            disk::build(&tree, disk, &limits).map(Done::Packed)
+            disk::build(&tree, disk, format, &limits).map(Done::Packed)
         }
     }
 }

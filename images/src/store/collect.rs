@@ -136,7 +136,8 @@ impl Store {
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
         for (name, path) in children(&self.disks_dir())? {
-            if Digest::from_hex(&name).is_some_and(|digest| needed.tops.contains(&digest)) {
+            let digest = name.split_once('.').and_then(|(digest, _format)| Digest::from_hex(digest));
+            if digest.is_some_and(|digest| needed.tops.contains(&digest)) {
                 continue;
             }
             reclaimed += std::fs::metadata(&path).map_or(0, |metadata| metadata.blocks() * 512);

@@ -3,7 +3,7 @@
 //! ```text
 //! oci-layout  index.json  blobs/sha256/<hex>   the layout; other tools can read it
 //! layers/<chain id hex>/fs                     one unpacked layer
-//! disks/<chain id hex>                         the layers up to that one as a disk for a guest kernel (erofs)
+//! disks/<chain id hex>.<format>                the layers up to that one as a disk for a guest kernel (erofs or ext4)
 //! wasm/<chain id hex>/                         the compiled code of the Wasm modules in the layers up to that one
 //! ingest/                                      work under way, each entry locked by its process
 //! partial/                                     unfinished downloads, kept for a day to be resumed

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_images::{Digest, overlay};
+use berth_images::{Digest, DiskFormat, overlay};
 use rustix::fs::{Mode, OFlags, SeekFrom, openat, seek};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
@@ -18,10 +18,28 @@ use super::support::{Tar, TestStore, missing_program};
 
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Mounts a disk where nothing but the descriptor leads. `None`: this kernel mounts no files (before Linux 6.12).
-fn mount(disk: &Path) -> Option<OwnedFd> {
-    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    fsconfig_set_string(&context, "source", disk).unwrap();
+/// An access control list: the owner reads and writes, user 1000 and the group read, the mask lets both, others have nothing.
+const ACL: [u8; 44] = {
+    const NONE: u8 = 0xff;
+    [
+        2, 0, 0, 0, // version
+        0x01, 0, 6, 0, NONE, NONE, NONE, NONE, // owner
+        0x02, 0, 4, 0, 0xe8, 3, 0, 0, // user 1000
+        0x04, 0, 4, 0, NONE, NONE, NONE, NONE, // group
+        0x10, 0, 4, 0, NONE, NONE, NONE, NONE, // mask
+        0x20, 0, 0, 0, NONE, NONE, NONE, NONE, // others
+    ]
+};
+
+/// Every format of a disk.
+const FORMATS: [DiskFormat; 2] = [DiskFormat::Erofs, DiskFormat::Ext4];
+
+/// Mounts a disk where nothing but the descriptor leads. `None`: this kernel mounts no files as erofs (before Linux 6.12).
+fn mount(disk: &Path, format: DiskFormat) -> Option<OwnedFd> {
+    let context = fsopen(format.name(), FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    let device = (format == DiskFormat::Ext4).then(|| LoopDevice::new(disk));
+    let source = device.as_ref().map_or(disk, |device| &device.0);
+    fsconfig_set_string(&context, "source", source).unwrap();
     fsconfig_set_flag(&context, "ro").unwrap();
     match fsconfig_create(&context) {
         Err(rustix::io::Errno::NOTBLK) => {
@@ -35,12 +53,38 @@ fn mount(disk: &Path) -> Option<OwnedFd> {
     }
 }
 
-fn check_with_fsck(disk: &Path) {
-    if missing_program(&["fsck.erofs"]) {
+/// A file as a block device. What has it mounted keeps it.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Self {
+        let output = Command::new("losetup").args(["--find", "--show", "--read-only"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Self(String::from_utf8(output.stdout).unwrap().trim_end().into())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let status = Command::new("losetup").arg("--detach").arg(&self.0).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+/// What checks file systems finds nothing to complain of.
+fn check(disk: &Path, format: DiskFormat) {
+    let (program, arguments) = match format {
+        DiskFormat::Erofs => ("fsck.erofs", ["--extract"].as_slice()),
+        DiskFormat::Ext4 => ("e2fsck", ["-f", "-n"].as_slice()),
+    };
+    if missing_program(&[program]) {
         return;
     }
-    let output = Command::new("fsck.erofs").arg("--extract").arg(disk).output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let output = Command::new(program).args(arguments).arg(disk).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    if format == DiskFormat::Erofs {
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
 }
 
 /// What must be equal of a file: kind, mode, owners, links, size, modification time, device, link target, extended
@@ -107,21 +151,22 @@ fn facts(path: &Path, stat: &Metadata) -> Facts {
     )
 }
 
-/// Makes the disk of these layers and compares it. Returns it, mounted where the kernel can.
-fn compare(test: &TestStore, layers: &[Vec<u8>]) -> (PathBuf, Option<OwnedFd>) {
+/// Makes the disks of these layers and compares them with what overlayfs shows. Returns them, mounted where the kernel can.
+fn compare(test: &TestStore, layers: &[Vec<u8>]) -> Vec<(PathBuf, OwnedFd)> {
     let image = test.load(layers).unwrap();
-    let disk = test.store.disk(&image).unwrap();
-    check_with_fsck(&disk);
-    let mounted = mount(&disk);
-    if let Some(mounted) = &mounted {
-        let (expected, expected_links) = tree(&overlay::read_only(&test.store.lower_dirs(&image).unwrap()).unwrap());
-        let (found, links) = tree(mounted);
+    let (expected, expected_links) = tree(&overlay::read_only(&test.store.lower_dirs(&image).unwrap()).unwrap());
+    let mounted = FORMATS.map(|format| {
+        let disk = test.store.disk(&image, format).unwrap();
+        check(&disk, format);
+        let mounted = mount(&disk, format)?;
+        let (found, links) = tree(&mounted);
         let differing: Vec<_> = expected.iter().filter(|(path, facts)| found.get(*path) != Some(*facts)).collect();
         let extra: Vec<_> = found.keys().filter(|path| !expected.contains_key(*path)).collect();
-        assert!(differing.is_empty() && extra.is_empty(), "differing: {differing:?}, extra: {extra:?}");
-        assert_eq!(links, expected_links);
-    }
-    (disk, mounted)
+        assert!(differing.is_empty() && extra.is_empty(), "{format:?}: differing: {differing:?}, extra: {extra:?}");
+        assert_eq!(links, expected_links, "{format:?}");
+        Some((disk, mounted))
+    });
+    mounted.into_iter().flatten().collect()
 }
 
 #[test]
@@ -143,6 +188,10 @@ fn all_kinds_of_files() {
         .file("capable", "capable")
         .pax(&[("SCHILY.xattr.user.note", b"of a directory")])
         .dir("noted")
+        .pax(&[("SCHILY.xattr.system.posix_acl_access", &ACL)])
+        .file("listed", "for some")
+        .pax(&[("SCHILY.xattr.system.posix_acl_default", &ACL), ("SCHILY.xattr.user.empty", b"")])
+        .dir("inherited")
         .pax(&[("mtime", b"1234567890.123456789")])
         .file("subsecond", "")
         .pax(&[("mtime", b"-5.5")])
@@ -216,18 +265,20 @@ fn layers_are_merged_as_overlayfs_merges_them() {
         .done();
     let test = TestStore::new();
     let image = test.load(&[lower, middle, upper]).unwrap();
-    let disk = test.store.disk(&image).unwrap();
-    check_with_fsck(&disk);
-    let Some(mounted) = mount(&disk) else { return };
-    let (found, links) = tree(&mounted);
-    let names: Vec<_> = found.keys().map(|path| path.to_str().unwrap()).collect();
-    assert_eq!(
-        names,
-        ["", "both", "dir", "dir/fourth", "dir/kept", "dir/middle", "first", "opaque", "opaque/new", "third"]
-    );
-    // `second` is gone and `third` was copied up, so of three names of `first` one is left.
-    assert_eq!(links, [["dir/fourth", "third"].map(PathBuf::from)]);
-    assert_eq!(found[Path::new("first")].2, 1);
+    for format in FORMATS {
+        let disk = test.store.disk(&image, format).unwrap();
+        check(&disk, format);
+        let Some(mounted) = mount(&disk, format) else { continue };
+        let (found, links) = tree(&mounted);
+        let names: Vec<_> = found.keys().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(
+            names,
+            ["", "both", "dir", "dir/fourth", "dir/kept", "dir/middle", "first", "opaque", "opaque/new", "third"]
+        );
+        // `second` is gone and `third` was copied up, so of three names of `first` one is left.
+        assert_eq!(links, [["dir/fourth", "third"].map(PathBuf::from)]);
+        assert_eq!(found[Path::new("first")].2, 1);
+    }
 }
 
 /// What one layer alone hides below itself is nothing, and must not show.
@@ -235,11 +286,13 @@ fn layers_are_merged_as_overlayfs_merges_them() {
 fn whiteouts_of_the_lowest_layer_vanish() {
     let test = TestStore::new();
     let image = test.load(&[Tar::new().file("a", "").file(".wh.b", "").file("dir/.wh.c", "").done()]).unwrap();
-    let disk = test.store.disk(&image).unwrap();
-    check_with_fsck(&disk);
-    let Some(mounted) = mount(&disk) else { return };
-    let names: Vec<_> = tree(&mounted).0.into_keys().collect();
-    assert_eq!(names, ["", "a", "dir"].map(PathBuf::from));
+    for format in FORMATS {
+        let disk = test.store.disk(&image, format).unwrap();
+        check(&disk, format);
+        let Some(mounted) = mount(&disk, format) else { continue };
+        let names: Vec<_> = tree(&mounted).0.into_keys().collect();
+        assert_eq!(names, ["", "a", "dir"].map(PathBuf::from));
+    }
 }
 
 #[test]
@@ -251,13 +304,13 @@ fn large_directories() {
     // Names that sort before `.` and between `.` and `..`.
     tar = tar.file("big/!", "").file("big/.-", "").file("big/...", "").file("big/.a", "");
     let test = TestStore::new();
-    let (_, mounted) = compare(&test, &[tar.done()]);
-    let Some(mounted) = mounted else { return };
-    for name in ["big/4999", "big/0", "big/!", "big/...", "big/.-"] {
-        assert!(openat(&mounted, name, OFlags::RDONLY, Mode::empty()).is_ok(), "{name}");
-    }
-    for name in ["big/5000", "big/\"", "big/....", "long/1"] {
-        assert_eq!(openat(&mounted, name, OFlags::RDONLY, Mode::empty()).unwrap_err(), rustix::io::Errno::NOENT);
+    for (_, mounted) in compare(&test, &[tar.done()]) {
+        for name in ["big/4999", "big/0", "big/!", "big/...", "big/.-"] {
+            assert!(openat(&mounted, name, OFlags::RDONLY, Mode::empty()).is_ok(), "{name}");
+        }
+        for name in ["big/5000", "big/\"", "big/....", "long/1"] {
+            assert_eq!(openat(&mounted, name, OFlags::RDONLY, Mode::empty()).unwrap_err(), rustix::io::Errno::NOENT);
+        }
     }
 }
 
@@ -286,20 +339,44 @@ fn holes_stay_holes() {
         Tar::new().pax(&[("GNU.sparse.size", b"70000"), ("GNU.sparse.numblocks", b"0")]).file("hollow", "").done(),
     ];
     let test = TestStore::new();
-    let (disk, mounted) = compare(&test, &layers);
-    let stat = fs::metadata(&disk).unwrap();
-    assert!(stat.len() < 64 << 20, "the disk has {} bytes", stat.len());
-    let Some(mounted) = mounted else { return };
-    for (name, data) in [("middle", 5_000_000), ("huge", 8_589_934_592), ("end", 10_000_000)] {
-        let file = openat(&mounted, name, OFlags::RDONLY, Mode::empty()).unwrap();
-        let mut found = [0; 512];
-        let at = seek(&file, SeekFrom::Data(0)).unwrap();
-        assert!(at > 0 && at <= data, "{name}: data at {at}");
-        fs::File::from(file).read_exact_at(&mut found, data).unwrap();
-        assert_eq!(found, block, "{name}");
+    for (disk, mounted) in compare(&test, &layers) {
+        let stat = fs::metadata(&disk).unwrap();
+        assert!(stat.len() < 64 << 20, "the disk has {} bytes", stat.len());
+        for (name, data) in [("middle", 5_000_000), ("huge", 8_589_934_592), ("end", 10_000_000)] {
+            let file = openat(&mounted, name, OFlags::RDONLY, Mode::empty()).unwrap();
+            let mut found = [0; 512];
+            let at = seek(&file, SeekFrom::Data(0)).unwrap();
+            assert!(at > 0 && at <= data, "{name}: data at {at}");
+            fs::File::from(file).read_exact_at(&mut found, data).unwrap();
+            assert_eq!(found, block, "{name}");
+        }
+        let hollow = openat(&mounted, "hollow", OFlags::RDONLY, Mode::empty()).unwrap();
+        assert_eq!(seek(&hollow, SeekFrom::Hole(0)).unwrap(), 0);
     }
-    let hollow = openat(&mounted, "hollow", OFlags::RDONLY, Mode::empty()).unwrap();
-    assert_eq!(seek(&hollow, SeekFrom::Hole(0)).unwrap(), 0);
+}
+
+/// As many extents as need a tree of two levels.
+#[test]
+fn files_with_many_holes() {
+    let number = |value: u64| value.to_string().into_bytes();
+    let count = 1_500;
+    let sizes = [number(count * 8192), number(count), number(4096)];
+    let offsets: Vec<_> = (0..count).map(|index| number(index * 8192)).collect();
+    let mut records: Vec<(&str, &[u8])> = vec![("GNU.sparse.size", &sizes[0]), ("GNU.sparse.numblocks", &sizes[1])];
+    for offset in &offsets {
+        records.extend([("GNU.sparse.offset", &offset[..]), ("GNU.sparse.numbytes", &sizes[2])]);
+    }
+    let content: Vec<u8> = (0..count * 4096).map(|index| (index / 4096 + index % 251) as u8).collect();
+    compare(&TestStore::new(), &[Tar::new().pax(&records).file("comb", content).done()]);
+}
+
+/// More than one group of ext4's, by its blocks and by its inodes.
+#[test]
+fn large_disks() {
+    let content: Vec<u8> = (0..150 << 8).flat_map(|block| [block as u8; 4096]).collect();
+    compare(&TestStore::new(), &[Tar::new().file("large", content).file("small", "after it").done()]);
+    let many = (0..33_000).fold(Tar::new(), |tar, number| tar.file(&format!("{}/{number}", number % 100), ""));
+    compare(&TestStore::new(), &[many.done()]);
 }
 
 #[test]
@@ -308,7 +385,7 @@ fn the_same_layers_give_the_same_bytes() {
     let [one, two] = [(); 2].map(|()| {
         let test = TestStore::new();
         let image = test.load(&layers).unwrap();
-        fs::read(test.store.disk(&image).unwrap()).unwrap()
+        FORMATS.map(|format| fs::read(test.store.disk(&image, format).unwrap()).unwrap())
     });
     assert!(one == two);
 }
@@ -318,14 +395,14 @@ fn a_disk_is_made_once_and_goes_with_its_image() {
     let test = TestStore::new();
     let base = Tar::new().file("base", "").done();
     let image = test.load(std::slice::from_ref(&base)).unwrap();
-    let disk = test.store.disk(&image).unwrap();
+    let disk = test.store.disk(&image, DiskFormat::Erofs).unwrap();
     let inode = fs::metadata(&disk).unwrap().ino();
-    assert_eq!(fs::metadata(test.store.disk(&image).unwrap()).unwrap().ino(), inode);
+    assert_eq!(fs::metadata(test.store.disk(&image, DiskFormat::Erofs).unwrap()).unwrap().ino(), inode);
     assert_eq!(fs::metadata(&disk).unwrap().mode() & 0o777, 0o600);
 
     // An image on top of it takes the name; a container still uses the old one.
     let second = test.load(&[base, Tar::new().file("top", "").done()]).unwrap();
-    let second_disk = test.store.disk(&second).unwrap();
+    let second_disk = test.store.disk(&second, DiskFormat::Ext4).unwrap();
     let used = berth_images::Use {
         user: "c".to_owned(),
         manifest: image.manifest_digest.to_string(),
@@ -349,7 +426,8 @@ fn two_at_once_make_one_disk() {
     let tar = (0..2_000).fold(Tar::new(), |tar, number| tar.file(&format!("f{number}"), "x")).done();
     let image = test.load(&[tar]).unwrap();
     let disks = std::thread::scope(|scope| {
-        let threads = [(); 4].map(|()| scope.spawn(|| fs::File::open(test.store.disk(&image).unwrap()).unwrap()));
+        let threads = [(); 4]
+            .map(|()| scope.spawn(|| fs::File::open(test.store.disk(&image, DiskFormat::Erofs).unwrap()).unwrap()));
         threads.map(|thread| thread.join().unwrap().metadata().unwrap().ino())
     });
     assert!(disks.iter().all(|inode| *inode == disks[0]));
@@ -360,7 +438,7 @@ fn two_at_once_make_one_disk() {
 fn names_are_compared_as_bytes() {
     let name = std::ffi::OsStr::from_bytes(b"\xe9t\xe9");
     let layer = Tar::new().pax(&[("path", name.as_bytes())]).file("x", "").file("z", "").done();
-    let (_, mounted) = compare(&TestStore::new(), &[layer]);
-    let Some(mounted) = mounted else { return };
-    assert!(openat(&mounted, name, OFlags::RDONLY, Mode::empty()).is_ok());
+    for (_, mounted) in compare(&TestStore::new(), &[layer]) {
+        assert!(openat(&mounted, name, OFlags::RDONLY, Mode::empty()).is_ok());
+    }
 }

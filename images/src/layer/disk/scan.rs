@@ -7,8 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat2, readlinkat, seek, statat};
 use rustix::io::Errno;
 
-use super::format;
-use super::layout::Data;
+use super::BLOCK;
 use crate::layer::lowers::{INSIDE, is_whiteout};
 use crate::layer::metadata::Metadata;
 use crate::layer::{LayerError, Limits};
@@ -26,31 +25,66 @@ pub struct Node {
     pub links: u32,
     /// Seconds and nanoseconds.
     pub mtime: (i64, u32),
-    /// Bytes of content.
+    /// Bytes of content; of a directory none.
     pub size: u64,
-    /// As [`format::xattrs`] makes them.
-    pub xattrs: Vec<u8>,
-    /// For devices, see [`format::device`].
-    pub device: u32,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
     /// The target of a symbolic link.
     pub target: Vec<u8>,
     /// The ranges of a regular file with holes that hold data.
     pub extents: Option<Vec<Range<u64>>>,
     /// Bytes of disk the file takes on the host.
     pub allocated: u64,
-    /// A directory's names, and the places of their nodes in the list.
+    /// A directory's names in the order of their bytes, and the places of their nodes in the list.
     pub entries: Vec<(Box<[u8]>, u32)>,
     /// The place of a directory's parent in the list.
     pub parent: u32,
-    /// Where the inode lies on the disk, bytes.
-    pub place: u64,
-    /// Where the content lies.
-    pub data: Data,
+}
+
+/// A file as chunks of one size, of which some are holes.
+#[derive(Debug)]
+pub struct Chunks {
+    /// The size of a chunk in blocks, as a power of two.
+    pub bits: u8,
+    /// Which chunks hold data.
+    pub has_data: Vec<bool>,
+}
+
+impl Node {
+    /// The chunks of a file with holes; `None` if no chunk is one. There are at most 2^16, which bounds what is kept of a file.
+    pub fn chunks(&self) -> Option<Chunks> {
+        const MAX_CHUNKS: u64 = 1 << 16;
+
+        let extents = self.extents.as_ref()?;
+        let blocks = self.size.div_ceil(BLOCK);
+        let bits = blocks.div_ceil(MAX_CHUNKS).next_power_of_two().trailing_zeros() as u8;
+        let chunk = BLOCK << bits;
+        let mut has_data = vec![false; self.size.div_ceil(chunk) as usize];
+        for extent in extents.iter().filter(|extent| !extent.is_empty()) {
+            has_data[(extent.start / chunk) as usize..=((extent.end - 1) / chunk) as usize].fill(true);
+        }
+        has_data.contains(&false).then_some(Chunks { bits, has_data })
+    }
 }
 
 /// The kind of file that a mode says.
 pub fn kind(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
+}
+
+/// What a directory entry says of a file's kind, in both formats.
+pub fn file_type(kind: FileType) -> u8 {
+    match kind {
+        FileType::RegularFile => 1,
+        FileType::Directory => 2,
+        FileType::CharacterDevice => 3,
+        FileType::BlockDevice => 4,
+        FileType::Fifo => 5,
+        FileType::Socket => 6,
+        FileType::Symlink => 7,
+        FileType::Unknown => 0,
+    }
 }
 
 /// Opens a path of the tree; nothing on the way is followed.
@@ -82,7 +116,7 @@ fn root(tree: &OwnedFd) -> Result<Node, LayerError> {
     let directory = open(tree, b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let stat = fstat(&directory).map_err(LayerError::io("examine", b"/"))?;
     let metadata = Metadata::of_file(&directory, &stat, b"/")?;
-    node(Vec::new(), &stat, &metadata)
+    Ok(node(Vec::new(), &stat, metadata))
 }
 
 /// Adds what is in the directory at `index`.
@@ -127,10 +161,6 @@ fn directory(
         parent.links += u32::from(is_directory);
         parent.entries.push((name, child));
     }
-    let parent = &mut nodes[index as usize];
-    let mut listed: Vec<&[u8]> = parent.entries.iter().map(|(name, _)| &**name).chain([&b"."[..], b".."]).collect();
-    listed.sort_unstable();
-    parent.size = format::directory_size(listed);
     Ok(())
 }
 
@@ -156,7 +186,7 @@ fn examine(tree: &OwnedFd, parent: &OwnedFd, name: &[u8], path: Vec<u8>, stat: &
         FileType::RegularFile => {
             let file = open(tree, &path, OFlags::RDONLY)?;
             let metadata = Metadata::of_file(&file, stat, &path)?;
-            let mut node = node(path, stat, &metadata)?;
+            let mut node = node(path, stat, metadata);
             node.size = stat.st_size as u64;
             if node.allocated < node.size {
                 node.extents = Some(extents(&file, node.size, &node.path)?);
@@ -165,28 +195,26 @@ fn examine(tree: &OwnedFd, parent: &OwnedFd, name: &[u8], path: Vec<u8>, stat: &
         }
         FileType::Directory => {
             let metadata = Metadata::of_file(open(tree, &path, OFlags::RDONLY | OFlags::DIRECTORY)?, stat, &path)?;
-            node(path, stat, &metadata)
+            Ok(node(path, stat, metadata))
         }
         FileType::Symlink => {
             let target = readlinkat(parent, name, Vec::new()).map_err(LayerError::io("read the link", &path))?;
-            let mut node = node(path, stat, &Metadata::of_stat(stat, Vec::new()))?;
+            let mut node = node(path, stat, Metadata::of_stat(stat, Vec::new()));
             node.target = target.into_bytes();
             node.size = node.target.len() as u64;
             Ok(node)
         }
         FileType::CharacterDevice | FileType::BlockDevice => {
-            let mut node = node(path, stat, &Metadata::of_stat(stat, Vec::new()))?;
-            node.device = format::device(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+            let mut node = node(path, stat, Metadata::of_stat(stat, Vec::new()));
+            node.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
             Ok(node)
         }
-        _ => node(path, stat, &Metadata::of_stat(stat, Vec::new())),
+        _ => Ok(node(path, stat, Metadata::of_stat(stat, Vec::new()))),
     }
 }
 
-fn node(path: Vec<u8>, stat: &Stat, metadata: &Metadata) -> Result<Node, LayerError> {
-    let xattrs = format::xattrs(&metadata.xattrs)
-        .ok_or_else(|| LayerError::entry(&path, "has extended attributes too large for a guest's disk"))?;
-    Ok(Node {
+fn node(path: Vec<u8>, stat: &Stat, metadata: Metadata) -> Node {
+    Node {
         path,
         mode: stat.st_mode,
         uid: metadata.uid,
@@ -194,16 +222,14 @@ fn node(path: Vec<u8>, stat: &Stat, metadata: &Metadata) -> Result<Node, LayerEr
         links: if kind(stat.st_mode) == FileType::Directory { 2 } else { 1 },
         mtime: (metadata.mtime.0, metadata.mtime.1 as u32),
         size: 0,
-        xattrs,
-        device: 0,
+        xattrs: metadata.xattrs,
+        device: (0, 0),
         target: Vec::new(),
         extents: None,
         allocated: stat.st_blocks as u64 * 512,
         entries: Vec::new(),
         parent: 0,
-        place: 0,
-        data: Data::None,
-    })
+    }
 }
 
 /// Where a file has data.

@@ -1,7 +1,7 @@
 //! The root filesystem: the image's disk, read-only, under a writable layer.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use berth_runtime::error::{Attempt as _, Error, Result};
@@ -40,7 +40,8 @@ pub fn mount_kernel_file_systems(root: &str) -> Result<()> {
 /// Makes the image the root filesystem of this process and its children.
 pub fn enter() -> Result<()> {
     let (lower, memory, root) = (Path::new("/lower"), Path::new("/memory"), Path::new("/root"));
-    mount_at(&disk(IMAGE)?, lower, "erofs", MsFlags::MS_RDONLY, "")?;
+    let image = disk(IMAGE)?;
+    mount_at(&image, lower, format(&image)?, MsFlags::MS_RDONLY, "")?;
     match disk(WRITABLE) {
         Ok(device) => mount_at(&device, memory, "ext4", MsFlags::MS_NOATIME, "")?,
         Err(_) => mount_at("tmpfs", memory, "tmpfs", MsFlags::empty(), "mode=0755")?,
@@ -70,6 +71,18 @@ pub fn enter() -> Result<()> {
     let _ = mount_at("mqueue", Path::new("/dev/mqueue"), "mqueue", closed, "");
     let _ = mount_at("cgroup2", Path::new(CGROUPS), "cgroup2", closed, "");
     Ok(())
+}
+
+/// Which of the two file systems the image's disk has.
+fn format(device: &str) -> Result<&'static str> {
+    /// What the superblock of erofs begins with, and where.
+    const EROFS: (u64, u32) = (1024, 0xe0f5_e1e2);
+
+    let mut magic = [0; 4];
+    fs::File::open(device)
+        .and_then(|disk| disk.read_exact_at(&mut magic, EROFS.0))
+        .attempt(|| format!("read {device}"))?;
+    Ok(if u32::from_le_bytes(magic) == EROFS.1 { "erofs" } else { "ext4" })
 }
 
 /// The initramfs cannot be unmounted, so the new root is moved over it (`switch_root(8)`).

@@ -11,7 +11,7 @@ use serde_json::json;
 
 const USAGE: &str = "usage: berth-vmm initramfs CACHE [--kernel FILE] [--init FILE] [--network]";
 
-/// Prints the paths of the kernel and the initramfs, and whether it is new, as JSON.
+/// Prints as JSON: the paths of the kernel and the initramfs, whether that is new, and which file system the image's disk must have.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     host::kvm(host::open()?)?;
     host::runs_linux()?;
@@ -38,6 +38,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let made = initramfs::open(&kernel, &init, with_network, &cache)?;
     let document = json!({
         "kernel": kernel.image, "version": kernel.version, "initramfs": made.path, "is_new": made.is_new,
+        "root_format": made.root_format,
     });
     println!("{document}");
     Ok(())

@@ -23,7 +23,7 @@ pub const MODULES: &str = "modules";
 pub const ORDER: &str = "modules/order";
 
 /// What every guest needs; what is built into the kernel is not looked for.
-const REQUIRED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "erofs", "overlay"];
+const REQUIRED: [&str; 4] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay"];
 /// What a guest does without where the kernel does.
 const WELCOME: [&str; 3] = ["virtio_rng", "virtio_balloon", "ext4"];
 /// What a network card needs.
@@ -95,13 +95,15 @@ pub struct Initramfs {
     pub file: File,
     /// Whether it was not there before.
     pub is_new: bool,
+    /// The file system that the image's disk must have.
+    pub root_format: &'static str,
 }
 
 /// Opens the initramfs for a kernel with the program `init`, from the directory `cache` or, if it is not there, after making it.
 /// `with_network`: with what a network card needs.
 pub fn open(kernel: &Kernel, init: &Path, with_network: bool, cache: &Path) -> Result<Initramfs, Error> {
     let required: Vec<&str> = REQUIRED.into_iter().chain(with_network.then_some(NETWORK)).collect();
-    let modules = modules::resolve(kernel, &required, &WELCOME)?;
+    let (modules, root_format) = with_root_format(kernel, &required)?;
     let name = format!("{}-{}.cpio", kernel.version, key(init, &modules)?);
     let path = cache.join(&name);
     match File::open(&path) {
@@ -110,7 +112,7 @@ pub fn open(kernel: &Kernel, init: &Path, with_network: bool, cache: &Path) -> R
             let file = other.map_err(Error::io("open", &path))?;
             // When it was last used, for whoever removes old ones; a cache that only another user can change is none the worse.
             let _ = file.set_modified(SystemTime::now());
-            return Ok(Initramfs { path, file, is_new: false });
+            return Ok(Initramfs { path, file, is_new: false, root_format });
         }
     }
     fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
@@ -125,7 +127,17 @@ pub fn open(kernel: &Kernel, init: &Path, with_network: bool, cache: &Path) -> R
         return Err(error);
     }
     io::Seek::rewind(&mut file).map_err(Error::io("rewind", &path))?;
-    Ok(Initramfs { path, file, is_new: true })
+    Ok(Initramfs { path, file, is_new: true, root_format })
+}
+
+/// The modules, with those for the image's disk, and how that is formatted: as erofs or, if the kernel lacks it, as ext4.
+fn with_root_format(kernel: &Kernel, required: &[&str]) -> Result<(Vec<PathBuf>, &'static str), Error> {
+    let with = |format| Ok((modules::resolve(kernel, &[required, &[format]].concat(), &WELCOME)?, format));
+    match with("erofs") {
+        // If there is neither, it is erofs that should be installed.
+        Err(missing @ Error::NoModule { .. }) => with("ext4").or(Err(missing)),
+        other => other,
+    }
 }
 
 /// Says what files there are without reading them: a file that changes has another time or number.
@@ -184,5 +196,22 @@ mod tests {
         fs::remove_file(kernel.modules.join("kernel/erofs.ko")).unwrap();
         let error = open(&kernel, &init, false, &cache).unwrap_err().to_string();
         assert!(error.contains("erofs.ko"), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_without_erofs_gets_a_disk_of_ext4() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, init) = (fake(dir.path()), dir.path().join("init"));
+        fs::write(&init, "program").unwrap();
+        let format = || open(&kernel, &init, false, dir.path()).map(|made| made.root_format);
+        assert_eq!(format().unwrap(), "erofs");
+        let list = kernel.modules.join("modules.dep");
+        let without = fs::read_to_string(&list).unwrap().replace("kernel/erofs.ko", "kernel/other.ko");
+        fs::write(&list, without).unwrap();
+        let error = format().unwrap_err().to_string();
+        assert!(error.contains("no module erofs"), "{error}");
+        let built_in = kernel.modules.join("modules.builtin");
+        fs::write(&built_in, fs::read_to_string(&built_in).unwrap() + "kernel/fs/ext4/ext4.ko\n").unwrap();
+        assert_eq!(format().unwrap(), "ext4");
     }
 }

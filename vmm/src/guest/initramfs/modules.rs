@@ -21,9 +21,10 @@ pub fn resolve(kernel: &Kernel, required: &[&str], welcome: &[&str]) -> Result<V
         .map(|(file, needs)| (module_name(file), (file, needs.split_whitespace().collect())))
         .collect();
     let mut files: Vec<&str> = Vec::new();
-    for name in required.iter().chain(welcome).copied() {
+    let required = required.iter().map(|name| (*name, true));
+    for (name, is_required) in required.chain(welcome.iter().map(|name| (*name, false))) {
         let Some((file, needs)) = modules.get(name) else {
-            if built_in.contains(name) || welcome.contains(&name) {
+            if built_in.contains(name) || !is_required {
                 continue;
             }
             return Err(Error::NoModule {

@@ -1,11 +1,11 @@
 //! The bytes of erofs: superblock, inodes, directories and extended attributes.
 
-use super::layout::Data;
-use super::scan::{Node, kind};
 use rustix::fs::FileType;
 
-/// Bytes of a block.
-pub const BLOCK: u64 = 4096;
+use super::super::BLOCK;
+use super::super::scan::{file_type, kind};
+use super::layout::{Data, Inode};
+
 /// Where the superblock lies.
 pub const SUPERBLOCK: u64 = 1024;
 /// Bytes of the superblock.
@@ -53,21 +53,22 @@ pub fn superblock(root: u64, inodes: u64, blocks: u32, has_chunks: bool) -> Vec<
 }
 
 /// The inode of a node that is the `number`th of the disk.
-pub fn inode(node: &Node, number: u32) -> Vec<u8> {
+pub fn inode(inode: &Inode<'_>, number: u32) -> Vec<u8> {
     const EXTENDED: u16 = 1;
-    let (layout, place) = match &node.data {
-        Data::None => (Layout::Plain, node.device),
+    let node = inode.node;
+    let (layout, place) = match &inode.data {
+        Data::None => (Layout::Plain, device(node.device)),
         Data::Plain { block } => (Layout::Plain, *block),
         Data::Inline { block } => (Layout::Inline, *block),
         // The size of a chunk, as a power of two of blocks.
         Data::Chunks { bits, .. } => (Layout::Chunks, u32::from(*bits)),
     };
-    let mut bytes = Vec::with_capacity(INODE as usize + node.xattrs.len());
+    let mut bytes = Vec::with_capacity(INODE as usize + inode.xattrs.len());
     bytes.extend((EXTENDED | (layout as u16) << 1).to_le_bytes());
-    bytes.extend(xattr_count(&node.xattrs).to_le_bytes());
+    bytes.extend(xattr_count(&inode.xattrs).to_le_bytes());
     bytes.extend((node.mode as u16).to_le_bytes());
     bytes.extend([0; 2]);
-    bytes.extend(node.size.to_le_bytes());
+    bytes.extend(inode.size.to_le_bytes());
     bytes.extend(place.to_le_bytes());
     bytes.extend(number.to_le_bytes());
     bytes.extend(node.uid.to_le_bytes());
@@ -76,12 +77,12 @@ pub fn inode(node: &Node, number: u32) -> Vec<u8> {
     bytes.extend(node.mtime.1.to_le_bytes());
     bytes.extend(node.links.to_le_bytes());
     bytes.extend([0; 16]);
-    bytes.extend(&node.xattrs);
+    bytes.extend(&inode.xattrs);
     bytes
 }
 
 /// The number of a device as an inode holds it: the kernel's 12 bits of major and 20 of minor number.
-pub fn device(major: u32, minor: u32) -> u32 {
+fn device((major, minor): (u32, u32)) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
 }
 
@@ -154,26 +155,14 @@ pub fn directory(entries: &[(&[u8], u64, FileType)]) -> Vec<u8> {
     bytes
 }
 
-fn file_type(kind: FileType) -> u8 {
-    match kind {
-        FileType::RegularFile => 1,
-        FileType::Directory => 2,
-        FileType::CharacterDevice => 3,
-        FileType::BlockDevice => 4,
-        FileType::Fifo => 5,
-        FileType::Socket => 6,
-        FileType::Symlink => 7,
-        FileType::Unknown => 0,
-    }
-}
-
 /// What a directory lists: its entries, itself and its parent, in the order of their bytes.
-pub fn listing<'a>(nodes: &'a [Node], node: &'a Node, itself: u32) -> Vec<(&'a [u8], u64, FileType)> {
-    let number = |index: u32| nodes[index as usize].place / SLOT;
+pub fn listing<'a>(inodes: &'a [Inode<'_>], itself: u32) -> Vec<(&'a [u8], u64, FileType)> {
+    let node = inodes[itself as usize].node;
+    let number = |index: u32| inodes[index as usize].place / SLOT;
     let mut all: Vec<_> = node
         .entries
         .iter()
-        .map(|(name, child)| (&**name, number(*child), kind(nodes[*child as usize].mode)))
+        .map(|(name, child)| (&**name, number(*child), kind(inodes[*child as usize].node.mode)))
         .chain([
             (b".".as_slice(), number(itself), FileType::Directory),
             (b"..".as_slice(), number(node.parent), FileType::Directory),
