@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use berth_images::{Image, Platform, Store};
 use berth_runtime::executor;
 use berth_runtime::monitor;
+use berth_runtime::span::{self, Phase};
 use jiff::Timestamp;
 
 use crate::base;
@@ -45,6 +46,7 @@ pub struct Created {
 
 /// Makes a container. `fetch` is called where the pull policy wants the image fetched.
 pub fn create(roots: &Roots, store: &Store, mut options: Options, fetch: Fetch) -> Result<Created> {
+    span::mark(Phase::Image);
     check(&options)?;
     let (guest, notice) = microvm::choose(roots, &mut options)?;
     if options.pull == Pull::Always && !wasm::is_path(&options.image) {
@@ -130,6 +132,7 @@ fn make(
     let dir = roots.container(id);
     let lower_dirs = store.lower_dirs(image)?;
     make_directories(roots, &dir, wasm::has_files(&options, &lower_dirs).then_some(lower_dirs.as_slice()))?;
+    span::mark(Phase::Bundle);
     let name = match &options.name {
         Some(name) => names::claim(roots, name, id).map(|()| name.clone())?,
         None => names::claim_random(roots, id)?,
@@ -166,6 +169,7 @@ fn make(
         volumes::Store::new(roots.data()).resolve(id, &mut record.options, &image.config, &record.lower_dirs)?;
     record.anonymous_volumes.clone_from(&volumes.anonymous);
     write_bundle(roots, &dir, image, &record, &volumes.mounts)?;
+    span::mark(Phase::Image);
     let executor = match guest {
         Some(guest) => Some(microvm::executor(store, image, guest, &record.options, &roots.live_container(id))?),
         None if record.options.isolation == Isolation::Wasm => {
@@ -173,6 +177,7 @@ fn make(
         }
         None => None,
     };
+    span::mark(Phase::Bundle);
     if let Some(executor) = executor {
         document::write(&dir.join(executor::FILE), &executor)?;
     }

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use berth_runtime::span::{self, Phase};
 use berth_runtime::{monitor, relay};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -39,6 +40,8 @@ pub fn become_monitor(roots: &Roots, record: &Record, lock: &Lock) -> Result<Inf
     prepare(roots, record)?;
     let runtime = Runtime::open()?;
     inherit(lock)?;
+    span::pass_on().attempt(|| "hand the spans on")?;
+    span::mark(Phase::Sandbox);
     let error = runtime.monitor(roots, &record.id, lock).arg("--foreground").exec();
     Err(error).attempt(|| format!("execute {}", runtime.path.display()))
 }

@@ -30,6 +30,7 @@ use crate::annotations;
 use crate::bundle::{Bundle, read_json};
 use crate::error::{Attempt as _, Error, Result};
 use crate::sandbox;
+use crate::span;
 
 /// Name of the document in the bundle.
 pub const FILE: &str = "executor.json";
@@ -213,6 +214,10 @@ impl Executor {
         } else {
             None
         };
+        if let Some(spans) = span::copy() {
+            numbers.insert(span::FILE.to_owned(), spans.as_raw_fd());
+            files.push(spans);
+        }
         let handover = Handover { files: numbers, settings: self.settings.clone(), spec: bundle.spec.clone() };
         let document = document(&handover)?;
         let spec = self.sandbox(&bundle.spec, "start", &document);

@@ -14,3 +14,4 @@ pub mod monitor;
 pub mod relay;
 pub mod sandbox;
 pub mod seccomp;
+pub mod span;

@@ -205,6 +205,7 @@ macro_rules! pages {
 
 pages! {
     readme: "README.md" (process_guest),
+    bench: "docs/bench.md",
     containers: "docs/containers.md",
     images: "docs/images.md",
     jobs: "docs/jobs.md",

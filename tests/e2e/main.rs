@@ -4,6 +4,7 @@
 //! nothing.
 
 mod archives;
+mod bench;
 mod cluster;
 mod cluster_faults;
 mod copy;

@@ -26,6 +26,8 @@ pub fn dir() -> &'static Path {
                 "berth-vmm",
                 "-p",
                 "berth-wasm-host",
+                "-p",
+                "berth-bench",
                 "--bins",
             ])
             .current_dir(workspace());

@@ -13,6 +13,7 @@ pub mod home;
 pub mod kill_points;
 pub mod layout;
 pub mod leaks;
+pub mod png;
 pub mod podman;
 pub mod registry;
 pub mod tar_file;

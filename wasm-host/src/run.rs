@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_runtime::executor::Handover;
+use berth_runtime::span::{self, Phase};
 use oci_spec::runtime::Process;
 use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
 use wasmtime::{Engine, Linker, Module, Store, Trap, UpdateDeadline};
@@ -45,11 +46,15 @@ pub struct Ended {
 
 /// Runs the module that is handed over as this sandbox's process.
 pub fn start(handover: Handover) -> Result<Ended> {
+    span::take(handover.files.get(span::FILE).copied());
+    span::mark(Phase::Load);
     confine::renounce()?;
     let settings: Settings =
         serde_json::from_value(handover.settings).map_err(|error| Error::Handover(error.to_string()))?;
     let process = handover.spec.process().clone().unwrap_or_default();
     if let Some(serve) = &settings.serve {
+        // It runs modules whenever it is asked to.
+        span::run();
         return serve::start(&handover.files, &handover.spec, &process, &settings, serve);
     }
     let file = handover.files.get(CODE).copied().map(take);
@@ -172,6 +177,7 @@ async fn module_command(mut store: Store<State<WasiP1Ctx>>, module: &Module) -> 
     p1::add_to_linker_async(&mut linker, |state: &mut State<WasiP1Ctx>| &mut state.wasi).map_err(Error::Engine)?;
     let prepared = linker.instantiate_pre(module).map_err(|error| missing(&error))?;
     // Its start function, if it has one, is the module's code already.
+    span::run();
     let instance = match prepared.instantiate_async(&mut store).await {
         Ok(instance) => instance,
         Err(error) => return not_instantiated(error),
@@ -193,6 +199,7 @@ async fn component_command(mut store: Store<State<Preview2>>, component: &Compon
                 .instantiate_pre(component)
                 .and_then(p2::bindings::CommandPre::new)
                 .map_err(|error| missing(&error))?;
+            span::run();
             let command = match prepared.instantiate_async(&mut store).await {
                 Ok(command) => command,
                 Err(error) => return not_instantiated(error),
@@ -205,6 +212,7 @@ async fn component_command(mut store: Store<State<Preview2>>, component: &Compon
                 .instantiate_pre(component)
                 .and_then(p3::bindings::CommandPre::new)
                 .map_err(|error| missing(&error))?;
+            span::run();
             let command = match prepared.instantiate_async(&mut store).await {
                 Ok(command) => command,
                 Err(error) => return not_instantiated(error),

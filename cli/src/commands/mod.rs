@@ -1,6 +1,7 @@
 //! The commands, one file for each or for a small group of kin.
 
 mod attach;
+mod bench;
 mod cluster;
 mod completion;
 mod container;
@@ -28,12 +29,13 @@ use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use berth_engine::{Roots, sweep};
 use berth_images::{UNPACK_COMMAND, unpack_worker_main};
+use berth_runtime::span;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::diagnostics;
 use crate::failure;
@@ -71,9 +73,19 @@ struct Global {
         hide_env = true
     )]
     state_root: PathBuf,
-    /// How to print: a table for people or JSON for programs
+    /// How to print: a table for people or JSON for programs; `berth bench` knows csv too
     #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = true, value_name = "table|json")]
-    format: Format,
+    format: AnyFormat,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum AnyFormat {
+    #[default]
+    Table,
+    Json,
+    /// Of `berth bench` alone.
+    Csv,
 }
 
 /// Flags are built for the command that is called only: building them all takes a millisecond.
@@ -129,6 +141,7 @@ enum Command {
     Nodes(cluster::Nodes),
     Fairness(cluster::Fairness),
     Explain(cluster::Explain),
+    Bench(bench::Bench),
     System(system::System),
     Completion(completion::Completion),
     Man(man::Man),
@@ -139,6 +152,8 @@ enum Command {
 pub struct Context {
     roots: Roots,
     format: Format,
+    /// `--format csv`, which only `berth bench` has.
+    is_csv: bool,
 }
 
 impl Context {
@@ -156,13 +171,21 @@ pub fn run() -> Result<ExitCode> {
     if arguments.next().is_some_and(|command| command == UNPACK_COMMAND) {
         return Ok(unpack_worker_main(&arguments.next().unwrap_or_default()));
     }
+    span::inherit();
+    span::mark(span::Phase::Command);
     diagnostics::init();
     let berth = match parse() {
         Ok(berth) => berth,
         Err(error) => return Ok(failure::report_usage(&error, &called())),
     };
-    let context =
-        Context { roots: Roots::new(&berth.global.data_root, &berth.global.state_root)?, format: berth.global.format };
+    let roots = Roots::new(&berth.global.data_root, &berth.global.state_root)?;
+    let (format, is_csv) = match berth.global.format {
+        AnyFormat::Table => (Format::Table, false),
+        AnyFormat::Json => (Format::Json, false),
+        AnyFormat::Csv if matches!(berth.command, Command::Bench(_)) => (Format::Table, true),
+        AnyFormat::Csv => bail!("--format csv is for `berth bench` alone; use table or json"),
+    };
+    let context = Context { roots, format, is_csv };
     if !matches!(berth.command, Command::Completion(_) | Command::Man(_) | Command::Version(_)) {
         context.sweep();
     }
@@ -259,6 +282,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Nodes(command) => command.run(context),
         Command::Fairness(command) => command.run(context),
         Command::Explain(command) => command.run(context),
+        Command::Bench(command) => command.run(context),
         Command::System(command) => command.run(context),
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -255,7 +255,7 @@ pub struct ContainerFlags {
 
 /// `--isolation`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum IsolationKind {
+pub enum IsolationKind {
     /// Namespaces, cgroups and seccomp
     Container,
     /// A machine of its own with a Linux kernel
@@ -266,13 +266,33 @@ enum IsolationKind {
 
 /// `--guest`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum GuestKind {
+pub enum GuestKind {
     /// What the host can run
     Auto,
     /// A Linux kernel
     Linux,
     /// The image's programs without a kernel
     Process,
+}
+
+impl From<IsolationKind> for Isolation {
+    fn from(kind: IsolationKind) -> Self {
+        match kind {
+            IsolationKind::Container => Self::Container,
+            IsolationKind::Microvm => Self::Microvm,
+            IsolationKind::Wasm => Self::Wasm,
+        }
+    }
+}
+
+impl From<GuestKind> for Guest {
+    fn from(kind: GuestKind) -> Self {
+        match kind {
+            GuestKind::Auto => Self::Auto,
+            GuestKind::Linux => Self::Linux,
+            GuestKind::Process => Self::Process,
+        }
+    }
 }
 
 impl ContainerFlags {
@@ -332,16 +352,8 @@ impl ContainerFlags {
             add_hosts: self.add_host,
             oom_score_adj: self.oom_score_adj,
             platform: self.platform,
-            isolation: match self.isolation {
-                IsolationKind::Container => Isolation::Container,
-                IsolationKind::Microvm => Isolation::Microvm,
-                IsolationKind::Wasm => Isolation::Wasm,
-            },
-            guest: match self.guest {
-                GuestKind::Auto => Guest::Auto,
-                GuestKind::Linux => Guest::Linux,
-                GuestKind::Process => Guest::Process,
-            },
+            isolation: self.isolation.into(),
+            guest: self.guest.into(),
             kernel: self.kernel,
             timeout: self.timeout,
             fuel: self.fuel,

@@ -29,6 +29,7 @@ use crate::bundle::{Bundle, read_json};
 use crate::error::{Attempt as _, Error, Result};
 use crate::relay;
 use crate::sandbox::{self, Sandbox, write_json};
+use crate::span;
 pub use config::{Config, Phase, RestartPolicy, STOP_REQUESTED, Status};
 use journal::Journal;
 use streams::Streams;
@@ -175,6 +176,7 @@ impl Monitor {
             memory::give_back();
         }
         let code = streams.relay(&self.signals, &made.sandbox, made.pid, deaf)?;
+        span::mark(span::Phase::End);
         self.after_exit(&made.sandbox, made.oom.as_ref(), code)?;
         streams.drain();
         Ok(code)

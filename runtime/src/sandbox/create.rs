@@ -39,6 +39,7 @@ use crate::cgroup::CgroupManager;
 use crate::error::{Attempt as _, Error, Result};
 use crate::executor::{Executor, Ready};
 use crate::seccomp;
+use crate::span::{self, Phase};
 
 /// How a sandbox is made.
 #[derive(Debug, Default)]
@@ -156,11 +157,14 @@ impl Maker<'_> {
         stdio: Option<Stdio>,
         terminal: bool,
     ) -> Result<(OwnedFd, Option<OwnedFd>)> {
+        let has_executor = executor.is_some();
         self.directory.write(&self.state)?;
+        span::mark(Phase::Cgroup);
         self.cgroup.create()?;
         for warning in self.cgroup.apply(&self.bundle.resources(), false)? {
             eprintln!("berth-oci: warning: {warning}");
         }
+        span::mark(Phase::Sandbox);
         let start_socket = self.start_socket()?;
         let (outside, inside) = Channel::pair()?;
         let entry = self.cgroup.entry()?;
@@ -223,6 +227,9 @@ impl Maker<'_> {
         let console = self.hand_over(console)?;
         if !self.options.wait_for_start {
             outside.wait_for_exec()?;
+            if !has_executor {
+                span::mark(Phase::Run);
+            }
             self.run_hooks("poststart", |hooks| hooks.poststart().as_deref())?;
         }
         Ok((pidfd, console))

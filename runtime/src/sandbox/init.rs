@@ -23,6 +23,7 @@ use crate::error::{Attempt as _, Error, Result};
 use crate::executor::Ready;
 use crate::relay;
 use crate::seccomp;
+use crate::span::{self, Phase};
 
 /// What the first process needs.
 pub(super) struct Setup<'a> {
@@ -64,8 +65,10 @@ pub(super) fn fail(channel: &Channel, error: &Error) -> ! {
 fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::convert::Infallible> {
     let bundle = setup.bundle;
     let process = bundle.spec.process().as_ref().ok_or_else(|| Error::Invalid("`process` is missing".into()))?;
+    span::mark(Phase::Cgroup);
     // First of all, while nothing has been made: what follows counts against the sandbox's limits.
     setup.entry.enter().attempt(|| "enter the control group")?;
+    span::mark(Phase::Sandbox);
     // As long as it is being made, the process goes when its maker goes.
     die_with_parent(true)?;
     setsid().attempt(|| "start a session")?;
@@ -88,11 +91,14 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
     if setup.new_keyring {
         join_session_keyring();
     }
+    span::mark(Phase::Mounts);
     let root = rootfs::mount_all(bundle, setup.outside, overlay.as_ref())?;
     drop(overlay);
     if bundle.has_new(LinuxNamespaceType::Network) {
+        span::mark(Phase::Network);
         bring_up_loopback()?;
     }
+    span::mark(Phase::Sandbox);
     set_names(bundle)?;
     if !own_users {
         wait_for_go(channel)?;
@@ -100,12 +106,14 @@ fn become_process(mut setup: Setup<'_>, channel: &mut Channel) -> Result<std::co
     if setup.plan.new_cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP).attempt(|| "make a cgroup namespace")?;
     }
+    span::mark(Phase::Mounts);
     rootfs::finish(bundle, &root, setup.outside)?;
     if let Some(create_container) = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_ref()) {
         hooks::run("createContainer", create_container, &setup.state)?;
     }
     rootfs::change_root(&root)?;
     drop(root);
+    span::mark(Phase::Sandbox);
     set_sysctls(bundle)?;
     if setup.terminal {
         open_terminal(process, channel, true)?;
@@ -155,6 +163,7 @@ pub(super) fn launch(
     if init {
         init_process::fork_command(channel)?;
     }
+    span::mark(if prepared.is_executor() { Phase::Executor } else { Phase::Load });
     Err(process::execute(prepared))
 }
 

@@ -39,6 +39,13 @@ enum Program {
     Executor(Ready),
 }
 
+impl Prepared {
+    /// Whether an executor takes the command's place.
+    pub fn is_executor(&self) -> bool {
+        matches!(self.program, Program::Executor(_))
+    }
+}
+
 /// Looks up the user, prepares working directory and environment and finds the command, inside the new root and still as root.
 ///
 /// `user` and `groups`: what to look up instead of and besides `process.user` (the annotations). `make_directory`: a

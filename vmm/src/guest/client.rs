@@ -9,6 +9,7 @@ use std::path::Path;
 
 use berth_runtime::relay::{RawTerminal, set_nonblocking};
 use berth_runtime::sandbox::size;
+use berth_runtime::span::{self, Phase};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -222,6 +223,8 @@ impl Relay {
             match frame {
                 Frame::Stdout(data) => self.out.extend(data),
                 Frame::Stderr(data) => self.err.extend(data),
+                Frame::Connected => span::mark(Phase::Load),
+                Frame::Started => span::run(),
                 Frame::Exited(exit) => self.end = Some(Ok(exit)),
                 Frame::Failed(failure) => self.end = Some(Err(failure)),
                 _ => {}

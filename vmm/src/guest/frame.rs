@@ -31,6 +31,10 @@ pub enum Frame {
     },
     /// To the guest: a signal for the process, by its number on Linux.
     Signal(i32),
+    /// From the guest, first: its init is there.
+    Connected,
+    /// From the guest: the process has begun, and has written nothing yet.
+    Started,
     /// From the guest: standard output, or all a terminal shows.
     Stdout(Vec<u8>),
     /// From the guest: standard error.
@@ -108,6 +112,8 @@ impl Frame {
             Self::Stderr(_) => 7,
             Self::Exited(_) => 8,
             Self::Failed(_) => 9,
+            Self::Connected => 10,
+            Self::Started => 11,
         }
     }
 
@@ -126,7 +132,7 @@ impl Frame {
                 assert!(data.len() <= MAX_DATA, "a frame of {} bytes", data.len());
                 bytes.extend(data);
             }
-            Self::StdinClosed => {}
+            Self::StdinClosed | Self::Connected | Self::Started => {}
             Self::Resize { rows, columns } => {
                 bytes.extend(rows.to_le_bytes());
                 bytes.extend(columns.to_le_bytes());
@@ -147,7 +153,7 @@ impl Frame {
         let most = match kind {
             1 => MAX_START,
             2 | 6 | 7 | 9 => MAX_DATA,
-            3..=5 | 8 => 64,
+            3..=5 | 8 | 10 | 11 => 64,
             _ => return Err(Malformed::Kind(kind)),
         };
         if length > most {
@@ -173,6 +179,8 @@ impl Frame {
             (7, _) => Self::Stderr(content.to_vec()),
             (8, _) => Self::Exited(serde_json::from_slice(content).map_err(|error| wrong(&error))?),
             (9, _) => Self::Failed(serde_json::from_slice(content).map_err(|error| wrong(&error))?),
+            (10, []) => Self::Connected,
+            (11, []) => Self::Started,
             _ => return Err(wrong(&format_args!("it has {} bytes", content.len()))),
         })
     }
@@ -194,6 +202,8 @@ mod tests {
             Frame::StdinClosed,
             Frame::Resize { rows: 24, columns: 65535 },
             Frame::Signal(15),
+            Frame::Connected,
+            Frame::Started,
             Frame::Stdout(b"out".to_vec()),
             Frame::Stderr(b"err".to_vec()),
             Frame::Exited(Exit::Code(255)),
@@ -223,11 +233,12 @@ mod tests {
     fn nonsense_is_refused() {
         let refused = |bytes: &[u8]| Frame::decode(&mut bytes.to_vec()).unwrap_err();
         assert_eq!(refused(&[0, 0, 0, 0, 0]), Malformed::Kind(0));
-        assert_eq!(refused(&[10, 0, 0, 0, 0]), Malformed::Kind(10));
+        assert_eq!(refused(&[12, 0, 0, 0, 0]), Malformed::Kind(12));
         assert_eq!(refused(&[6, 1, 0, 1, 0]), Malformed::Length { kind: 6, length: MAX_DATA + 1, most: MAX_DATA });
         assert!(matches!(refused(&[8, 255, 255, 255, 255]), Malformed::Length { .. }));
         assert!(matches!(refused(&[8, 2, 0, 0, 0, b'{', b'}']), Malformed::Content { kind: 8, .. }));
         assert!(matches!(refused(&[3, 1, 0, 0, 0, 1]), Malformed::Content { kind: 3, .. }));
+        assert!(matches!(refused(&[11, 1, 0, 0, 0, 1]), Malformed::Content { kind: 11, .. }));
         assert!(matches!(refused(&[5, 1, 0, 0, 0, 1]), Malformed::Content { kind: 5, .. }));
         assert!(matches!(refused(&[1, 1, 0, 0, 0, b'x']), Malformed::Content { kind: 1, .. }));
         assert_eq!(Frame::decode(&mut vec![6, 3, 0, 0, 0, 1, 2]).unwrap(), None);

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::thread;
 
 use berth_runtime::executor::{ExecHandover, Handover};
+use berth_runtime::span::{self, Phase};
 use nix::sys::signalfd::SignalFd;
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +99,7 @@ pub enum Error {
 pub fn start(handover: Handover) -> Result<Exit, Error> {
     let settings: Settings = serde_json::from_value(handover.settings)?;
     let mut files = handover.files;
+    span::take(files.remove(span::FILE));
     let (start, volumes) = Start::of_spec(&handover.spec, |mount| copied(&mut files, mount.destination()))?;
     let listener = UnixListener::bind(SOCKET).map_err(|error| Error::Host { attempt: "listen on /guest", error })?;
     let control = UnixListener::bind(CONTROL_SOCKET);
@@ -124,6 +126,7 @@ pub fn serve(
     let stream = machine.listen(PORT)?.ok_or(Error::Missing("vsock device"))?;
     let control = machine.control().clone();
     let running = machine.start()?;
+    span::mark(Phase::Boot);
     // Its thread is confined as those of the machine are.
     let relay = thread::spawn(move || {
         let result = client::run(stream.into(), process, &signals);

@@ -26,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use berth_runtime::span::{self, Phase};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -68,6 +69,7 @@ impl Machine {
         let devices = virtio::devices(config)?;
         let places = slots::places(devices.len())?;
         let platform = acpi::Platform { vcpus: config.vcpus, serial: console.is_some(), devices: places };
+        span::mark(Phase::Memory);
         let memory = memory::map(config.memory)?;
         let images = Images {
             kernel: &kernel,
@@ -77,8 +79,11 @@ impl Machine {
         };
         let entry = boot::load(&memory, config.memory, &images, &platform)?;
 
+        span::mark(Phase::VmCreate);
         let vm = create_vm(&kvm)?;
+        span::mark(Phase::Memory);
         memory::register(&vm, &memory)?;
+        span::mark(Phase::VmCreate);
         let control = Arc::new(Control::new().attempt("creating an eventfd")?);
         let mut buses = buses(&vm, &control, console)?;
         let devices = devices

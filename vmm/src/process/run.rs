@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use berth_runtime::span::{self, Phase};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,7 @@ pub fn run(config: Config) -> Result<i32, RunError> {
     let held = hold_signals().map_err(setup("hold signals back"))?;
     // While there is no other thread.
     let authority = Authority::new().map_err(setup("start the broker"))?;
+    span::mark(Phase::VmCreate);
     let kvm = host::kvm(config.kvm)?;
     let vm = Arc::new(Vm::new(&kvm, config.most.memory)?);
     let who = Arc::new(authority.own().clone());
@@ -143,7 +145,9 @@ pub fn run(config: Config) -> Result<i32, RunError> {
         // SAFETY: ignoring a signal runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    span::mark(Phase::Executor);
     confine()?;
+    span::mark(Phase::Load);
     let pid = kernel.run(config.command, who, streams)?;
     forward_signals(&kernel, held, pid).map_err(setup("wait for signals"))?;
     if let Some(listener) = config.control {

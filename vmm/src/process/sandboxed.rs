@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::net::UnixStream;
 
 use berth_runtime::executor::{CONTROL, ExecHandover, Handover, OOM};
+use berth_runtime::span;
 use oci_spec::runtime::Process;
 
 use super::outside::client;
@@ -51,6 +52,7 @@ impl Error {
 pub fn start(handover: Handover) -> Result<i32, Error> {
     let process = handover.spec.process().clone().ok_or(Error::Missing("command"))?;
     let mut files = handover.files;
+    span::take(files.remove(span::FILE));
     let mut take = |name: &'static str| {
         let number = files.remove(name).ok_or(Error::Missing(name))?;
         Ok::<_, Error>(descriptor::take(number, name)?)

@@ -8,13 +8,17 @@ mod stats;
 
 use std::process::ExitCode;
 
+use berth_runtime::span;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     let arguments = commands::Cli::parse();
     let log = arguments.log.clone();
     let json = arguments.log_format.as_deref() == Some("json");
-    let result = protect::own_binary().and_then(|()| commands::run(arguments));
+    let result = protect::own_binary().and_then(|()| {
+        span::inherit();
+        commands::run(arguments)
+    });
     match result {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {

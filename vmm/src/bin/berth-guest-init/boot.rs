@@ -2,10 +2,12 @@
 
 use std::convert::Infallible;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use berth_runtime::error::{Attempt as _, Result};
 use berth_vmm::guest::PORT;
+use berth_vmm::guest::frame::Frame;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, connect, listen, socket};
 
@@ -50,7 +52,11 @@ fn listen_for_host() -> Result<OwnedFd> {
 
 fn connect_to_host() -> Result<File> {
     let stream = vsock()?;
-    connect(stream.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, PORT))
-        .attempt(|| format!("connect to the host's vsock port {PORT}"))?;
-    Ok(stream.into())
+    let attempt = || format!("connect to the host's vsock port {PORT}");
+    connect(stream.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, PORT)).attempt(attempt)?;
+    let mut hello = Vec::new();
+    Frame::Connected.encode(&mut hello);
+    let mut stream = File::from(stream);
+    stream.write_all(&hello).attempt(attempt)?;
+    Ok(stream)
 }

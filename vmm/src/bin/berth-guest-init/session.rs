@@ -158,6 +158,9 @@ impl Session {
         if let Some(text) = process.status.as_ref().and_then(read) {
             if text.is_empty() {
                 process.status = None;
+                if self.failure.is_empty() {
+                    self.link.send(&Frame::Started)?;
+                }
             }
             self.failure.extend(text);
         }

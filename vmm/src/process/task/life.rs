@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use berth_runtime::span::{self, Phase};
 use kvm_bindings::kvm_regs;
 use nix::errno::Errno;
 
@@ -151,6 +152,7 @@ impl Kernel {
 
     /// Starts the host thread of a task whose record is in the table.
     fn spawn(self: &Arc<Self>, (pid, tid): (i32, i32), start: Start) -> Result<()> {
+        span::mark(Phase::VmCreate);
         let mut vcpu = self.vm.vcpu().map_err(|_| Errno::EAGAIN)?;
         *vcpu.registers() = start.registers;
         vcpu.set_fs_base(start.tls.0);
@@ -161,6 +163,7 @@ impl Kernel {
             None => vcpu.reset_extended(),
         }
         .map_err(|_| Errno::EAGAIN)?;
+        span::mark(Phase::Load);
         let kernel = self.clone();
         let kick = vcpu.kick();
         kick.set(false);

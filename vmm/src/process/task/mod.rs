@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use berth_runtime::span;
 use kvm_bindings::kvm_regs;
 use nix::errno::Errno;
 
@@ -125,6 +126,7 @@ pub enum Answer {
 impl Task {
     /// Runs the thread to its end.
     fn run(mut self) {
+        span::run();
         loop {
             if self.handle.flag.is_set() && self.look() == Next::End {
                 break;

@@ -12,6 +12,7 @@ mod vdso;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use berth_runtime::span::{self, Phase};
 use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
@@ -83,6 +84,7 @@ impl Vm {
         // first such one is made and when the last one goes, which takes milliseconds; where KVM cannot have it, it is so.
         let apic = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
         let _ = fd.enable_cap(&apic);
+        span::mark(Phase::Memory);
         let arena = Arena::new(reserve)?;
         let mut frames = FrameAllocator::new(reserve, limit);
         arena.grow(&fd, frames.end())?;
