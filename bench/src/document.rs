@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use berth_runtime::span::Phase;
@@ -51,6 +52,17 @@ pub enum What {
     Density(Density),
     /// What work costs inside.
     Work(Work),
+}
+
+impl What {
+    /// Whether nothing could be measured.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Startup(startup) => startup.subjects.iter().all(|subject| subject.reason.is_some()),
+            Self::Density(density) => density.subjects.iter().all(|subject| subject.reason.is_some()),
+            Self::Work(work) => work.subjects.iter().all(|subject| subject.reason.is_some()),
+        }
+    }
 }
 
 /// How long starts take.
@@ -274,15 +286,16 @@ impl Document {
 
     /// Reads what `--format json` printed.
     pub fn read(path: &Path) -> Result<Self> {
-        let size = fs::metadata(path).map_err(Error::file("read the results in", path))?.len();
+        let file = fs::File::open(path).map_err(Error::file("read the results in", path))?;
+        let mut text = Vec::new();
+        file.take(MOST_BYTES + 1).read_to_end(&mut text).map_err(Error::file("read the results in", path))?;
         let broken = |why: &dyn std::fmt::Display| {
             let path = path.display();
             Error::Invalid(format!("{path} has no results of `berth bench … --format json`: {why}"))
         };
-        if size > MOST_BYTES {
+        if text.len() as u64 > MOST_BYTES {
             return Err(broken(&format_args!("it is larger than {MOST_BYTES} bytes")));
         }
-        let text = fs::read(path).map_err(Error::file("read the results in", path))?;
         let document: Self = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
         if document.version == VERSION {
             Ok(document)

@@ -4,6 +4,7 @@ use std::fs;
 
 use berth_engine::Roots;
 use berth_engine::info::{self, Kvm};
+use berth_runtime::error::one_line;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -44,7 +45,7 @@ impl Host {
         let Kvm { translation, reason, .. } = info.kvm;
         Ok(Self {
             name: info.name,
-            label,
+            label: label.map(|label| one_line(&label)),
             system: info.operating_system,
             kernel: info.kernel_version,
             cpu: cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
@@ -60,7 +61,7 @@ impl Host {
 
     /// What it is called.
     pub fn title(&self) -> &str {
-        self.label.as_deref().unwrap_or(&self.name)
+        self.label.as_deref().filter(|label| !label.is_empty()).unwrap_or(&self.name)
     }
 
     /// What KVM is on it, for a person.

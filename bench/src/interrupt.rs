@@ -1,4 +1,4 @@
-//! Ctrl-C: measuring stops between two runs, and what was made for it is removed.
+//! Ctrl-C: what runs is ended, measuring stops, and what was made for it is removed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

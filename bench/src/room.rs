@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use berth_engine::{Container, Roots};
 use berth_images::Store;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -16,6 +17,10 @@ use crate::{interrupt, timed};
 
 /// How long an instance may take until it idles.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// How the names of all that is made for a measurement begin; its process's id follows.
+const PREFIX: &str = "berth-bench-";
+/// How many are removed by one command: a command line has an end.
+const MANY: usize = 100;
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -40,7 +45,7 @@ impl<'a> Room<'a> {
     pub fn new(roots: &'a Roots, progress: Progress<'a>) -> Result<Self> {
         interrupt::watch()?;
         let scratch = tempfile::Builder::new().prefix("berth-bench-").tempdir();
-        Ok(Self {
+        let room = Self {
             roots,
             progress,
             berth: env::current_exe().map_err(Error::system("find berth's own program"))?,
@@ -48,7 +53,25 @@ impl<'a> Room<'a> {
             images: RefCell::default(),
             instances: RefCell::default(),
             names: Cell::default(),
-        })
+        };
+        room.sweep()?;
+        Ok(room)
+    }
+
+    /// Removes what measurements have left that were killed.
+    fn sweep(&self) -> Result<()> {
+        let lists: [(&[&str], &str, &[&str]); 2] =
+            [(&["ps", "--all"], "Name", &["rm", "--force"]), (&["images"], "Repository", &["rmi"])];
+        for (list, field, remove) in lists {
+            let text = timed::prepare(self.berth(&[list, &["--format", "json"]].concat()))?;
+            let entries: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
+            let left: Vec<&str> =
+                entries.iter().filter_map(|entry| entry[field].as_str()).filter(|name| is_left(name)).collect();
+            for some in left.chunks(MANY) {
+                timed::prepare(self.berth(&[remove, some].concat()))?;
+            }
+        }
+        Ok(())
     }
 
     /// A folder that goes with the room.
@@ -76,7 +99,7 @@ impl<'a> Room<'a> {
     /// A name that nobody else has.
     pub fn name(&self, what: &str) -> String {
         self.names.set(self.names.get() + 1);
-        format!("berth-bench-{}-{}-{what}", std::process::id(), self.names.get())
+        format!("{PREFIX}{}-{}-{what}", std::process::id(), self.names.get())
     }
 
     /// An image of this module, for as long as the room is there.
@@ -112,7 +135,8 @@ impl<'a> Room<'a> {
     /// Starts an instance in the background and waits until it has said that it idles; its id.
     pub fn idle(&self, arguments: &[String]) -> Result<String> {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let command = self.berth(&[&["run", "-d"], words.as_slice()].concat());
+        let name = self.name("idle");
+        let command = self.berth(&[&["run", "-d", "--name", &name], words.as_slice()].concat());
         let line = timed::line(&command);
         let id = timed::prepare(command)?;
         self.instances.borrow_mut().push(id.clone());
@@ -135,13 +159,18 @@ impl<'a> Room<'a> {
     /// Removes all instances.
     pub fn clear(&self) -> Result<()> {
         let ids = self.instances.take();
-        // Some at once: a command line has an end.
-        for some in ids.chunks(100) {
+        for some in ids.chunks(MANY) {
             let words: Vec<&str> = some.iter().map(String::as_str).collect();
             timed::prepare(self.berth(&[&["rm", "-f"], words.as_slice()].concat()))?;
         }
         Ok(())
     }
+}
+
+/// Whether a name is that of something whose measurement is gone.
+fn is_left(name: &str) -> bool {
+    let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+    process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
 }
 
 impl Drop for Room<'_> {

@@ -16,9 +16,14 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// How long a run may take. A guest that is emulated in software takes minutes.
 const LONGEST: Duration = Duration::from_mins(10);
+/// How often it is asked, while a command runs, whether this program is to end. What the command does is seen at once.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a command may take to end when it is asked to.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Most bytes that are kept of what a command writes.
 const MOST_OUTPUT: usize = 64 << 10;
 
@@ -43,22 +48,32 @@ pub fn line(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command to its end; an error where it fails. `with_spans`: it is one of berth's, which tells its phases.
-pub fn run(mut command: Command, with_spans: bool) -> Result<Timed> {
+/// Runs a command to its end, or ends it when this program is asked to end; an error where it fails. `with_spans`: it is one of
+/// berth's, which tells its phases.
+pub fn run(command: Command, with_spans: bool) -> Result<Timed> {
+    watch(command, with_spans, interrupt::check)
+}
+
+/// Runs a command to its end, unless `check` has something against it.
+fn watch(mut command: Command, with_spans: bool, check: impl Fn() -> Result<()>) -> Result<Timed> {
     let recorder = with_spans.then(Recorder::new).transpose().map_err(Error::system("make a file for spans"))?;
     if let Some(recorder) = &recorder {
         let (fd, value) = recorder.to_inherit().map_err(Error::system("examine the file for spans"))?;
         command.env(VARIABLE, value);
         inherit(&mut command, fd.as_raw_fd());
     }
-    // Ctrl-C is for whoever measures: a run that has begun comes to its own end and leaves nothing.
+    // Ctrl-C is for whoever measures, who passes it on.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let request = span::now();
     let child = command.spawn();
     let mut watched = child.and_then(Watched::new).map_err(|error| failed(&command, &error.to_string()))?;
     let begin = Instant::now();
     while !watched.has_ended {
-        watched.wait(LONGEST.saturating_sub(begin.elapsed())).map_err(Error::system("watch a command"))?;
+        watched.wait(LOOK).map_err(Error::system("watch a command"))?;
+        if let (Err(error), false) = (check(), watched.has_ended) {
+            watched.end();
+            return Err(error);
+        }
         if begin.elapsed() >= LONGEST && !watched.has_ended {
             watched.end();
             return Err(failed(&command, &format!("it did not end within {} s", LONGEST.as_secs())));
@@ -77,9 +92,9 @@ pub fn run(mut command: Command, with_spans: bool) -> Result<Timed> {
     Ok(Timed { request, first_output: watched.first_output, exit, moments, output: watched.output })
 }
 
-/// Runs a command that prepares something; what it prints.
+/// Runs a command that prepares or removes something, which is done also while this program ends; what it prints.
 pub fn prepare(command: Command) -> Result<String> {
-    run(command, false).map(|timed| String::from_utf8_lossy(&timed.output).trim().to_owned())
+    watch(command, false, || Ok(())).map(|timed| String::from_utf8_lossy(&timed.output).trim().to_owned())
 }
 
 fn failed(command: &Command, reason: &str) -> Error {
@@ -157,8 +172,17 @@ impl Watched {
         self.child.wait()
     }
 
+    /// Asks it to end, as a person would, and kills it if it does not.
     fn end(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let begin = Instant::now();
+        let _ = kill(pid, Signal::SIGTERM);
+        while !self.has_ended && begin.elapsed() < PATIENCE {
+            if self.wait(LOOK).is_err() {
+                break;
+            }
+        }
+        let _ = kill(pid, Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
@@ -180,6 +204,14 @@ mod tests {
         assert!(timed.request < first && first <= timed.exit);
         assert_eq!(timed.output, b"one\ntwo\n");
         assert_eq!(run(shell(":"), false).unwrap().first_output, None);
+    }
+
+    #[test]
+    fn a_command_is_ended_when_this_program_is_to_end() {
+        for script in ["exec sleep 1000", "trap '' TERM; while :; do sleep 0.1; done"] {
+            let error = watch(shell(script), false, || Err(Error::Interrupted)).unwrap_err();
+            assert!(matches!(error, Error::Interrupted), "{error}");
+        }
     }
 
     #[test]

@@ -44,15 +44,21 @@ pub enum Error {
     Seccomp(#[from] crate::seccomp::Error),
 }
 
-/// The text in one line without control characters: parts of an error may come from an image, and nothing in it is to
-/// reach a terminal as a command.
+/// Whether a terminal obeys the character in place of showing it, or shows what follows it in another order.
+pub fn misleads(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text in one line without control characters, and without those that turn the direction of writing: parts of an error may come
+/// from an image, and nothing in it is to reach a terminal as a command or to read as something else.
 pub fn one_line(text: &str) -> String {
     let mut line = String::new();
     for character in text.chars() {
         match character {
             '\n' => line.push_str("; "),
             '\t' => line.push(' '),
-            _ if character.is_control() => line.extend(character.escape_default()),
+            _ if misleads(character) => line.extend(character.escape_default()),
             _ => line.push(character),
         }
     }

@@ -282,3 +282,67 @@ fn an_interrupted_measurement_leaves_nothing() {
         assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "{words}");
     }
 }
+
+#[test]
+fn a_start_that_does_not_end_is_ended_by_an_interruption() {
+    let home = Home::new();
+    let running = home.berth("bench startup --isolation container busybox -- sleep 1000").spawn();
+    wait::until("it was started", || home.containers().len() == 1);
+    running.signal(Signal::SIGINT);
+    running.wait().code(130).fails_with("interrupted");
+    assert_eq!(home.containers(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_killed_measurement_has_left_goes_with_the_next() {
+    let home = Home::new();
+    let running = home.berth("bench density --isolation container,wasm --count 500").spawn();
+    wait::until("something is there", || home.containers().len() > 2);
+    running.signal(Signal::SIGKILL);
+    assert_eq!(running.wait().exit_code(), 137);
+    // The start that was under way ends by itself.
+    let _ = home.berth("bench syscall --isolation container --rounds 1").ok();
+    let leave = || {
+        let _ = home.berth("bench syscall --isolation container --rounds 1").ok();
+        home.containers().is_empty() && left_images(&home).is_empty()
+    };
+    assert!(wait::within(wait::DEADLINE, leave), "{:?} {:?}", home.containers(), left_images(&home));
+}
+
+#[test]
+fn a_report_is_written_where_it_was_asked_for_and_nowhere_else() {
+    let home = Home::new();
+    let scratch = home.scratch();
+    let at = |name: &str| scratch.join(name);
+    let results = home.berth("bench startup --runs 1 --isolation container --format json").ok().text();
+    std::fs::write(at("a.json"), &results).unwrap();
+    let report = |to: &Path| home.berth("bench report").arg(at("a.json")).arg("-o").arg(to);
+
+    // What is no file is written through, and stays what it is.
+    assert!(report(Path::new("/dev/stdout")).ok().text().contains("</html>"));
+    let tty = at("null");
+    let make = "mknod -m 666 \"$1\" c 1 3 && exec \"$0\" bench report \"$2\" -o \"$1\"";
+    let _ = home.berth("").in_shell(make).arg(&tty).arg(at("a.json")).ok();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&std::fs::metadata(&tty).unwrap().file_type()));
+    // A link leads to it, and the file keeps its mode.
+    std::fs::write(at("target"), "old").unwrap();
+    std::fs::set_permissions(at("target"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink("target", at("link")).unwrap();
+    let _ = report(&at("link")).ok();
+    assert!(at("link").is_symlink() && std::fs::read_to_string(at("target")).unwrap().contains("</html>"));
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at("target")).unwrap().permissions()),
+        0o100_600
+    );
+    // Results are not what a report is written over.
+    report(&at("a.json")).run().code(125).fails_with("holds results");
+    assert_eq!(std::fs::read_to_string(at("a.json")).unwrap(), results);
+}
+
+#[test]
+fn a_measurement_without_a_figure_fails() {
+    let home = Home::new();
+    let output = home.berth("bench startup --runs 1 --isolation container busybox -- false").run().code(125);
+    output.fails_with("nothing was measured");
+    assert!(output.text().contains("not measured: container"), "{output:?}");
+}

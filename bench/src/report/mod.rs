@@ -6,6 +6,7 @@ mod html;
 mod page;
 mod sections;
 
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,38 +19,65 @@ pub fn render(document: &Document) -> String {
     page::page(document)
 }
 
-/// A place for a report, found writable before anything is measured. The file appears there whole or not at all.
+/// A place for a report, found writable before anything is measured.
 #[derive(Debug)]
 pub struct Destination {
     path: PathBuf,
-    temporary: tempfile::NamedTempFile,
+    place: Place,
+}
+
+/// How a report gets to its place.
+#[derive(Debug)]
+enum Place {
+    /// A file, which appears whole or not at all.
+    Whole(tempfile::NamedTempFile),
+    /// What is no file, a pipe or a device, is written through.
+    Through(File),
 }
 
 impl Destination {
-    /// At this path.
+    /// At this path; where that is a link, at what it leads to.
     pub fn new(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::Invalid(format!(
-                "cannot write the report to {}: it is a directory; name a file in it",
-                path.display()
-            )));
-        }
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new().prefix(".berth-report-").tempfile_in(directory);
-        let temporary = temporary.map_err(Error::file("write the report to", path))?;
-        Ok(Self { path: path.to_owned(), temporary })
+        let failed = Error::file("write the report to", path);
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let place = match fs::metadata(&target) {
+            Ok(there) if there.is_dir() => {
+                let path = path.display();
+                return Err(Error::Invalid(format!(
+                    "cannot write the report to {path}: it is a directory; name a file in it"
+                )));
+            }
+            Ok(there) if !there.is_file() => Place::Through(File::options().write(true).open(&target).map_err(failed)?),
+            there => {
+                // As a shell would make it, or as it was.
+                let permissions = there.map_or_else(|_| Permissions::from_mode(0o666), |there| there.permissions());
+                let directory =
+                    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let temporary =
+                    tempfile::Builder::new().prefix(".berth-report-").permissions(permissions).tempfile_in(directory);
+                // Its own words name the temporary file.
+                Place::Whole(temporary.map_err(|error| failed(error.kind().into()))?)
+            }
+        };
+        Ok(Self { path: target, place })
+    }
+
+    /// Whether it is this file.
+    pub fn is(&self, other: &Path) -> bool {
+        fs::canonicalize(other).is_ok_and(|other| other == self.path)
     }
 
     /// Writes the report.
-    pub fn write(mut self, document: &Document) -> Result<()> {
-        let path = self.path;
-        let written = self.temporary.write_all(render(document).as_bytes()).and_then(|()| {
-            let file = self.temporary.as_file();
-            file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            file.sync_data()
-        });
-        written.map_err(Error::file("write the report to", &path))?;
-        let kept = self.temporary.persist(&path).map_err(|error| error.error);
-        kept.map(drop).map_err(Error::file("write the report to", &path))
+    pub fn write(self, document: &Document) -> Result<()> {
+        let failed = Error::file("write the report to", &self.path);
+        let text = render(document);
+        let written = match self.place {
+            Place::Through(mut file) => file.write_all(text.as_bytes()),
+            Place::Whole(mut temporary) => temporary
+                .write_all(text.as_bytes())
+                .and_then(|()| temporary.as_file().sync_data())
+                .and_then(|()| temporary.persist(&self.path).map(drop).map_err(|error| error.error)),
+        };
+        written.map_err(failed)
     }
 }

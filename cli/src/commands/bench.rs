@@ -188,6 +188,9 @@ impl WorkArgs {
 impl ReportArgs {
     fn run(self) -> Result<ExitCode> {
         let destination = Destination::new(&self.output)?;
+        if let Some(input) = self.file.iter().find(|path| destination.is(path)) {
+            bail!("{} holds results: write the report to another file", input.display());
+        }
         let [first, rest @ ..] = &self.file[..] else { bail!("name the results to put together") };
         let mut document = Document::read(first)?;
         for path in rest {
@@ -234,11 +237,15 @@ impl ResultArgs {
         } else {
             print(&document.results[0])?;
         }
+        let is_empty = document.results[0].what.is_empty();
         if let Some(destination) = destination {
             for other in others {
                 document.add(other);
             }
             destination.write(&document)?;
+        }
+        if is_empty {
+            bail!("nothing was measured");
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -332,13 +339,13 @@ fn print_density(density: &Density) -> Result<()> {
     let (budget, most) = (output::bytes(density.budget), density.most);
     output::print(&format!("idle instances in a budget of {budget}, at most {most}\n"))?;
     let mut table = Table::new(&["", "INSTANCES", "MEMORY", "EACH", "ENDED BY", "STARTED IN"]);
-    for subject in density.subjects.iter().filter(|subject| !subject.bytes.is_empty()) {
+    for subject in density.subjects.iter().filter(|subject| subject.reason.is_none()) {
         let (count, bytes) = (subject.bytes.len(), subject.bytes.last().copied().unwrap_or_default());
         table.row(vec![
             subject.name.clone(),
             count.to_string(),
             output::bytes(bytes),
-            output::bytes(bytes / count as u64),
+            if count == 0 { "-".to_owned() } else { output::bytes(bytes / count as u64) },
             subject.end().to_owned(),
             format!("{:.2}s", subject.seconds),
         ]);

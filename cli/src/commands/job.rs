@@ -14,6 +14,7 @@ use berth_orchestrator::cluster;
 use berth_orchestrator::jobs::manifest::{Group, LONGEST, Manifest};
 use berth_orchestrator::jobs::{Request, Until};
 use berth_orchestrator::process;
+use berth_runtime::error::misleads;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -569,5 +570,5 @@ fn ago(time: &Value) -> String {
 
 /// What others say, in one line.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if misleads(c) { ' ' } else { c }).collect()
 }

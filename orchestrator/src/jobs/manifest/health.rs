@@ -100,6 +100,9 @@ impl Health {
         if self.command.first().is_some_and(|program| program.is_empty()) {
             return Err(Invalid::new("health.command[0]", "is empty: this is the program that is run"));
         }
+        if self.shell.as_ref().is_some_and(|line| line.trim().is_empty()) {
+            return Err(Invalid::new("health.shell", "is empty: that would always be a good answer"));
+        }
         for (field, way) in [("command", ways[0]), ("shell", ways[1])] {
             if way && group.isolation == Isolation::Wasm {
                 return Err(Invalid::new(

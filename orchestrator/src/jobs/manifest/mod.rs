@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use berth_engine::spec::MIN_MEMORY;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use health::{Health, Http, Tcp};
 pub use problems::Problem;
@@ -119,8 +119,13 @@ pub struct Group {
     #[serde(default = "grace")]
     pub grace: Span,
     /// How a task is asked whether it is well
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+}
+
+/// What is named has a value: a key with nothing behind it is a slip.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 fn grace() -> Span {
@@ -580,6 +585,8 @@ tasks:
             ("image: x\n    env: {'a=b': c}", "no `=`"),
             ("image: x\n    health: {}", "line 5: tasks.t.health: takes exactly one of"),
             ("image: x\n    health: {shell: a, command: [b]}", "line 5: tasks.t.health: takes exactly one of"),
+            ("image: x\n    health:", "line 5: tasks.t.health"),
+            ("image: x\n    health: {shell: ' '}", "line 5: tasks.t.health.shell: is empty"),
             ("image: x\n    health: {command: [\"\"]}", "line 5: tasks.t.health.command[0]"),
             (
                 "image: x\n    health: {tcp: {port: a}}",
