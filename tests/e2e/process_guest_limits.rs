@@ -93,11 +93,15 @@ fn limits_of_a_running_guest_change_at_once() {
         let script = format!("dd if=/dev/zero of=/dev/null bs={megabytes}M count=1 iflag=fullblock 2> /dev/null");
         home.berth("exec it sh -c").arg(script).run().exit_code()
     };
+    // They stay until their input ends, however long it takes to start them all.
     let starts = |count: u32| {
-        let script = format!("i=0; while [ $i -lt {count} ]; do sleep 0.7 & i=$((i+1)); done; wait");
-        let code = home.berth("exec it sh -c").arg(script).run().exit_code();
+        let script = format!("exec 3<&0; i=0; while [ $i -lt {count} ]; do cat <&3 & i=$((i+1)); done; echo all; wait");
+        let mut shell = home.berth("exec -i it sh -c").arg(script).spawn();
+        wait::until("all have begun, or one could not", || shell.stdout().contains("all") || shell.has_ended());
+        shell.close_stdin();
+        let code = shell.wait().exit_code();
         // A shell that cannot go on leaves what it has begun.
-        wait::until("they have ended", || !home.berth("exec it ps").ok().text().contains("sleep 0.7"));
+        wait::until("they have ended", || !home.berth("exec it ps").ok().text().contains(" cat"));
         code
     };
     assert_eq!((holds(40), holds(100), starts(10), starts(25)), (0, 137, 0, 2));
