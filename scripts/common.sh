@@ -7,7 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 build_release() {
     local host packages
     host=$(rustc -vV | sed -n 's/^host: //p')
-    [ $# -gt 0 ] || set -- berth berth-runtime berth-vmm berth-wasm-host berth-bench
     packages=("${@/#/--package=}")
     cargo build --release --quiet "${packages[@]}" --bins
     PATH="$PWD/${CARGO_TARGET_DIR:-target}/$host/release:$PATH"

@@ -14,23 +14,7 @@ pub fn dir() -> &'static Path {
         }
         let dir = profile_dir();
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "berth",
-                "-p",
-                "berth-runtime",
-                "-p",
-                "berth-vmm",
-                "-p",
-                "berth-wasm-host",
-                "-p",
-                "berth-bench",
-                "--bins",
-            ])
-            .current_dir(workspace());
+        build.args(["build", "--quiet", "--bins"]).current_dir(workspace());
         if dir.ends_with("release") {
             build.arg("--release");
         }
