@@ -4,6 +4,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 # build_release [CRATE…]: builds the binaries of these crates, or of all, in release and puts their folder first on the PATH.
+# shellcheck disable=SC2120 # all of them is what no argument asks for
 build_release() {
     local host packages
     host=$(rustc -vV | sed -n 's/^host: //p')
