@@ -5,6 +5,7 @@
 //! decompresses itself, entered by the 64-bit protocol.
 
 use std::fs::File;
+use std::io::Write;
 
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
@@ -53,8 +54,7 @@ pub fn load(memory: &GuestMemoryMmap, low: u64, file: &File, protocol: Option<Pr
     if version < VERSION || flags & KERNEL_64 == 0 {
         return Err(Error::BzImage(format!("it has no 64-bit entry point (boot protocol {version:#x})")));
     }
-    let code = (u64::from(header.setup_sects.max(1)) + 1) * SECTOR;
-    let payload = Payload { offset: code + u64::from(header.payload_offset), length: u64::from(header.payload_length) };
+    let payload = Payload::of(&header);
     if payload.is_lz4(file)? {
         let mut kernel = payload.unpack(memory, low, file, protocol)?;
         kernel.end = kernel.end.max(header.pref_address.saturating_add(u64::from(header.init_size)).min(low));
@@ -64,17 +64,12 @@ pub fn load(memory: &GuestMemoryMmap, low: u64, file: &File, protocol: Option<Pr
     if protocol == Some(Protocol::Pvh) {
         return Err(Error::NoPvh);
     }
-    load_packed(memory, low, file, header, code)
+    load_packed(memory, low, file, header)
 }
 
 /// Loads the code that decompresses, payload and all; the guest runs it.
-fn load_packed(
-    memory: &GuestMemoryMmap,
-    low: u64,
-    file: &File,
-    header: setup_header,
-    code: u64,
-) -> Result<Kernel, Error> {
+fn load_packed(memory: &GuestMemoryMmap, low: u64, file: &File, header: setup_header) -> Result<Kernel, Error> {
+    let code = code_offset(&header);
     let (start, length) = (header.pref_address, u64::from(header.syssize) * 16);
     let end = start.saturating_add(u64::from(header.init_size).max(length));
     if start < HIGH_MEMORY || end > low {
@@ -97,6 +92,11 @@ fn load_packed(
     Ok(Kernel { entry: Entry { protocol: Protocol::Linux64, address: start + ENTRY_64 }, end, header })
 }
 
+/// Where the code begins in the file, behind boot sector and setup.
+fn code_offset(header: &setup_header) -> u64 {
+    (u64::from(header.setup_sects.max(1)) + 1) * SECTOR
+}
+
 /// Where the compressed vmlinux is in the file.
 struct Payload {
     offset: u64,
@@ -104,6 +104,11 @@ struct Payload {
 }
 
 impl Payload {
+    fn of(header: &setup_header) -> Self {
+        let offset = code_offset(header) + u64::from(header.payload_offset);
+        Self { offset, length: u64::from(header.payload_length) }
+    }
+
     fn is_lz4(&self, file: &File) -> Result<bool, Error> {
         let mut magic = [0; LZ4_MAGIC.len()];
         read_exact_at(file, &mut magic, self.offset)?;
@@ -117,10 +122,21 @@ impl Payload {
         file: &File,
         protocol: Option<Protocol>,
     ) -> Result<Kernel, Error> {
-        let broken = |why: &str| Error::BzImage(format!("its LZ4 payload {why}"));
+        let mut plan: Option<elf::Plan> = None;
+        let unpacked = self.each_block(file, |at, block| {
+            let plan = match &mut plan {
+                Some(plan) => plan,
+                None => plan.insert(elf::Plan::parse(block, low)?),
+            };
+            plan.place(memory, at, block)
+        })?;
+        plan.ok_or_else(|| broken("is empty"))?.finish(memory, unpacked, protocol)
+    }
+
+    /// Decompresses block by block, tells where each belongs in the vmlinux, and gives how long that is.
+    fn each_block(&self, file: &File, mut take: impl FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<u64, Error> {
         // Both are large enough to be mappings of their own, which dropping them gives back.
         let (mut packed, mut block) = (Vec::new(), vec![0; LZ4_BLOCK]);
-        let mut plan: Option<elf::Plan> = None;
         let (mut at, mut unpacked) = (LZ4_MAGIC.len() as u64, 0);
         while at + SIZE_WORD < self.length {
             let mut size = [0; 4];
@@ -132,15 +148,23 @@ impl Payload {
             packed.resize(size, 0);
             read_exact_at(file, &mut packed, self.offset + at + SIZE_WORD)?;
             let length = lz4_flex::block::decompress_into(&packed, &mut block).map_err(|_| broken("is damaged"))?;
-            let chunk = &block[..length];
-            let plan = match &mut plan {
-                Some(plan) => plan,
-                None => plan.insert(elf::Plan::parse(chunk, low)?),
-            };
-            plan.place(memory, unpacked, chunk)?;
+            take(unpacked, &block[..length])?;
             unpacked += length as u64;
             at += SIZE_WORD + size as u64;
         }
-        plan.ok_or_else(|| broken("is empty"))?.finish(memory, unpacked, protocol)
+        Ok(unpacked)
     }
+}
+
+fn broken(why: &str) -> Error {
+    Error::BzImage(format!("its LZ4 payload {why}"))
+}
+
+/// Writes the vmlinux that is packed in the bzImage `file`, if it is with LZ4.
+pub fn write_vmlinux(file: &File, to: &mut impl Write) -> Result<(), Error> {
+    let payload = Payload::of(&read_header(file)?);
+    if !payload.is_lz4(file)? {
+        return Err(Error::BzImage("its payload is packed with something else than LZ4".to_owned()));
+    }
+    payload.each_block(file, |_, block| to.write_all(block).map_err(Error::Unpack)).map(drop)
 }

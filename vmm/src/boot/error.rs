@@ -32,6 +32,9 @@ pub enum Error {
     /// A bzImage that cannot be used.
     #[error("the kernel is a bzImage, but {0}")]
     BzImage(String),
+    /// Its vmlinux cannot be passed on.
+    #[error("copying the kernel's vmlinux: {0}")]
+    Unpack(io::Error),
     /// The asked for protocol is not offered.
     #[error("the kernel has no PVH entry note (CONFIG_PVH); boot it with the 64-bit protocol")]
     NoPvh,

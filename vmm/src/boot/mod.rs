@@ -15,7 +15,7 @@ mod parameters;
 mod tables;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::setup_header;
@@ -90,14 +90,37 @@ pub fn load(memory: &GuestMemoryMmap, size: u64, images: &Images, platform: &acp
 
 fn load_kernel(memory: &GuestMemoryMmap, low: u64, images: &Images) -> Result<Kernel, Error> {
     let file = images.kernel;
-    let mut magic = [0; 4];
-    let read = file.read_at(&mut magic, 0).map_err(|source| Error::Read { offset: 0, source })?;
-    if magic == *b"\x7fELF" {
-        elf::load(memory, low, file, images.protocol)
-    } else if bzimage::is_one(file)? {
-        bzimage::load(memory, low, file, images.protocol)
-    } else {
-        Err(Error::NotAKernel(magic[..read].to_vec()))
+    match Format::of(file)? {
+        Format::Elf => elf::load(memory, low, file, images.protocol),
+        Format::BzImage => bzimage::load(memory, low, file, images.protocol),
+    }
+}
+
+/// Writes a kernel as the ELF vmlinux that it is or holds: other VMMs take nothing else.
+pub fn write_vmlinux(kernel: &mut File, to: &mut impl Write) -> Result<(), Error> {
+    match Format::of(kernel)? {
+        Format::Elf => io::copy(kernel, to).map(drop).map_err(Error::Unpack),
+        Format::BzImage => bzimage::write_vmlinux(kernel, to),
+    }
+}
+
+/// What a kernel comes as.
+enum Format {
+    Elf,
+    BzImage,
+}
+
+impl Format {
+    fn of(file: &File) -> Result<Self, Error> {
+        let mut magic = [0; 4];
+        let read = file.read_at(&mut magic, 0).map_err(|source| Error::Read { offset: 0, source })?;
+        if magic == *b"\x7fELF" {
+            Ok(Self::Elf)
+        } else if bzimage::is_one(file)? {
+            Ok(Self::BzImage)
+        } else {
+            Err(Error::NotAKernel(magic[..read].to_vec()))
+        }
     }
 }
 

@@ -124,6 +124,22 @@ fn a_bzimage_is_unpacked_to_the_same() {
 }
 
 #[test]
+fn a_vmlinux_can_be_had_of_either() {
+    let vmlinux = vmlinux(&content());
+    for kernel in [vmlinux.clone(), bzimage(&packed(&vmlinux, 4096))] {
+        let mut written = Vec::new();
+        write_vmlinux(&mut file(&kernel), &mut written).unwrap();
+        assert_eq!(written, vmlinux);
+    }
+    for (kernel, reason) in
+        [(bzimage(b"\x1f\x8b and so on, as gzip"), "something else than LZ4"), (b"no".into(), "neither")]
+    {
+        let error = write_vmlinux(&mut file(&kernel), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn a_bzimage_packed_otherwise_is_left_to_unpack_itself() {
     let (entry, memory) = boot(&bzimage(b"\x1f\x8b and so on, as gzip"), None, "").unwrap();
     assert_eq!(entry.address, ADDRESS + 0x200);

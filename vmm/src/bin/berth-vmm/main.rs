@@ -6,6 +6,7 @@ mod host;
 mod initramfs;
 mod process;
 mod run;
+mod vmlinux;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use anyhow::{Result, bail};
 const FAILED: u8 = 125;
 
 const USAGE: &str = "usage: berth-vmm run CONFIG [PROCESS] | exec SOCKET PROCESS | start HANDOVER | enter HANDOVER | \
-                     process-start HANDOVER | process-enter HANDOVER | process [--trace] ROOT COMMAND… | initramfs CACHE [OPTION…] | host, where CONFIG, \
+                     process-start HANDOVER | process-enter HANDOVER | process [--trace] ROOT COMMAND… | initramfs CACHE [OPTION…] | vmlinux KERNEL | host, where CONFIG, \
                      PROCESS and HANDOVER are a path or the number of a \
                      descriptor";
 
@@ -40,6 +41,7 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
         (Some("process"), arguments) => process::run(arguments),
         (Some("exec"), [socket, process]) => exec::run(socket, process),
         (Some("host"), []) => host::run().map(|()| ExitCode::SUCCESS),
+        (Some("vmlinux"), [kernel]) => vmlinux::run(kernel).map(|()| ExitCode::SUCCESS),
         (Some("initramfs"), options) => initramfs::run(options.iter().cloned()).map(|()| ExitCode::SUCCESS),
         _ => bail!(USAGE),
     }
