@@ -267,6 +267,19 @@ impl Startup {
     }
 }
 
+impl Work {
+    /// The name and unit of everything that was measured, in order.
+    pub fn figures(&self) -> Vec<(&str, &str)> {
+        let mut seen: Vec<(&str, &str)> = Vec::new();
+        for figure in self.subjects.iter().flat_map(|subject| &subject.figures) {
+            if !seen.iter().any(|(name, _)| *name == figure.name) {
+                seen.push((&figure.name, &figure.unit));
+            }
+        }
+        seen
+    }
+}
+
 impl DensitySubject {
     /// What kept it from going on.
     pub fn end(&self) -> &'static str {

@@ -11,19 +11,20 @@ use crate::room::Room;
 
 /// Of a running instance: its monitor and all that comes from it.
 pub fn of(room: &Room<'_>, id: &str) -> Result<Memory> {
-    let status = Container::load(room.roots, id)?.status()?;
-    let processes = family(&status.monitor_pid.into_iter().chain(status.pid).collect::<Vec<_>>(), &parents());
+    let processes = family(&roots(room, id)?, &parents());
     Ok(Memory { pss: processes.iter().map(|&pid| pss(pid)).sum(), processes: processes.len() })
 }
 
 /// Of several, together. A process is counted once.
 pub fn of_all(room: &Room<'_>, ids: &[String]) -> Result<u64> {
-    let mut roots = Vec::new();
-    for id in ids {
-        let status = Container::load(room.roots, id)?.status()?;
-        roots.extend(status.monitor_pid.into_iter().chain(status.pid));
-    }
-    Ok(family(&roots, &parents()).into_iter().map(pss).sum())
+    let roots: Vec<_> = ids.iter().map(|id| roots(room, id)).collect::<Result<_>>()?;
+    Ok(family(&roots.concat(), &parents()).into_iter().map(pss).sum())
+}
+
+/// The processes that all others of an instance come from.
+fn roots(room: &Room<'_>, id: &str) -> Result<Vec<i32>> {
+    let status = Container::load(room.roots, id)?.status()?;
+    Ok(status.monitor_pid.into_iter().chain(status.pid).collect())
 }
 
 /// The parent of each process (`proc_pid_stat(5)`).

@@ -18,7 +18,7 @@ use crate::{interrupt, timed};
 /// How long an instance may take until it idles.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// How the names of all that is made for a measurement begin; its process's id follows.
-const PREFIX: &str = "berth-bench-";
+pub const PREFIX: &str = "berth-bench-";
 /// How many are removed by one command: a command line has an end.
 const MANY: usize = 100;
 /// How often it is looked at.
@@ -44,7 +44,7 @@ impl<'a> Room<'a> {
     /// A room over these roots; Ctrl-C ends what goes on in it.
     pub fn new(roots: &'a Roots, progress: Progress<'a>) -> Result<Self> {
         interrupt::watch()?;
-        let scratch = tempfile::Builder::new().prefix("berth-bench-").tempdir();
+        let scratch = tempfile::Builder::new().prefix(PREFIX).tempdir();
         let room = Self {
             roots,
             progress,

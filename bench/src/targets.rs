@@ -6,7 +6,7 @@ use berth_engine::options::{Guest, Isolation};
 
 use crate::document::Kind;
 use crate::error::{Error, Result};
-use crate::room::Room;
+use crate::room::{self, Room};
 
 /// The image that containers and microVMs run where none is named.
 pub const IMAGE: &str = "busybox";
@@ -174,7 +174,7 @@ impl Target {
     /// What it runs, for a person.
     pub fn workload(&self) -> String {
         match self.kind {
-            Kind::Wasm if self.image.starts_with("berth-bench-") => "built-in module that writes a line".to_owned(),
+            Kind::Wasm if self.image.starts_with(room::PREFIX) => "built-in module that writes a line".to_owned(),
             _ => format!("{} {}", self.image, self.command.join(" ")).trim().to_owned(),
         }
     }

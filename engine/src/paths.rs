@@ -49,7 +49,7 @@ impl Roots {
     }
 
     /// What Linux guests boot with.
-    pub(crate) fn guests(&self) -> PathBuf {
+    pub fn guests(&self) -> PathBuf {
         self.data.join("guests")
     }
 

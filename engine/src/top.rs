@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use berth_runtime::error::misleads;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -104,7 +105,7 @@ fn command(arguments: &[u8], name: &str) -> String {
     let text = String::from_utf8_lossy(arguments);
     let text = text.trim_end_matches('\0').replace('\0', " ");
     let text = if text.is_empty() { format!("[{name}]") } else { text };
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -98,6 +98,26 @@ fn name(svg: &mut String, y: f64, name: &str) {
         write!(svg, r#"<text class="name" x="{}" y="{:.1}">{}</text>"#, LEFT - 14.0, y + ROW / 2.0 + 5.0, text(name));
 }
 
+/// A chart of rows over one axis; `draw` adds what is in a row, which begins at this height.
+fn rows<T>(
+    (label, unit): (&str, &str),
+    scale: &Scale,
+    rows: &[T],
+    name_of: impl Fn(&T) -> &str,
+    draw: impl Fn(&mut String, f64, &T),
+) -> String {
+    let bottom = rows.len() as f64 * ROW + 6.0;
+    let mut svg = open(bottom + AXIS, label);
+    scale.axis(&mut svg, bottom, unit);
+    for (at, row) in rows.iter().enumerate() {
+        let y = at as f64 * ROW;
+        name(&mut svg, y, name_of(row));
+        draw(&mut svg, y, row);
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
 /// A row of coloured pieces.
 pub struct Stack<'a> {
     /// What it is of.
@@ -107,34 +127,32 @@ pub struct Stack<'a> {
 }
 
 /// Rows of pieces that add up. Each has a scale of its own where they lie too far apart.
-pub fn stacks(label: &str, unit: &str, rows: &[Stack<'_>]) -> String {
+pub fn stacks(label: &str, unit: &str, all: &[Stack<'_>]) -> String {
     let total = |row: &Stack<'_>| row.pieces.iter().map(|piece| piece.2).sum::<f64>();
-    let most = rows.iter().map(total).fold(0.0, f64::max);
-    let scale = Scale::linear(most);
-    let bottom = rows.len() as f64 * ROW + 6.0;
-    let mut svg = open(bottom + AXIS, label);
-    scale.axis(&mut svg, bottom, unit);
-    for (at, row) in rows.iter().enumerate() {
-        let y = at as f64 * ROW;
-        name(&mut svg, y, row.name);
-        let mut begin = 0.0;
-        for (class, what, length) in &row.pieces {
-            let (from, to) = (scale.x(begin), scale.x(begin + length));
-            let (width, top, height) = ((to - from).max(0.4), y + 9.0, ROW - 18.0);
-            let _ = write!(
-                svg,
-                r#"<rect class="{class}" x="{from:.2}" y="{top:.1}" width="{width:.2}" height="{height:.1}"><title>{}: {} {}</title></rect>"#,
-                text(what),
-                text(number(*length)),
-                text(unit),
-            );
-            begin += length;
-        }
-        let (x, y) = (scale.x(begin) + 10.0, y + ROW / 2.0 + 5.0);
-        let _ = write!(svg, r#"<text class="value" x="{x:.1}" y="{y:.1}">{}</text>"#, text(number(begin)));
-    }
-    svg.push_str("</svg>");
-    svg
+    let scale = Scale::linear(all.iter().map(total).fold(0.0, f64::max));
+    rows(
+        (label, unit),
+        &scale,
+        all,
+        |row| row.name,
+        |svg, y, row| {
+            let mut begin = 0.0;
+            for (class, what, length) in &row.pieces {
+                let (from, to) = (scale.x(begin), scale.x(begin + length));
+                let (width, top, height) = ((to - from).max(0.4), y + 9.0, ROW - 18.0);
+                let _ = write!(
+                    svg,
+                    r#"<rect class="{class}" x="{from:.2}" y="{top:.1}" width="{width:.2}" height="{height:.1}"><title>{}: {} {}</title></rect>"#,
+                    text(what),
+                    text(number(*length)),
+                    text(unit),
+                );
+                begin += length;
+            }
+            let (x, y) = (scale.x(begin) + 10.0, y + ROW / 2.0 + 5.0);
+            let _ = write!(svg, r#"<text class="value" x="{x:.1}" y="{y:.1}">{}</text>"#, text(number(begin)));
+        },
+    )
 }
 
 /// A row of single values.
@@ -150,34 +168,36 @@ pub struct Strip<'a> {
 }
 
 /// Rows of dots, one for each value, over a box from the first to the third quartile with a line at the median.
-pub fn strips(label: &str, unit: &str, rows: &[Strip<'_>]) -> String {
-    let all = || rows.iter().flat_map(|row| row.values.iter().copied());
-    let scale = Scale::fitting(all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
-    let bottom = rows.len() as f64 * ROW + 6.0;
-    let mut svg = open(bottom + AXIS, label);
-    scale.axis(&mut svg, bottom, unit);
-    for (at, row) in rows.iter().enumerate() {
-        let (y, class) = (at as f64 * ROW, row.class);
-        name(&mut svg, y, row.name);
-        let [q1, median, q3] = row.quartiles.map(|value| scale.x(value));
-        let (top, height, width) = (y + 9.0, ROW - 18.0, (q3 - q1).max(1.5));
-        let _ = write!(
-            svg,
-            r#"<rect class="box {class}" x="{q1:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}" rx="3"/>"#
-        );
-        for (number, value) in row.values.iter().enumerate() {
-            // The same for each report: dots that lie over each other are pulled apart by their number.
-            let pulled = ((number * 7) % 11) as f64 / 10.0 - 0.5;
-            let (x, y) = (scale.x(*value), y + ROW / 2.0 + pulled * 16.0);
-            let _ = write!(svg, r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="2.6"/>"#);
-        }
-        let (from, to) = (y + 6.0, y + ROW - 6.0);
-        let _ = write!(svg, r#"<line class="median" x1="{median:.1}" y1="{from:.1}" x2="{median:.1}" y2="{to:.1}"/>"#);
-        let (x, y) = (WIDTH - RIGHT + 14.0, y + ROW / 2.0 + 5.0);
-        let _ = write!(svg, r#"<text class="value" x="{x:.1}" y="{y:.1}">{}</text>"#, text(number(row.quartiles[1])));
-    }
-    svg.push_str("</svg>");
-    svg
+pub fn strips(label: &str, unit: &str, all: &[Strip<'_>]) -> String {
+    let values = || all.iter().flat_map(|row| row.values.iter().copied());
+    let scale = Scale::fitting(values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+    rows(
+        (label, unit),
+        &scale,
+        all,
+        |row| row.name,
+        |svg, y, row| {
+            let class = row.class;
+            let [q1, median, q3] = row.quartiles.map(|value| scale.x(value));
+            let (top, height, width) = (y + 9.0, ROW - 18.0, (q3 - q1).max(1.5));
+            let _ = write!(
+                svg,
+                r#"<rect class="box {class}" x="{q1:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}" rx="3"/>"#
+            );
+            for (number, value) in row.values.iter().enumerate() {
+                // The same for each report: dots that lie over each other are pulled apart by their number.
+                let pulled = ((number * 7) % 11) as f64 / 10.0 - 0.5;
+                let (x, y) = (scale.x(*value), y + ROW / 2.0 + pulled * 16.0);
+                let _ = write!(svg, r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="2.6"/>"#);
+            }
+            let (from, to) = (y + 6.0, y + ROW - 6.0);
+            let _ =
+                write!(svg, r#"<line class="median" x1="{median:.1}" y1="{from:.1}" x2="{median:.1}" y2="{to:.1}"/>"#);
+            let (x, y) = (WIDTH - RIGHT + 14.0, y + ROW / 2.0 + 5.0);
+            let _ =
+                write!(svg, r#"<text class="value" x="{x:.1}" y="{y:.1}">{}</text>"#, text(number(row.quartiles[1])));
+        },
+    )
 }
 
 /// A row with one value.
@@ -193,27 +213,26 @@ pub struct Bar<'a> {
 }
 
 /// Rows with one value each.
-pub fn bars(label: &str, unit: &str, rows: &[Bar<'_>]) -> String {
-    let scale = Scale::linear(rows.iter().map(|row| row.value).fold(0.0, f64::max));
-    let bottom = rows.len() as f64 * ROW + 6.0;
-    let mut svg = open(bottom + AXIS, label);
-    scale.axis(&mut svg, bottom, unit);
-    for (at, row) in rows.iter().enumerate() {
-        let y = at as f64 * ROW;
-        name(&mut svg, y, row.name);
-        let end = scale.x(row.value);
-        let (width, top, height) = ((end - LEFT).max(1.0), y + 9.0, ROW - 18.0);
-        let _ = write!(
-            svg,
-            r#"<rect class="{}" x="{LEFT}" y="{top:.1}" width="{width:.1}" height="{height:.1}" rx="2"/><text class="value" x="{:.1}" y="{:.1}">{}</text>"#,
-            row.class,
-            end + 10.0,
-            y + ROW / 2.0 + 5.0,
-            text(&row.says),
-        );
-    }
-    svg.push_str("</svg>");
-    svg
+pub fn bars(label: &str, unit: &str, all: &[Bar<'_>]) -> String {
+    let scale = Scale::linear(all.iter().map(|row| row.value).fold(0.0, f64::max));
+    rows(
+        (label, unit),
+        &scale,
+        all,
+        |row| row.name,
+        |svg, y, row| {
+            let end = scale.x(row.value);
+            let (width, top, height) = ((end - LEFT).max(1.0), y + 9.0, ROW - 18.0);
+            let _ = write!(
+                svg,
+                r#"<rect class="{}" x="{LEFT}" y="{top:.1}" width="{width:.1}" height="{height:.1}" rx="2"/><text class="value" x="{:.1}" y="{:.1}">{}</text>"#,
+                row.class,
+                end + 10.0,
+                y + ROW / 2.0 + 5.0,
+                text(&row.says),
+            );
+        },
+    )
 }
 
 /// A line through points, from the origin.

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use berth_runtime::error::misleads;
+
 /// Text as it may stand anywhere in HTML, also between quotation marks.
 pub fn text(text: impl Display) -> String {
     let mut escaped = String::new();
@@ -13,7 +15,7 @@ pub fn text(text: impl Display) -> String {
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
             // No part of any document, and no good in a terminal either.
-            control if control.is_control() && control != '\n' => escaped.push('\u{fffd}'),
+            control if misleads(control) && control != '\n' => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }
     }

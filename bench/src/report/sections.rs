@@ -221,21 +221,22 @@ pub fn density(html: &mut String, density: &Density) {
         "<div class=\"scroll\"><table><thead><tr><th></th><th>Instances</th><th>Memory, MiB</th><th>Each, MiB</th><th>Ended by</th>\
          <th>Started in, s</th></tr></thead><tbody>",
     );
-    for subject in density.subjects.iter().filter(|subject| !subject.bytes.is_empty()) {
+    let measured: Vec<_> = density.subjects.iter().filter(|subject| subject.reason.is_none()).collect();
+    for subject in &measured {
         let (count, bytes) = (subject.bytes.len(), subject.bytes.last().copied().unwrap_or_default());
         let _ = write!(
             table,
             "<tr><td>{}</td><td class=\"strong\">{count}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             text(&subject.name),
             number(mebibytes(bytes)),
-            number(mebibytes(bytes) / count as f64),
+            if count == 0 { "-".to_owned() } else { number(mebibytes(bytes) / count as f64) },
             subject.end(),
             number(subject.seconds),
         );
     }
     table.push_str("</tbody></table></div>");
     let (budget, most) = (mebibytes(density.budget), density.most);
-    let chart = if rows.is_empty() {
+    let chart = if measured.is_empty() {
         String::new()
     } else {
         format!(
@@ -282,16 +283,7 @@ pub fn work(html: &mut String, work: &Work) {
         ),
     };
     let mut body = String::new();
-    let names: Vec<&str> = {
-        let mut seen = Vec::new();
-        for figure in work.subjects.iter().flat_map(|subject| &subject.figures) {
-            if !seen.contains(&figure.name.as_str()) {
-                seen.push(figure.name.as_str());
-            }
-        }
-        seen
-    };
-    for name in names {
+    for (name, _) in work.figures() {
         let all = || {
             work.subjects
                 .iter()

@@ -356,12 +356,7 @@ fn print_density(density: &Density) -> Result<()> {
 
 fn print_work(work: &Work) -> Result<()> {
     output::print(&format!("medians of {} rounds; in brackets, times the host's\n", work.rounds))?;
-    let mut names: Vec<(&str, &str)> = Vec::new();
-    for figure in work.subjects.iter().flat_map(|subject| &subject.figures) {
-        if !names.iter().any(|(name, _)| *name == figure.name) {
-            names.push((&figure.name, &figure.unit));
-        }
-    }
+    let names = work.figures();
     let headings: Vec<String> = names.iter().map(|(name, unit)| format!("{}, {unit}", name.to_uppercase())).collect();
     let mut table = Table::new(&[&[""], headings.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat());
     let median = |subject: &berth_bench::document::WorkSubject, name: &str| {

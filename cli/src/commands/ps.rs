@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_engine::id::short;
 use berth_engine::ps;
+use berth_runtime::error::misleads;
 use clap::Args;
 use jiff::Timestamp;
 
@@ -75,5 +76,5 @@ impl Ps {
 
 /// Line feeds and other control characters as escapes: a command must not break the table or drive the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars().map(|c| if misleads(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

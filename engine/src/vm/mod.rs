@@ -9,6 +9,7 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use berth_runtime::error::misleads;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -108,7 +109,7 @@ pub fn translate(container: &Container, vcpu: Option<u8>, pid: Option<i32>, addr
     let mut document = connect(container)?.ask(&request, "translation")?;
     let text = document.as_object_mut().and_then(|fields| fields.remove("text"));
     let text = text.as_ref().and_then(Value::as_str).unwrap_or_default();
-    let text: String = text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
+    let text: String = text.chars().map(|c| if misleads(c) && c != '\n' { '?' } else { c }).collect();
     if document["verdict"] == "differs" {
         let message = format!(
             "KVM translates {address:#x} differently from the guest's page tables as berth reads them, of {whose} of {}; \

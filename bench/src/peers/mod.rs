@@ -1,5 +1,7 @@
 //! Other programs that do the same work: what is installed of them, prepared outside of what is measured.
 
+mod guests;
+
 use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::document::Kind;
 use crate::error::{Error, Result};
+use crate::peers::guests::{Boot, ENDED_WELL};
 use crate::room::Room;
 use crate::targets::Target;
 use crate::timed::{self, Timed};
@@ -33,6 +36,8 @@ pub struct Peer {
     pub command: Result<Vec<String>, String>,
     /// Whether it has to run without [`UNIFIED`].
     is_hidden: bool,
+    /// What it says if the work was done, where its exit code does not tell.
+    success: Option<&'static str>,
 }
 
 impl Peer {
@@ -41,7 +46,14 @@ impl Peer {
         let words = self.command.as_ref().map_err(|reason| Error::Invalid(reason.clone()))?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
-        if self.is_hidden { hidden(|| timed::run(command, false)) } else { timed::run(command, false) }
+        let line = timed::line(&command);
+        let timed = if self.is_hidden { hidden(|| timed::run(command, false)) } else { timed::run(command, false) }?;
+        let said = String::from_utf8_lossy(&timed.output);
+        if self.success.is_some_and(|success| !said.contains(success)) {
+            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+            return Err(Error::Failed { command: line, reason: last.trim().to_owned() });
+        }
+        Ok(timed)
     }
 }
 
@@ -52,27 +64,31 @@ pub struct Peers<'a> {
     /// berth's container with the same work, and its image.
     container: Option<&'a Target>,
     wasm: Option<&'a Target>,
+    guest: Option<&'a Target>,
     bundle: Result<PathBuf, String>,
     podman: Result<Vec<String>, String>,
     wasmtime: Result<Vec<String>, String>,
-    kvm_reason: Option<String>,
+    qemu: Result<Vec<String>, String>,
+    firecracker: Result<Vec<String>, String>,
 }
 
 impl<'a> Peers<'a> {
     /// Prepares what is installed: a bundle with the image's root filesystem, the same as an image of podman's, a compiled module.
     pub fn prepare(room: &'a Room<'a>, targets: &'a [Target]) -> Result<Self> {
         let first = |kind| targets.iter().find(|target| target.kind == kind && target.reason.is_none());
-        let (container, wasm) = (first(Kind::Container), first(Kind::Wasm));
-        let nothing = || "no container is measured, whose work it would do".to_owned();
+        let (container, wasm, guest) = (first(Kind::Container), first(Kind::Wasm), first(Kind::MicrovmLinux));
+        let nothing = |what| format!("no {what} is measured, whose work it would do");
         let mut peers = Self {
             room,
             volatile: room.scratch().join("volatile"),
             container,
             wasm,
-            bundle: Err(nothing()),
-            podman: Err(nothing()),
-            wasmtime: Err("no built-in module is measured, whose work it would do".to_owned()),
-            kvm_reason: berth_engine::info::info(room.roots, 0)?.kvm.reason,
+            guest,
+            bundle: Err(nothing("container")),
+            podman: Err(nothing("container")),
+            wasmtime: Err(nothing("built-in module")),
+            qemu: Err(nothing("Linux guest")),
+            firecracker: Err(nothing("Linux guest")),
         };
         if let Some(target) = container {
             peers.bundle = told(peers.make_bundle(target))?;
@@ -83,6 +99,20 @@ impl<'a> Peers<'a> {
         }
         if wasm.is_some_and(|target| target.command.is_empty()) {
             peers.wasmtime = told(peers.prepare_wasmtime())?;
+        }
+        if let Some(target) = guest {
+            let (qemu, firecracker) = (installed("qemu-system-x86_64"), installed("firecracker"));
+            // Nothing is packed for nobody.
+            let boot = match (&qemu, &firecracker) {
+                (Err(reason), Err(_)) => Err(reason.clone()),
+                _ => told(peers.boot(target))?,
+            };
+            peers.qemu = qemu.and_then(|program| Ok(boot.as_ref().map_err(Clone::clone)?.qemu(&program)));
+            peers.firecracker = match (firecracker, &boot) {
+                (Ok(program), Ok(boot)) => told(boot.firecracker(&program, room))?,
+                (Err(reason), _) => Err(reason),
+                (_, Err(reason)) => Err(reason.clone()),
+            };
         }
         Ok(peers)
     }
@@ -98,6 +128,11 @@ impl<'a> Peers<'a> {
             beside: beside(target),
             command,
             is_hidden,
+            success: None,
+        };
+        let vmm = |name, command: &Result<_, String>| Peer {
+            success: Some(ENDED_WELL),
+            ..peer(name, self.guest, command.clone(), false)
         };
         let of_bundle = |program: &Path, root: &str| {
             let bundle = self.bundle.clone()?;
@@ -107,7 +142,6 @@ impl<'a> Peers<'a> {
             Ok(words.iter().map(|word| word.display().to_string()).chain([id]).collect())
         };
         let runtime = |name: &str| installed(name).and_then(|program| of_bundle(&program, name));
-        let linux = self.guest_peer();
         vec![
             peer(
                 "berth-oci, ready bundle",
@@ -119,21 +153,29 @@ impl<'a> Peers<'a> {
             peer("crun, ready bundle", self.container, runtime("crun"), hidden),
             peer("podman", self.container, self.podman.clone(), hidden),
             peer("wasmtime, compiled", self.wasm, self.wasmtime.clone(), false),
-            peer("QEMU microvm", None, linux("qemu-system-x86_64"), false),
-            peer("Firecracker", None, linux("firecracker"), false),
+            vmm("QEMU microvm", &self.qemu),
+            vmm("Firecracker", &self.firecracker),
         ]
     }
 
-    /// Why a VMM for Linux guests is not measured.
-    fn guest_peer(&self) -> impl Fn(&str) -> Result<Vec<String>, String> {
-        let reason = self.kvm_reason.clone();
-        move |program| {
-            installed(program)?;
-            Err(match &reason {
-                Some(reason) => reason.clone(),
-                None => "it takes a kernel and a disk made for it, which berth does not make".to_owned(),
-            })
+    /// What other VMMs boot, where this host can run a Linux guest at all.
+    fn boot(&self, target: &Target) -> Result<Boot> {
+        if let Some(reason) = berth_engine::info::info(self.room.roots, 0)?.kvm.reason {
+            return Err(refused(reason));
         }
+        let root = self.room.scratch().join("guest");
+        self.copy_files(&target.image, &root)?;
+        Boot::prepare(self.room, &root, &target.command)
+    }
+
+    /// Copies all files of an image.
+    fn copy_files(&self, image: &str, to: &Path) -> Result<()> {
+        let name = self.room.name("rootfs");
+        timed::prepare(self.room.berth(&["create", "--name", &name, "--pull", "never", image, "true"]))?;
+        let copied = timed::prepare(self.room.berth(&["cp", &format!("{name}:/"), &to.to_string_lossy()]));
+        timed::prepare(self.room.berth(&["rm", "-f", &name]))?;
+        copied?;
+        fs::set_permissions(to, fs::Permissions::from_mode(0o755)).map_err(Error::file("change", to))
     }
 
     /// A bundle as `runc spec` would write it, without a seccomp filter: compiling one is most of what runc and crun
@@ -143,12 +185,7 @@ impl<'a> Peers<'a> {
         let root = bundle.join("rootfs");
         fs::create_dir_all(&self.volatile).map_err(Error::file("make", &self.volatile))?;
         fs::create_dir_all(&bundle).map_err(Error::file("make", &bundle))?;
-        let name = self.room.name("rootfs");
-        timed::prepare(self.room.berth(&["create", "--name", &name, "--pull", "never", &target.image, "true"]))?;
-        let copied = timed::prepare(self.room.berth(&["cp", &format!("{name}:/"), &root.to_string_lossy()]));
-        timed::prepare(self.room.berth(&["rm", "-f", &name]))?;
-        copied?;
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).map_err(Error::file("change", &root))?;
+        self.copy_files(&target.image, &root)?;
         let mut spec = Command::new(self.room.program("berth-oci"));
         spec.arg("spec").arg("--bundle").arg(&bundle);
         timed::prepare(spec)?;
