@@ -87,7 +87,8 @@ pub fn startup(html: &mut String, startup: &Startup) {
             &charts::strips("Distribution of times from request to exit", "ms", &strips),
             "From request to exit. What the peers' figures include: runc, crun and berth-oci start from a bundle that is \
              ready, without an image store and without a seccomp filter; podman, like berth run, from an image, and with a \
-             filter; wasmtime has no sandbox round it. The axis is logarithmic where its steps are uneven.",
+             filter; wasmtime has no sandbox round it; QEMU and Firecracker boot the kernel of berth's guests \
+             with the image as its initramfs and the command as its init, and have neither network, disk, log nor sandbox. The axis is logarithmic where its steps are uneven.",
         );
     }
     costs(html, &measured);
