@@ -228,6 +228,10 @@ fn people_see_nodes_shares_and_reasons() {
     let cluster = Cluster::up(2);
     let status = cluster.home.berth("cluster status").ok().text();
     assert_eq!(status.matches("running").count(), 4, "a master, two agents and the job framework: {status}");
+    let events = cluster.home.berth("cluster events").spawn();
+    events.expect("SUBSCRIBED agents: 2, frameworks: 1, tasks: 0");
+    let as_json = cluster.home.berth("cluster events --format json").spawn();
+    as_json.expect("SUBSCRIBED");
     let mut framework = Framework::new(cluster.master, &subscribe_call(None));
     // One offer of each agent.
     let mut offers = framework.expect("OFFERS")["offers"].as_array().unwrap().clone();
@@ -246,6 +250,10 @@ fn people_see_nodes_shares_and_reasons() {
     let why = cluster.home.berth("explain t").ok().text();
     assert!(why.starts_with(&format!("t is TASK_RUNNING on agent {agent}, in role a\n")), "{why}");
     cluster.home.berth("explain u").run().fails_with("no task has this id");
+    events.expect(&format!("FRAMEWORK_ADDED {} (test) is connected", framework.id));
+    events.expect(&format!("TASK_ADDED t of {} on {agent}", framework.id));
+    events.expect(&format!("TASK_UPDATED t of {} is TASK_RUNNING", framework.id));
+    as_json.expect("TASK_RUNNING");
     cluster.home.berth("nodes --master 127.0.0.1:1").run().fails_with("berth cluster up");
     for (flags, said) in [
         ("--agents 3", "a cluster is up already, with 2 agents"),
@@ -255,6 +263,13 @@ fn people_see_nodes_shares_and_reasons() {
     ] {
         cluster.home.berth(&format!("cluster up {flags}")).run().fails_with(said);
     }
+    cluster.kill(&["master"]);
+    events.wait().fails_with("the stream of events of the master at 127.0.0.1:");
+    let events = as_json.wait().text();
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: BTreeSet<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert!(kinds.is_superset(&["SUBSCRIBED", "FRAMEWORK_ADDED", "TASK_ADDED", "TASK_UPDATED"].into()), "{kinds:?}");
+    assert!(!kinds.contains("HEARTBEAT"), "{kinds:?}");
     // What is left out stays as it is.
     let _ = cluster.home.berth("cluster up").ok();
 }

@@ -1,6 +1,7 @@
 //! `berth cluster`, and what there is to see of one: `berth nodes`, `berth fairness`, `berth explain`
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
 use berth_orchestrator::server;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Context, job};
@@ -37,6 +39,7 @@ pub struct Cluster {
 enum Command {
     Up(Up),
     Status(Status),
+    Events(Events),
     Down(Down),
     Master(Master),
     Agent(Agent),
@@ -48,6 +51,7 @@ impl Cluster {
         match self.command {
             Command::Up(command) => command.run(context),
             Command::Status(_) => Status::run(context),
+            Command::Events(command) => command.run(context),
             Command::Down(_) => Down::run(context),
             Command::Master(command) => command.run(context),
             Command::Agent(command) => command.run(context),
@@ -117,6 +121,58 @@ impl Status {
         }
         table.print()?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print what happens to agents, frameworks and tasks, as it happens
+#[derive(Debug, Args)]
+struct Events {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+impl Events {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        process::watch(self.asked.master(context)?, |event| {
+            match context.format {
+                Format::Json => output::json_line(&event)?,
+                Format::Table => output::lines([format!("{:.3} {}", Timestamp::now(), Events::describe(&event))])?,
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// An event in one line.
+    fn describe(event: &Value) -> String {
+        let kind = text(&event["type"]);
+        let body = &event[kind.to_ascii_lowercase()];
+        let id = |of: &Value, name: &str| text(&of[name]["value"]).to_owned();
+        let what = match kind {
+            "SUBSCRIBED" => {
+                let state = &body["get_state"];
+                let count = |kind: &str| items(&state[format!("get_{kind}")][kind]).count();
+                format!("agents: {}, frameworks: {}, tasks: {}", count("agents"), count("frameworks"), count("tasks"))
+            }
+            "TASK_ADDED" => {
+                let task = &body["task"];
+                format!("{} of {} on {}", id(task, "task_id"), id(task, "framework_id"), id(task, "agent_id"))
+            }
+            "TASK_UPDATED" => {
+                let (state, message) = (text(&body["state"]), text(&body["status"]["message"]));
+                let because = if message.is_empty() { String::new() } else { format!(": {message}") };
+                format!("{} of {} is {state}{because}", id(body, "task_id"), id(body, "framework_id"))
+            }
+            "AGENT_ADDED" => id(&body["agent"]["agent_info"], "id"),
+            "AGENT_REMOVED" => id(body, "agent_id"),
+            "FRAMEWORK_ADDED" | "FRAMEWORK_UPDATED" => {
+                let (framework, info) = (&body["framework"], &body["framework"]["framework_info"]);
+                let state = if framework["connected"] == true { "connected" } else { "disconnected" };
+                format!("{} ({}) is {state}", id(info, "id"), text(&info["name"]))
+            }
+            _ => id(&body["framework_info"], "id"),
+        };
+        format!("{kind} {}", job::printable(&what))
     }
 }
 
@@ -294,12 +350,16 @@ struct Asked {
 }
 
 impl Asked {
+    fn master(&self, context: &Context) -> Result<SocketAddr> {
+        match self.master {
+            Some(master) => Ok(master),
+            None => Ok(cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master),
+        }
+    }
+
     /// The answer to a call, without its wrapping.
     fn ask(&self, context: &Context, call: &Value) -> Result<Value> {
-        let master = match self.master {
-            Some(master) => master,
-            None => cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master,
-        };
+        let master = self.master(context)?;
         let kind = call["type"].as_str().unwrap_or_default().to_ascii_lowercase();
         let mut answer = process::ask(master, call)?;
         Ok(answer[kind.as_str()].take())

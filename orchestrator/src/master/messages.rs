@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::observers::Notice;
 use super::registry::Change;
 use super::{AgentId, Connection, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId};
 use crate::allocator::{OfferKey, Subscription};
@@ -255,6 +256,8 @@ pub enum Output {
     Framework(Connection, Event),
     /// Send to an agent.
     Agent(Connection, ToAgent),
+    /// Send to all of these observers.
+    Observers(Vec<Connection>, Notice),
     /// Close a connection, after what was sent over it.
     Close(Connection),
 }

@@ -19,8 +19,9 @@ use uuid::Uuid;
 
 use super::limits::Bucket;
 use super::metrics::Counters;
+use crate::api::events;
 use crate::api::scheduler::Writer;
-use crate::master::{Connection, Event, FrameworkId, Master, Output, Snapshot};
+use crate::master::{Connection, Event, FrameworkId, Master, Notice, Output, Snapshot};
 use crate::recordio;
 use crate::store::{self, Store};
 
@@ -30,8 +31,10 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How much is done between two looks at the clock.
 const BATCH: usize = 1000;
-/// How many bytes may wait for one client to read them; one that is slower is disconnected.
+/// How many bytes may wait for an agent, or a framework, to read them; one that is slower is disconnected.
 const MOST_QUEUED: usize = 64 << 20;
+/// The same of whoever only watches, who can ask again for the state there is.
+const MOST_QUEUED_TO_WATCH: usize = 8 << 20;
 /// For how long a snapshot is good enough for whoever only looks.
 const SNAPSHOT_AGE: Duration = Duration::from_millis(100);
 
@@ -78,6 +81,16 @@ pub struct Link {
 enum Kind {
     Framework(Box<FrameworkLink>),
     Agent,
+    Observer,
+}
+
+impl Kind {
+    fn most_queued(&self) -> usize {
+        match self {
+            Kind::Framework(_) | Kind::Agent => MOST_QUEUED,
+            Kind::Observer => MOST_QUEUED_TO_WATCH,
+        }
+    }
 }
 
 /// What belongs to the stream of a subscribed framework.
@@ -166,6 +179,11 @@ impl Core {
         self.open(Kind::Framework(Box::new(link)))
     }
 
+    /// Opens a way to somebody who watches.
+    pub fn open_observer(&mut self) -> (Connection, Queue) {
+        self.open(Kind::Observer)
+    }
+
     fn open(&mut self, kind: Kind) -> (Connection, Queue) {
         let (sender, receiver) = unbounded_channel();
         let queued = Arc::new(AtomicUsize::new(0));
@@ -179,7 +197,7 @@ impl Core {
     pub fn framework_link(&mut self, connection: Connection) -> Option<&mut FrameworkLink> {
         match &mut self.links.get_mut(&connection)?.kind {
             Kind::Framework(link) => Some(link),
-            Kind::Agent => None,
+            Kind::Agent | Kind::Observer => None,
         }
     }
 
@@ -214,12 +232,13 @@ impl Core {
         self.snapshot = None;
     }
 
-    fn send(&mut self, connection: Connection, record: &[u8]) {
+    fn send(&mut self, connection: Connection, record: Bytes) {
         let Some(link) = self.links.get(&connection) else { return };
-        let framed = recordio::frame(record);
-        let queued = link.queued.fetch_add(framed.len(), Ordering::Relaxed) + framed.len();
-        if queued > MOST_QUEUED || link.sender.send(framed).is_err() {
-            if queued > MOST_QUEUED {
+        // However long one record is, it is sent to whoever has read those before.
+        let queued = link.queued.fetch_add(record.len(), Ordering::Relaxed);
+        let slow = queued > link.kind.most_queued();
+        if slow || link.sender.send(record).is_err() {
+            if slow {
                 tracing::warn!(connection = connection.0, "a client does not read what it is sent: disconnected");
             }
             self.closed(connection);
@@ -233,7 +252,16 @@ impl Core {
         }
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let text = writer.write(event, since_1970).to_string();
-        self.send(connection, text.as_bytes());
+        self.send(connection, recordio::frame(text.as_bytes()));
+    }
+
+    /// Says the same to all of them: it is written once.
+    fn send_to_observers(&mut self, connections: Vec<Connection>, notice: &Notice) {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = recordio::frame(events::write(notice, since_1970).to_string().as_bytes());
+        for connection in connections {
+            self.send(connection, record.clone());
+        }
     }
 
     /// Does what the core wants to be done.
@@ -256,8 +284,9 @@ impl Core {
                     Output::Framework(to, event) => self.send_to_framework(to, &event),
                     Output::Agent(to, message) => {
                         let text = serde_json::to_string(&message).expect("messages have texts for keys");
-                        self.send(to, text.as_bytes());
+                        self.send(to, recordio::frame(text.as_bytes()));
                     }
+                    Output::Observers(to, notice) => self.send_to_observers(to, &notice),
                     Output::Close(connection) => drop(self.links.remove(&connection)),
                 }
             }

@@ -10,6 +10,8 @@ pub const AGENT_RECORD: usize = 64 << 20;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The most connections at once.
 pub const CONNECTIONS: usize = 20_000;
+/// The most subscribers to what happens to agents, frameworks and tasks.
+pub const OBSERVERS: usize = 100;
 /// How long the kernel tries to reach a client that does not answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
 

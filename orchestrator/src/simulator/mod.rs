@@ -236,6 +236,7 @@ impl Simulation {
                 Output::Store(change) => self.registry.apply(change),
                 Output::Framework(to, event) => self.send_to_client(to, ToClient::Framework(event)),
                 Output::Agent(to, message) => self.send_to_client(to, ToClient::Agent(message)),
+                Output::Observers(..) => panic!("nobody watches"),
                 Output::Close(connection) => self.send_to_client(connection, ToClient::Closed),
             }
         }

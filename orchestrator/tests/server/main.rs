@@ -2,6 +2,7 @@
 
 mod calls;
 mod client;
+mod events;
 mod http;
 mod lifecycle;
 mod operators;
