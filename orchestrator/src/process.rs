@@ -8,6 +8,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::body::Incoming;
@@ -102,8 +104,22 @@ pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error>
 
 /// Asks a master something, as operators do: what it answers, null if nothing.
 pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
+    ask_at(master, "/api/v1", call)
+}
+
+/// Reads a piece of a task's file through its agent: the size of the whole, and what there is from `offset` on, nothing at
+/// its end.
+pub fn read_file(master: SocketAddr, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
+    let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": offset } });
+    let mut answer = ask_at(master, &format!("/agent/{agent}/api/v1"), &call)?;
+    let read = answer["read_file"].take();
+    let data = read["data"].as_str().and_then(|data| BASE64_STANDARD.decode(data).ok());
+    read["size"].as_u64().zip(data).ok_or_else(|| Error::Unreachable(master, "what answers is no agent".to_owned()))
+}
+
+fn ask_at(master: SocketAddr, path: &str, call: &Value) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::Unreachable(master, cause);
-    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", call).await };
+    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), path, call).await };
     let (status, body) = exchange(connect)?.map_err(unreachable)?;
     if status != StatusCode::OK {
         return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use berth_tests::home::Home;
 use berth_tests::{wait, wasm};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -289,6 +290,44 @@ tasks:
     let lines = as_json.wait().code(0).text();
     let last: Value = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
     assert_eq!(last["state"], "finished");
+}
+
+/// A job whose tasks run where the test says.
+const ELSEWHERE: &str = "
+name: far
+tasks:
+  t:
+    image: busybox
+    shell: echo one; echo two >&2; while [ ! -e $GO ]; do sleep 0.05; done; printf three
+    env: {GO: LEDGER/go}
+    volumes: [{source: LEDGER, target: LEDGER}]
+    constraints: [{attribute: where, is: elsewhere}]
+";
+
+#[test]
+fn logs_of_tasks_on_other_machines_come_through_their_agents() {
+    let cluster = Cluster::up(1);
+    // As far from the cluster's home as another machine is.
+    let elsewhere = Home::new();
+    let agent = format!("cluster agent --master {} --attribute where=elsewhere --cpus 1", cluster.master);
+    let mut agent = elsewhere.berth(&agent).spawn();
+    agent.expect("running");
+    cluster.submit(ELSEWHERE);
+    cluster.expect("far", "running", 1);
+    wait::until("it has written", || {
+        let logs = cluster.home.berth("job logs far").run();
+        logs.exit_code() == 0 && logs.text() == "one\n" && logs.stderr_text() == "two\n"
+    });
+    let following = cluster.home.berth("job logs --follow far.t.0").spawn();
+    following.expect("one");
+    fs::write(cluster.ledger().join("go"), "").unwrap();
+    assert_eq!(following.wait().code(0).text(), "one\nthree");
+    cluster.expect("far", "finished", 1);
+    wait::until("its sandbox is removed", || elsewhere.containers().is_empty());
+    assert_eq!(cluster.home.berth("job logs --tail 1 far").ok().text(), "three");
+    agent.signal(Signal::SIGTERM);
+    wait::until("the agent has ended", || agent.has_ended());
+    cluster.home.berth("job logs far").run().fails_with("is not connected");
 }
 
 #[test]

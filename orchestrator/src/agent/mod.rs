@@ -15,6 +15,7 @@
 mod checkpoints;
 mod checks;
 pub(crate) mod command;
+mod files;
 mod link;
 mod sandboxes;
 mod tasks;
@@ -23,22 +24,28 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_engine::Roots;
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use checkpoints::Checkpoints;
+use files::Files;
 use link::Link;
 use sandboxes::Sandboxes;
 use tasks::{Effect, Tasks};
 
 pub use checkpoints::Error as CheckpointError;
 pub use command::ISOLATION;
+pub use files::LOG_FILE;
 pub use sandboxes::kept_log;
 
-use crate::master::{AgentInfo, Registration, ToAgent};
+use crate::api::files::{Answer, Question};
+use crate::master::{AgentInfo, FromAgent, Registration, ToAgent};
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -46,6 +53,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// How much is done between two commits.
 const BATCH: usize = 1000;
+/// How many questions about files are answered at once.
+const QUESTIONS: usize = 16;
 
 /// What an agent is told.
 #[derive(Debug, Clone)]
@@ -96,6 +105,8 @@ enum Happening {
     Heard(u64, ToAgent),
     /// A connection is no more.
     Lost(u64),
+    /// A question that came over a connection has an answer.
+    Answered(u64, FromAgent),
     /// A task's sandbox was started, or why not.
     Started(String, Result<(), String>),
     /// Something is new of a task that runs.
@@ -107,10 +118,20 @@ enum Happening {
 /// Runs an agent until `shutdown` is ready, which leaves its tasks running, or it cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let (sender, mut happenings) = mpsc::unbounded_channel();
+    let directory = std::path::absolute(&config.directory).unwrap_or_else(|_| config.directory.clone());
+    let config = Config { directory, ..config };
     let (checkpoints, recovered) = Checkpoints::open(&config.directory)?;
     let sandboxes = Sandboxes::new(&config, checkpoints.instance(), sender.clone());
     let mut agent = Agent {
-        tasks: Tasks::new(recovered, config.default_image.clone(), checkpoints.instance().to_owned()),
+        tasks: Tasks::new(
+            recovered,
+            config.default_image.clone(),
+            checkpoints.instance().to_owned(),
+            config.directory.clone(),
+        ),
+        files: Files::new(&config.roots, &config.directory),
+        questions: Arc::new(Semaphore::new(QUESTIONS)),
+        happenings: sender.clone(),
         checkpoints,
         sandboxes,
         link: None,
@@ -164,6 +185,10 @@ struct Agent {
     tasks: Tasks,
     checkpoints: Checkpoints,
     sandboxes: Sandboxes,
+    files: Files,
+    /// How many more questions may be asked now.
+    questions: Arc<Semaphore>,
+    happenings: UnboundedSender<Happening>,
     link: Option<Link>,
     connecting: bool,
     info: AgentInfo,
@@ -200,14 +225,20 @@ impl Agent {
                     Err(error) => tracing::debug!(%error, "the master cannot be reached"),
                 }
             }
-            Happening::Heard(number, _) | Happening::Lost(number)
+            Happening::Heard(number, _) | Happening::Lost(number) | Happening::Answered(number, _)
                 if self.link.as_ref().is_none_or(|link| link.number != number) => {}
             Happening::Heard(_, ToAgent::Registered(id)) => {
                 self.checkpoints.set_id(&id)?;
                 self.tasks.registered(id);
             }
             Happening::Heard(_, ToAgent::Refused(reason)) => return Err(Error::Refused(reason)),
+            Happening::Heard(link, ToAgent::Ask { number, question }) => self.answer(link, number, question),
             Happening::Heard(_, message) => self.tasks.told(message),
+            Happening::Answered(_, answer) => {
+                if let Some(link) = &self.link {
+                    link.say(&answer);
+                }
+            }
             Happening::Lost(_) => self.link = None,
             Happening::Started(name, result) => self.tasks.started(&name, result),
             Happening::Checked(name, report) => self.tasks.checked(&name, report),
@@ -217,6 +248,22 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Finds out what is asked, and happens to have an answer then.
+    fn answer(&self, link: u64, number: u64, question: Question) {
+        let happenings = self.happenings.clone();
+        // The agent has ended if nobody listens.
+        let tell = move |answer| drop(happenings.send(Happening::Answered(link, FromAgent::Answer { number, answer })));
+        let Some((sandbox, path)) = self.tasks.locate(question.path()) else {
+            return tell(Answer::NotFound(format!("{}: the agent has no such task", question.path())));
+        };
+        let Ok(slot) = Arc::clone(&self.questions).try_acquire_owned() else { return tell(Answer::Busy) };
+        let files = self.files.clone();
+        spawn_blocking(move || {
+            tell(files.answer(&sandbox, &path, &question));
+            drop(slot);
+        });
     }
 
     /// Makes what has changed durable, and then does what follows from it.

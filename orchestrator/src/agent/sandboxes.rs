@@ -2,6 +2,8 @@
 //! has written outlives its sandbox.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::{fmt, fs, io};
 
 use berth_engine::logs::LOG;
 use berth_engine::monitor::{self, Monitor};
+use berth_engine::paths::PRIVATE;
 use berth_engine::{Container, Error, Roots, lifecycle, remove};
 use berth_runtime::monitor::Status;
 use tokio::io::Interest;
@@ -21,13 +24,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
 use super::checks::{Asker, Checks, Rounds};
-use super::{Config, Happening};
+use super::command::Start;
+use super::{Config, Happening, files};
 
 /// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
 const HALF_MADE: Duration = Duration::from_secs(10);
 /// How many logs of tasks that have ended are kept, and after how many more the oldest are removed.
-const LOGS: usize = 2000;
+pub const LOGS: usize = 2000;
 const MORE_LOGS: usize = 100;
+/// Of how many of them what they have left in their directories is kept.
+const DIRECTORIES: usize = 100;
 /// How many commands that ask tasks how they are run at once.
 const CHECK_COMMANDS: usize = 16;
 /// How often it is looked whether it is whole.
@@ -109,14 +115,20 @@ impl Sandboxes {
     }
 
     /// Starts a sandbox; that, and later its end, happens.
-    pub fn start(&self, name: String, arguments: Vec<String>) {
+    pub fn start(&self, name: String, start: Start) {
+        let Start { arguments, directory } = start;
         let mut command = Command::new(&self.berth);
         command.args(arguments).env("BERTH_DATA_ROOT", self.roots.data()).env("BERTH_STATE_ROOT", self.roots.state());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
         tokio::spawn(async move {
-            let output = command.output().await;
-            let result = match output {
+            let output = async {
+                if let Some(directory) = &directory {
+                    make_directory(directory)?;
+                }
+                command.output().await
+            };
+            let result = match output.await {
                 Ok(output) if output.status.success() => Ok(()),
                 Ok(output) => {
                     let said = String::from_utf8_lossy(&output.stderr);
@@ -175,10 +187,15 @@ impl Sandboxes {
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => tracing::warn!(%error, name, "a task's sandbox cannot be removed"),
             }
+            // Where it has left something, it stays.
+            let own = files::directory(&directory, &name);
+            let _ = fs::remove_dir(&own);
+            let directories = own.parent().unwrap_or(&own);
             if removed.fetch_add(1, Ordering::Relaxed).is_multiple_of(MORE_LOGS)
-                && let Err(error) = remove_old(&directory.join("logs"))
+                && let Err(error) =
+                    remove_old(&directory.join("logs"), LOGS).and_then(|()| remove_old(directories, DIRECTORIES))
             {
-                tracing::warn!(%error, "old logs of tasks cannot be removed");
+                tracing::warn!(%error, "old logs and files of tasks cannot be removed");
             }
         });
     }
@@ -194,17 +211,33 @@ fn keep(log: &Path, kept: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes all logs but the latest.
-fn remove_old(logs: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(logs) {
+/// Makes the directory of a task, in which any user of its sandbox may write: nobody else comes that far.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let parent = directory.parent().unwrap_or(directory);
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(parent)?;
+    match fs::create_dir(directory) {
+        // An earlier agent was as far as this.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    fs::set_permissions(directory, Permissions::from_mode(0o1777))
+}
+
+/// Removes all that is in a directory but for the latest.
+fn remove_old(directory: &Path, keep: usize) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
     let mut kept: Vec<(SystemTime, PathBuf)> =
         entries.flatten().filter_map(|it| Some((it.metadata().ok()?.modified().ok()?, it.path()))).collect();
     kept.sort_unstable();
-    let old = kept.len().saturating_sub(LOGS);
-    kept.iter().take(old).try_for_each(|(_, path)| fs::remove_file(path))
+    let old = kept.len().saturating_sub(keep);
+    kept.iter().take(old).try_for_each(
+        |(_, path)| {
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        },
+    )
 }
 
 /// Whether the program in the sandbox of this name runs, did, or is about to.

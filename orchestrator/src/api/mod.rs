@@ -4,6 +4,7 @@
 //! skipped) and strict in what is left: an error names the field. Nothing here knows a socket.
 
 pub mod events;
+pub mod files;
 pub mod framework;
 pub mod operator;
 pub mod resources;

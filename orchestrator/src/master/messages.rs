@@ -10,6 +10,7 @@ use super::observers::Notice;
 use super::registry::Change;
 use super::{AgentId, Connection, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId};
 use crate::allocator::{OfferKey, Subscription};
+use crate::api::files::{Answer, Question};
 use crate::attributes::Attributes;
 use crate::resources::Resources;
 
@@ -194,6 +195,13 @@ pub enum FromAgent {
         /// What.
         data: Arc<[u8]>,
     },
+    /// What it was asked, it answers. This is between the program round the master and the agent.
+    Answer {
+        /// Which question.
+        number: u64,
+        /// What.
+        answer: Answer,
+    },
 }
 
 /// What an agent is told.
@@ -244,6 +252,13 @@ pub enum ToAgent {
         executor: Arc<str>,
         /// What.
         data: Arc<[u8]>,
+    },
+    /// Somebody wants to know something of it.
+    Ask {
+        /// By which number the answer is known.
+        number: u64,
+        /// What.
+        question: Question,
     },
 }
 

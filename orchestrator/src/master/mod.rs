@@ -102,6 +102,9 @@ pub enum Refused {
     /// No agent has this id.
     #[error("there is no agent {0}")]
     UnknownAgent(AgentId),
+    /// An agent is not there now.
+    #[error("agent {0} is not connected; try again when it is back")]
+    NotConnected(AgentId),
     /// The allocator does not do it.
     #[error(transparent)]
     Allocator(#[from] allocator::Error),

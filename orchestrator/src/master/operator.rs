@@ -9,6 +9,7 @@ use super::{
     Refused, Task, TaskState, ToAgent,
 };
 use crate::allocator::{Fairness, FrameworkKey, Quota, Weight};
+use crate::api::files::Question;
 use crate::resources::Quantities;
 
 /// Where an agent is.
@@ -110,6 +111,14 @@ impl Master {
             Link::Connected { connection, .. } => Some(connection),
             Link::Disconnected { .. } | Link::Gone => None,
         }
+    }
+
+    /// Asks something of an agent that is connected: over which connection.
+    pub fn ask(&mut self, id: &AgentId, number: u64, question: Question) -> Result<Connection, Refused> {
+        let agent = self.agents.get(id).ok_or_else(|| Refused::UnknownAgent(id.clone()))?;
+        let connection = agent.connection().ok_or_else(|| Refused::NotConnected(id.clone()))?;
+        self.outputs.push(Output::Agent(connection, ToAgent::Ask { number, question }));
+        Ok(connection)
     }
 
     /// A framework is over, a person says.

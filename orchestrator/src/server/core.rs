@@ -20,8 +20,9 @@ use uuid::Uuid;
 use super::limits::Bucket;
 use super::metrics::Counters;
 use crate::api::events;
+use crate::api::files::{Answer, Question};
 use crate::api::scheduler::Writer;
-use crate::master::{Connection, Event, FrameworkId, Master, Notice, Output, Snapshot};
+use crate::master::{AgentId, Connection, Event, FrameworkId, Master, Notice, Output, Refused, Snapshot};
 use crate::recordio;
 use crate::store::{self, Store};
 
@@ -132,6 +133,9 @@ pub struct Core {
     links: HashMap<Connection, Link>,
     connections: u64,
     answers: Vec<Box<dyn FnOnce() + Send>>,
+    /// What agents were asked, by number: over which connection, and who waits for the answer.
+    asked: HashMap<u64, (Connection, oneshot::Sender<Answer>)>,
+    questions: u64,
     snapshot: Option<(Instant, Arc<Snapshot>)>,
     /// Whether there may be something to offer before the next regular cycle.
     allocate: bool,
@@ -148,6 +152,8 @@ impl Core {
             links: HashMap::new(),
             connections: 0,
             answers: Vec::new(),
+            asked: HashMap::new(),
+            questions: 0,
             snapshot: None,
             allocate: false,
             stopped: false,
@@ -201,8 +207,29 @@ impl Core {
         }
     }
 
+    /// Asks an agent something. The answer does not come if the agent leaves before.
+    pub fn ask_agent(&mut self, id: &AgentId, question: Question) -> Result<oneshot::Receiver<Answer>, Refused> {
+        self.questions += 1;
+        let connection = self.master.ask(id, self.questions, question)?;
+        let (sender, receiver) = oneshot::channel();
+        // Some have stopped waiting.
+        self.asked.retain(|_, (_, sender)| !sender.is_closed());
+        self.asked.insert(self.questions, (connection, sender));
+        Ok(receiver)
+    }
+
+    /// An agent answers. Nobody can answer for another.
+    pub fn answered(&mut self, from: Connection, number: u64, answer: Answer) {
+        if self.asked.get(&number).is_some_and(|(connection, _)| *connection == from)
+            && let Some((_, sender)) = self.asked.remove(&number)
+        {
+            let _ = sender.send(answer);
+        }
+    }
+
     /// The other end of a connection is gone.
     pub fn closed(&mut self, connection: Connection) {
+        self.asked.retain(|_, (to, _)| *to != connection);
         if self.links.remove(&connection).is_some() {
             let now = self.now();
             self.master.disconnected(connection, now);
@@ -287,7 +314,10 @@ impl Core {
                         self.send(to, recordio::frame(text.as_bytes()));
                     }
                     Output::Observers(to, notice) => self.send_to_observers(to, &notice),
-                    Output::Close(connection) => drop(self.links.remove(&connection)),
+                    Output::Close(connection) => {
+                        self.asked.retain(|_, (to, _)| *to != connection);
+                        self.links.remove(&connection);
+                    }
                 }
             }
         }

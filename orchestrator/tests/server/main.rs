@@ -3,6 +3,7 @@
 mod calls;
 mod client;
 mod events;
+mod files;
 mod http;
 mod lifecycle;
 mod operators;
