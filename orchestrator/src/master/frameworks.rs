@@ -71,7 +71,10 @@ impl Master {
                 }
                 // The offers made so far are unknown to whoever subscribes now.
                 self.framework_disconnected(&id, now);
-                self.update_info(&id, info)?;
+                if let Err(refused) = self.update_info(&id, info) {
+                    self.notify_framework(&id, Notice::FrameworkUpdated);
+                    return Err(refused);
+                }
             }
         }
         let heartbeat = self.config.heartbeat;
