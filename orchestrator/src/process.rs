@@ -107,11 +107,16 @@ pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
     ask_at(master, "/api/v1", call)
 }
 
+/// Asks an agent something by way of its master.
+pub fn ask_agent(master: SocketAddr, agent: &str, call: &Value) -> Result<Value, Error> {
+    ask_at(master, &format!("/agent/{agent}/api/v1"), call)
+}
+
 /// Reads a piece of a task's file through its agent: the size of the whole, and what there is from `offset` on, nothing at
 /// its end.
 pub fn read_file(master: SocketAddr, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
     let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": offset } });
-    let mut answer = ask_at(master, &format!("/agent/{agent}/api/v1"), &call)?;
+    let mut answer = ask_agent(master, agent, &call)?;
     let read = answer["read_file"].take();
     let data = read["data"].as_str().and_then(|data| BASE64_STANDARD.decode(data).ok());
     read["size"].as_u64().zip(data).ok_or_else(|| Error::Unreachable(master, "what answers is no agent".to_owned()))

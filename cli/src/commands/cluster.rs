@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -22,11 +23,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Context, job};
+use crate::failure;
 use crate::flags::{full_pair, time};
 use crate::output::{self, Format, Table};
 
 /// Where a master listens, if nobody says otherwise.
 const MASTER: &str = "127.0.0.1:5050";
+
+/// How often agents are asked how far they are.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Run a cluster, or one of its processes
 #[derive(Debug, Args)]
@@ -40,6 +45,7 @@ enum Command {
     Up(Up),
     Status(Status),
     Events(Events),
+    Prefetch(Prefetch),
     Down(Down),
     Master(Master),
     Agent(Agent),
@@ -52,6 +58,7 @@ impl Cluster {
             Command::Up(command) => command.run(context),
             Command::Status(_) => Status::run(context),
             Command::Events(command) => command.run(context),
+            Command::Prefetch(command) => command.run(context),
             Command::Down(_) => Down::run(context),
             Command::Master(command) => command.run(context),
             Command::Agent(command) => command.run(context),
@@ -173,6 +180,57 @@ impl Events {
             _ => id(&body["framework_info"], "id"),
         };
         format!("{kind} {}", job::printable(&what))
+    }
+}
+
+/// Have all agents pull images before tasks need them, and return when they have
+#[derive(Debug, Args)]
+struct Prefetch {
+    #[command(flatten)]
+    asked: Asked,
+    /// [HOST/]NAME[:TAG][@DIGEST]
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Prefetch {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let master = self.asked.master(context)?;
+        let agents = self.asked.ask(context, &json!({ "type": "GET_AGENTS" }))?;
+        let connected = items(&agents["agents"]).filter(|agent| agent["state"] == "connected");
+        let agents: Vec<&str> = connected.map(|agent| text(&agent["agent_info"]["id"]["value"])).collect();
+        if agents.is_empty() {
+            bail!("no agent is connected: there is nobody to pull anything");
+        }
+        let (mut fetched, mut failed) = (Vec::new(), 0);
+        let mut left: Vec<(&str, &String)> =
+            self.images.iter().flat_map(|image| agents.iter().map(move |agent| (*agent, image))).collect();
+        while !left.is_empty() {
+            left.retain(|(agent, image)| {
+                let call = json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "image": image } });
+                match process::ask_agent(master, agent, &call) {
+                    Ok(answer) if answer["prefetch_image"]["state"] == "PRESENT" => {
+                        fetched.push(json!({ "Agent": agent, "Image": image }));
+                        false
+                    }
+                    Ok(_) => true,
+                    Err(error) => {
+                        failed += 1;
+                        failure::warn(&anyhow::Error::new(error).context(format!("agent {agent} cannot pull {image}")));
+                        false
+                    }
+                }
+            });
+            if !left.is_empty() {
+                sleep(LOOK);
+            }
+        }
+        if context.format == Format::Json {
+            output::json(&fetched)?;
+        } else {
+            output::lines(fetched.iter().map(|it| format!("{} has {}", text(&it["Agent"]), text(&it["Image"]))))?;
+        }
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

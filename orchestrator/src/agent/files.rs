@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, 
 use rustix::io::Errno;
 
 use super::kept_log;
-use crate::api::files::{Answer, FileInfo, MOST_READ, Question};
+use crate::api::agent::{Answer, FileInfo, MOST_READ};
 
 /// What the log itself is called among the files of a task: with the time of each line, and both streams in their order.
 pub const LOG_FILE: &str = "container.log";
@@ -35,9 +35,14 @@ const OUTLINES: usize = 16;
 /// How often a path is looked up again that changed meanwhile.
 const TRIES: usize = 16;
 
-/// The directory that the task in the sandbox of this name leaves files in.
+/// The directory of the task in the sandbox of this name, while that is there.
 pub fn directory(agent: &Path, sandbox: &str) -> PathBuf {
     agent.join("sandboxes").join(sandbox)
+}
+
+/// What it becomes when the sandbox is removed.
+pub fn left(agent: &Path, sandbox: &str) -> PathBuf {
+    agent.join("left").join(sandbox)
 }
 
 /// Where questions are answered from.
@@ -57,25 +62,16 @@ impl Files {
         Files { roots: roots.clone(), directory: directory.to_owned(), outlines: Arc::default() }
     }
 
-    /// Answers a question about the task in a sandbox, which is there or was: `path` is the one that was asked for without
+    /// What is in a directory of the task in a sandbox, which is there or was. `path` is the one that was asked for, without
     /// what leads to the task's directory.
-    pub fn answer(&self, sandbox: &str, path: &str, question: &Question) -> Answer {
-        let task = Task { files: self, sandbox };
-        let answer = match question {
-            Question::List { .. } => task.list(path, question.path()).map(Answer::Listed),
-            Question::Read { offset, length, .. } => {
-                let read = task.read(path, *offset, (*length).min(MOST_READ));
-                read.map(|(size, data)| Answer::Read(size, BASE64_STANDARD.encode(data)))
-            }
-        };
-        answer.unwrap_or_else(|error| {
-            let message = format!("{}: {error}", question.path());
-            match error.kind() {
-                io::ErrorKind::NotFound => Answer::NotFound(message),
-                io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => Answer::Refused(message),
-                _ => Answer::Failed(message),
-            }
-        })
+    pub fn list(&self, sandbox: &str, path: &str, asked: &str) -> Answer {
+        answer(asked, Task { files: self, sandbox }.list(path, asked).map(Answer::Listed))
+    }
+
+    /// What is in a file of the task in a sandbox.
+    pub fn read(&self, sandbox: &str, path: &str, asked: &str, offset: u64, length: u64) -> Answer {
+        let read = Task { files: self, sandbox }.read(path, offset, length.min(MOST_READ));
+        answer(asked, read.map(|(size, data)| Answer::Read(size, BASE64_STANDARD.encode(data))))
     }
 
     /// Where the streams are in a task's log, as far as it was read before.
@@ -89,6 +85,17 @@ impl Files {
         outlines.push_back((name, Arc::clone(&outline)));
         outline
     }
+}
+
+fn answer(asked: &str, answer: io::Result<Answer>) -> Answer {
+    answer.unwrap_or_else(|error| {
+        let message = format!("{asked}: {error}");
+        match error.kind() {
+            io::ErrorKind::NotFound => Answer::NotFound(message),
+            io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => Answer::Refused(message),
+            _ => Answer::Failed(message),
+        }
+    })
 }
 
 struct Task<'a> {
@@ -108,7 +115,10 @@ impl Task<'_> {
 
     fn directory(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(open(directory(&self.files.directory, self.sandbox), flags, Mode::empty())?)
+        let open = |path: PathBuf| open(path, flags, Mode::empty());
+        // It moves when the sandbox is removed.
+        let own = open(directory(&self.files.directory, self.sandbox));
+        Ok(own.or_else(|_| open(left(&self.files.directory, self.sandbox)))?)
     }
 
     fn list(&self, path: &str, asked: &str) -> io::Result<Vec<FileInfo>> {
@@ -267,8 +277,7 @@ mod tests {
     }
 
     fn read(files: &Files, path: &str, offset: u64, length: u64) -> Answer {
-        let question = Question::Read { path: format!("asked/{path}"), offset, length };
-        files.answer(SANDBOX, path, &question)
+        files.read(SANDBOX, path, &format!("asked/{path}"), offset, length)
     }
 
     fn content(size: u64, text: &str) -> Answer {
@@ -276,7 +285,7 @@ mod tests {
     }
 
     fn list(files: &Files, path: &str) -> Answer {
-        files.answer(SANDBOX, path, &Question::List { path: format!("asked/{path}") })
+        files.list(SANDBOX, path, &format!("asked/{path}"))
     }
 
     #[test]
@@ -366,8 +375,13 @@ mod tests {
         assert_eq!(read(&files, LOG_FILE, 0, 1000), content(log_size, &text));
         std::fs::write(&log, text.clone() + &line("stdout", "F !")).unwrap();
         assert_eq!(read(&files, "stdout", 7, 100), content(9, "!\n"));
+        // It moves when the sandbox is removed.
+        let moved = left(host.path(), SANDBOX);
+        std::fs::create_dir_all(moved.parent().unwrap()).unwrap();
+        std::fs::rename(&own, &moved).unwrap();
+        assert_eq!(read(&files, "sub/file", 0, 2), content(10, "01"));
         // Without a directory of its own, a task has written all the same.
-        std::fs::remove_dir_all(own).unwrap();
+        std::fs::remove_dir_all(moved).unwrap();
         let Answer::Listed(listed) = list(&files, "") else { panic!("not listed") };
         assert_eq!(listed.len(), 3);
     }

@@ -16,6 +16,7 @@ mod checkpoints;
 mod checks;
 pub(crate) mod command;
 mod files;
+pub(crate) mod images;
 mod link;
 mod sandboxes;
 mod tasks;
@@ -35,6 +36,7 @@ use tokio::time::{Instant, sleep_until};
 
 use checkpoints::Checkpoints;
 use files::Files;
+use images::Pulls;
 use link::Link;
 use sandboxes::Sandboxes;
 use tasks::{Effect, Tasks};
@@ -44,7 +46,8 @@ pub use command::ISOLATION;
 pub use files::LOG_FILE;
 pub use sandboxes::kept_log;
 
-use crate::api::files::{Answer, Question};
+use crate::api::agent::{Answer, Question};
+use crate::attributes::Attributes;
 use crate::master::{AgentInfo, FromAgent, Registration, ToAgent};
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
@@ -107,6 +110,10 @@ enum Happening {
     Lost(u64),
     /// A question that came over a connection has an answer.
     Answered(u64, FromAgent),
+    /// An image was pulled, or why not.
+    Pulled(String, Result<(), String>),
+    /// What there is to say of the agent's images.
+    Images(Attributes),
     /// A task's sandbox was started, or why not.
     Started(String, Result<(), String>),
     /// Something is new of a task that runs.
@@ -137,8 +144,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         link: None,
         connecting: false,
         info: config.info.clone(),
+        pulls: Pulls::default(),
+        config: config.clone(),
     };
     agent.recover().await?;
+    // What there is to say of it is known before it first says it.
+    images::look(&config.roots, &sender).await;
 
     tokio::pin!(shutdown);
     let (mut pause, mut connections) = (PAUSES.0, 0);
@@ -175,6 +186,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = sleep_until(say_at) => {
                 say_at = Instant::now() + HEARTBEAT;
                 agent.tasks.repeat();
+                let (roots, sender) = (config.roots.clone(), sender.clone());
+                tokio::spawn(async move { images::look(&roots, &sender).await });
                 agent.settle()?;
             }
         }
@@ -191,7 +204,10 @@ struct Agent {
     happenings: UnboundedSender<Happening>,
     link: Option<Link>,
     connecting: bool,
+    /// What it says of itself, its images included.
     info: AgentInfo,
+    pulls: Pulls,
+    config: Config,
 }
 
 impl Agent {
@@ -240,6 +256,8 @@ impl Agent {
                 }
             }
             Happening::Lost(_) => self.link = None,
+            Happening::Pulled(image, result) => self.pulls.done(&image, result),
+            Happening::Images(images) => self.has_images(images),
             Happening::Started(name, result) => self.tasks.started(&name, result),
             Happening::Checked(name, report) => self.tasks.checked(&name, report),
             Happening::Ended(name, end) => {
@@ -251,19 +269,65 @@ impl Agent {
     }
 
     /// Finds out what is asked, and happens to have an answer then.
-    fn answer(&self, link: u64, number: u64, question: Question) {
+    fn answer(&mut self, link: u64, number: u64, question: Question) {
         let happenings = self.happenings.clone();
         // The agent has ended if nobody listens.
         let tell = move |answer| drop(happenings.send(Happening::Answered(link, FromAgent::Answer { number, answer })));
-        let Some((sandbox, path)) = self.tasks.locate(question.path()) else {
-            return tell(Answer::NotFound(format!("{}: the agent has no such task", question.path())));
+        match question {
+            Question::Prefetch { image } => tell(self.prefetch(&image)),
+            Question::List { path } => {
+                self.look(&path.clone(), tell, move |files, sandbox, below| files.list(sandbox, below, &path));
+            }
+            Question::Read { path, offset, length } => self.look(&path.clone(), tell, move |files, sandbox, below| {
+                files.read(sandbox, below, &path, offset, length)
+            }),
+        }
+    }
+
+    /// Looks at files of a task, in a thread of its own: by the name of its sandbox, and the path below its directory.
+    fn look(
+        &self,
+        path: &str,
+        tell: impl FnOnce(Answer) + Send + 'static,
+        look: impl FnOnce(&Files, &str, &str) -> Answer + Send + 'static,
+    ) {
+        let Some((sandbox, below)) = self.tasks.locate(path) else {
+            return tell(Answer::NotFound(format!("{path}: the agent has no such task")));
         };
         let Ok(slot) = Arc::clone(&self.questions).try_acquire_owned() else { return tell(Answer::Busy) };
         let files = self.files.clone();
         spawn_blocking(move || {
-            tell(files.answer(&sandbox, &path, &question));
+            tell(look(&files, &sandbox, &below));
             drop(slot);
         });
+    }
+
+    /// Somebody wants an image to be there before a task does.
+    fn prefetch(&mut self, image: &str) -> Answer {
+        let is_there = images::attribute(image).is_some_and(|name| self.info.attributes.contains_key(&name));
+        let (answer, begins) = self.pulls.want(image, is_there);
+        if begins {
+            let (config, image, happenings) = (self.config.clone(), image.to_owned(), self.happenings.clone());
+            tokio::spawn(async move {
+                let result = images::pull(&config.berth, &config.roots, &image).await;
+                // Whoever hears that it is there finds it among what the agent says of itself.
+                images::look(&config.roots, &happenings).await;
+                let _ = happenings.send(Happening::Pulled(image, result));
+            });
+        }
+        answer
+    }
+
+    /// Tells which images there are now.
+    fn has_images(&mut self, images: Attributes) {
+        // What the agent was told to say of itself is not overruled.
+        let attributes: Attributes = images.into_iter().chain(self.config.info.attributes.clone()).collect();
+        if attributes != self.info.attributes {
+            self.info.attributes.clone_from(&attributes);
+            if let Some(link) = &self.link {
+                link.say(&FromAgent::Attributes(attributes));
+            }
+        }
     }
 
     /// Makes what has changed durable, and then does what follows from it.

@@ -2,7 +2,7 @@
 //! has written outlives its sandbox.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -187,13 +187,12 @@ impl Sandboxes {
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => tracing::warn!(%error, name, "a task's sandbox cannot be removed"),
             }
-            // Where it has left something, it stays.
-            let own = files::directory(&directory, &name);
-            let _ = fs::remove_dir(&own);
-            let directories = own.parent().unwrap_or(&own);
+            if let Err(error) = leave(&directory, &name) {
+                tracing::warn!(%error, name, "what a task has left cannot be kept");
+            }
             if removed.fetch_add(1, Ordering::Relaxed).is_multiple_of(MORE_LOGS)
-                && let Err(error) =
-                    remove_old(&directory.join("logs"), LOGS).and_then(|()| remove_old(directories, DIRECTORIES))
+                && let Err(error) = remove_old(&directory.join("logs"), LOGS)
+                    .and_then(|()| remove_old(&directory.join("left"), DIRECTORIES))
             {
                 tracing::warn!(%error, "old logs and files of tasks cannot be removed");
             }
@@ -209,6 +208,21 @@ fn keep(log: &Path, kept: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Keeps the directory of a task that is over, if there is anything in it. Those of others are never looked at.
+fn leave(agent: &Path, sandbox: &str) -> io::Result<()> {
+    let (own, left) = (files::directory(agent, sandbox), files::left(agent, sandbox));
+    match fs::remove_dir(&own) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        // Not every task has one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => return other,
+    }
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(left.parent().unwrap_or(&left))?;
+    // The oldest are removed first, by when they were left.
+    File::open(&own)?.set_modified(SystemTime::now())?;
+    fs::rename(own, left)
 }
 
 /// Makes the directory of a task, in which any user of its sandbox may write: nobody else comes that far.
@@ -294,4 +308,36 @@ async fn watch(roots: Roots, name: String, happenings: UnboundedSender<Happening
         Err(error) => End::Broken(error.to_string()),
     };
     let _ = happenings.send(Happening::Ended(name, end));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tasks_have_left_is_kept_for_the_latest() {
+        let agent = tempfile::tempdir().unwrap();
+        let (own, left) = (|name| files::directory(agent.path(), name), |name| files::left(agent.path(), name));
+        for name in ["empty", "first", "second", "third", "running"] {
+            make_directory(&own(name)).unwrap();
+            make_directory(&own(name)).unwrap();
+            if name != "empty" {
+                fs::write(own(name).join("file"), name).unwrap();
+            }
+        }
+        for name in ["empty", "first", "second", "third", "never"] {
+            leave(agent.path(), name).unwrap();
+        }
+        assert!(!own("empty").exists() && !left("empty").exists() && !left("never").exists());
+        assert_eq!(fs::read_to_string(left("first").join("file")).unwrap(), "first");
+        let parent = agent.path().join("left");
+        for (age, name) in [(3, "third"), (2, "second"), (1, "first")] {
+            let time = SystemTime::now() - Duration::from_secs(age);
+            File::open(left(name)).unwrap().set_modified(time).unwrap();
+        }
+        remove_old(&parent, 2).unwrap();
+        assert_eq!(["first", "second", "third"].map(|name| left(name).exists()), [true, true, false]);
+        assert!(own("running").join("file").exists());
+        remove_old(&agent.path().join("logs"), 2).unwrap();
+    }
 }

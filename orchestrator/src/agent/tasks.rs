@@ -501,7 +501,10 @@ mod tests {
             match effect {
                 Effect::Say(message) => match *message {
                     FromAgent::Update { status, .. } => said.push((status.state, status.update.unwrap())),
-                    FromAgent::Heartbeat | FromAgent::Message { .. } | FromAgent::Answer { .. } => {}
+                    FromAgent::Heartbeat
+                    | FromAgent::Message { .. }
+                    | FromAgent::Answer { .. }
+                    | FromAgent::Attributes(_) => {}
                 },
                 other => others.push(other),
             }

@@ -9,6 +9,7 @@ use super::{
     Reason, TaskId, TaskState, TaskStatus, ToAgent,
 };
 use crate::allocator::AgentKey;
+use crate::attributes::Attributes;
 
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -57,10 +58,19 @@ impl Master {
         }
         match message {
             FromAgent::Heartbeat | FromAgent::Answer { .. } => {}
+            FromAgent::Attributes(attributes) => self.set_attributes(&id, attributes),
             FromAgent::Update { framework, status, latest } => self.update(&id, &framework, status, latest),
             FromAgent::Message { framework, executor, data } => {
                 self.tell(&framework, Event::Message { agent: id, executor, data });
             }
+        }
+    }
+
+    fn set_attributes(&mut self, id: &AgentId, attributes: Attributes) {
+        let Some(agent) = self.agents.get_mut(id) else { return };
+        agent.info = Arc::new(AgentInfo { attributes: attributes.clone(), ..AgentInfo::clone(&agent.info) });
+        if let Some(key) = agent.key() {
+            self.allocator.set_attributes(key, attributes);
         }
     }
 

@@ -10,7 +10,7 @@ use super::observers::Notice;
 use super::registry::Change;
 use super::{AgentId, Connection, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId};
 use crate::allocator::{OfferKey, Subscription};
-use crate::api::files::{Answer, Question};
+use crate::api::agent::{Answer, Question};
 use crate::attributes::Attributes;
 use crate::resources::Resources;
 
@@ -195,6 +195,8 @@ pub enum FromAgent {
         /// What.
         data: Arc<[u8]>,
     },
+    /// It is no longer what it was.
+    Attributes(Attributes),
     /// What it was asked, it answers. This is between the program round the master and the agent.
     Answer {
         /// Which question.

@@ -9,7 +9,7 @@ use super::{
     Refused, Task, TaskState, ToAgent,
 };
 use crate::allocator::{Fairness, FrameworkKey, Quota, Weight};
-use crate::api::files::Question;
+use crate::api::agent::Question;
 use crate::resources::Quantities;
 
 /// Where an agent is.

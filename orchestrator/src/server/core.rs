@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use super::limits::Bucket;
 use super::metrics::Counters;
+use crate::api::agent::{Answer, Question};
 use crate::api::events;
-use crate::api::files::{Answer, Question};
 use crate::api::scheduler::Writer;
 use crate::master::{AgentId, Connection, Event, FrameworkId, Master, Notice, Output, Refused, Snapshot};
 use crate::recordio;

@@ -12,11 +12,11 @@
 mod agents;
 mod answer;
 mod core;
-mod files;
 mod limits;
 mod metrics;
 mod operator;
 mod peer;
+mod questions;
 mod scheduler;
 
 use std::convert::Infallible;
@@ -224,7 +224,7 @@ async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> R
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let wanted = match path.as_str() {
         "/api/v1/scheduler" | "/api/v1" => Method::POST,
-        path if files::agent(path).is_some() => Method::POST,
+        path if questions::agent(path).is_some() => Method::POST,
         "/version" | "/health" | "/metrics" | AGENT_PATH => Method::GET,
         _ => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
@@ -240,9 +240,9 @@ async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> R
             "only the user who runs the master may use it, since tasks run as that user; connect as that user";
         return Err(Problem::new(StatusCode::FORBIDDEN, message.to_owned()));
     }
-    if let Some(agent) = files::agent(&path) {
+    if let Some(agent) = questions::agent(&path) {
         let (parts, body) = request.into_parts();
-        return files::answer(shared, agent, &parts.headers, body).await;
+        return questions::answer(shared, agent, &parts.headers, body).await;
     }
     match path.as_str() {
         "/api/v1/scheduler" => {

@@ -1,6 +1,6 @@
 //! The files of tasks, by way of the master: what agents are asked, and what becomes of their answers.
 
-use berth_orchestrator::api::files::{Answer, FileInfo, Question};
+use berth_orchestrator::api::agent::{Answer, FileInfo, Question};
 use berth_orchestrator::master::{FromAgent, ToAgent};
 use serde_json::{Value, json};
 

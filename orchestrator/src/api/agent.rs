@@ -1,10 +1,12 @@
-//! `LIST_FILES` and `READ_FILE` of an agent: what tasks have written.
+//! What agents are asked: `LIST_FILES` and `READ_FILE`, as Mesos has them, for what tasks have written, and berth's own
+//! `PREFETCH_IMAGE` for what they will need.
 //!
 //! The directory of a task is `/frameworks/FRAMEWORK/executors/TASK/runs/latest`, or, in place of `latest`, the id of the
 //! container that updates of the task name. So it is in Mesos for tasks without an executor of their own.
 
 use std::time::Duration;
 
+use berth_images::Reference;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -32,15 +34,11 @@ pub enum Question {
         /// How many bytes, at most; no more than [`MOST_READ`] come.
         length: u64,
     },
-}
-
-impl Question {
-    /// The path that it is about.
-    pub fn path(&self) -> &str {
-        match self {
-            Question::List { path } | Question::Read { path, .. } => path,
-        }
-    }
+    /// To have an image ready, and how far that is.
+    Prefetch {
+        /// Which.
+        image: String,
+    },
 }
 
 /// What an agent answers.
@@ -50,6 +48,10 @@ pub enum Answer {
     Listed(Vec<FileInfo>),
     /// The size of the file, in bytes, and what was read of it, in base 64.
     Read(u64, String),
+    /// The image is there.
+    Present,
+    /// The image is being pulled, or will be when others are.
+    Pulling,
     /// There is nothing of that name.
     NotFound(String),
     /// It is not what can be listed, or read.
@@ -85,6 +87,7 @@ struct Call {
     kind: String,
     list_files: Option<ListFiles>,
     read_file: Option<ReadFile>,
+    prefetch_image: Option<PrefetchImage>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +100,11 @@ struct ReadFile {
     path: String,
     offset: u64,
     length: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct PrefetchImage {
+    image: String,
 }
 
 /// Reads a call to an agent.
@@ -117,8 +125,15 @@ pub fn read(call: Value) -> Result<Question, Invalid> {
             let ReadFile { path, offset, length } = payload(call.read_file, "read_file")?;
             Ok(Question::Read { path: checked(path, "read_file")?, offset, length: length.unwrap_or(MOST_READ) })
         }
+        "PREFETCH_IMAGE" => {
+            let image = payload(call.prefetch_image, "prefetch_image")?.image;
+            let reference: Result<Reference, _> = image.parse();
+            reference.map_err(|wrong| Invalid::new("prefetch_image.image", wrong))?;
+            Ok(Question::Prefetch { image })
+        }
         other => {
-            let problem = format!("`{other}` is no call to an agent that is known; LIST_FILES and READ_FILE are");
+            let known = "LIST_FILES, READ_FILE and PREFETCH_IMAGE are";
+            let problem = format!("`{other}` is no call to an agent that is known; {known}");
             Err(Invalid::new("type", problem))
         }
     }
@@ -145,4 +160,10 @@ pub fn listed(files: &[FileInfo]) -> Value {
 /// What was read of a file of this size, as JSON.
 pub fn file(size: u64, data: &str) -> Value {
     json!({ "type": "READ_FILE", "read_file": { "size": size, "data": data } })
+}
+
+/// How far an image is, as JSON.
+pub fn prefetched(present: bool) -> Value {
+    let state = if present { "PRESENT" } else { "PULLING" };
+    json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "state": state } })
 }
