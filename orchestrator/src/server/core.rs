@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::limits::Bucket;
+use super::limits::{Bucket, SUBSCRIPTIONS};
 use super::metrics::Counters;
 use crate::api::agent::{Answer, Question};
 use crate::api::events;
@@ -128,6 +128,7 @@ impl Queue {
 pub struct Core {
     pub master: Master,
     pub counters: Counters,
+    pub subscriptions: Bucket,
     store: Box<dyn Store>,
     start: Instant,
     links: HashMap<Connection, Link>,
@@ -147,6 +148,7 @@ impl Core {
         Core {
             master,
             counters: Counters::default(),
+            subscriptions: Bucket::new(SUBSCRIPTIONS, Duration::ZERO),
             store,
             start,
             links: HashMap::new(),

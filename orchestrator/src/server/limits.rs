@@ -17,6 +17,8 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// Calls of one framework, unless it is configured otherwise.
 pub const FRAMEWORK_CALLS: Rate = Rate { each_second: 1000, at_once: 4000 };
+/// Subscriptions to what happens: each copies the state as it is at that moment.
+pub const SUBSCRIPTIONS: Rate = Rate { each_second: 10, at_once: 100 };
 /// Everything else that is asked of the core.
 pub const OTHER_CALLS: Rate = Rate { each_second: 500, at_once: 1000 };
 

@@ -49,6 +49,9 @@ async fn subscribe(shared: &Shared) -> Result<Response<Body>, Problem> {
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
         }
         let now = core.now();
+        if !core.subscriptions.take(now) {
+            return Err(Problem::too_often());
+        }
         let (connection, queue) = core.open_observer();
         core.master.observe(connection, now);
         // What is told afterwards has happened after exactly this.

@@ -66,6 +66,22 @@ fn an_agent_is_asked_by_way_of_the_master() {
 }
 
 #[test]
+fn an_agent_says_something_else_of_itself_and_its_offers_stay() {
+    let master = Master::start();
+    let mut framework = Framework::new(master.address, &subscribe_call(None));
+    let mut agent = Agent::register(&master, &registration(None));
+    let offer = framework.offer();
+    agent.say(&FromAgent::Attributes([("image.i:1".to_owned(), "true".to_owned())].into()));
+    let expected = json!([{ "name": "image.i:1", "type": "TEXT", "text": { "value": "true" } }]);
+    let attributes = |all: &Value| all["get_agents"]["agents"][0]["agent_info"]["attributes"].clone();
+    master.until(&json!({ "type": "GET_AGENTS" }), |all| attributes(all) == expected);
+    // The offer is good as it was, and what is left of it is offered by what is said now.
+    framework.launch(&offer, "t", 1.0, 64.0);
+    assert!(matches!(agent.next(), Some(ToAgent::Run { .. })));
+    assert_eq!(framework.offer()["attributes"], expected);
+}
+
+#[test]
 fn whoever_cannot_be_asked_is_not_waited_for() {
     let master = Master::start();
     let mut agent = Agent::register(&master, &registration(None));
