@@ -1,9 +1,11 @@
 //! What a container has written: its log in the format of the Kubernetes container runtime interface, one record a
 //! line, `TIME stdout|stderr F|P CONTENT`. `P` is a part of a line whose rest follows; `F` ends a line.
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -14,6 +16,8 @@ use crate::container::Container;
 use crate::error::{Attempt as _, Result};
 use crate::monitor::Monitor;
 use crate::watch::Watch;
+
+pub use streams::Outline;
 
 /// The name of a log in the directory of its container.
 pub const LOG: &str = "container.log";
@@ -92,13 +96,35 @@ pub fn show_file(
     stdout: &mut dyn Write,
     stderr: &mut dyn Write,
 ) -> Result<()> {
+    let mut watch = None;
+    let wait = || {
+        let Some(monitor) = monitor else { return Ok(false) };
+        let Some(watch) = &watch else {
+            // What is added from now on is seen, and what was added before is printed next.
+            watch = Some(Watch::new(path)?);
+            return Ok(true);
+        };
+        let left = wanted.until.map(|until| until.duration_since(Timestamp::now()).unsigned_abs());
+        // The last words were written before the monitor ended.
+        Ok(!watch.wait(Some(monitor.pidfd().as_fd()), left)?)
+    };
+    show_growing(path, wait, wanted, stdout, stderr)
+}
+
+/// Shows a log that grows: `wait` returns when there is more, and says whether there may be more after that.
+pub fn show_growing(
+    path: &Path,
+    mut wait: impl FnMut() -> Result<bool>,
+    wanted: &Wanted,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> Result<()> {
     let attempt = || format!("read {}", path.display());
     let file = match File::open(path) {
         // Never started: nothing was written, and nothing will be before somebody starts it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.attempt(attempt)?,
     };
-    let watch = if monitor.is_some() { Some(Watch::new(path)?) } else { None };
     let begin = match wanted.tail {
         Some(lines) => tail(&file, lines).attempt(attempt)?,
         None => 0,
@@ -108,15 +134,10 @@ pub fn show_file(
     let mut printer = Printer { wanted, path, begun: [false; 2], streams: [stdout, stderr] };
     loop {
         printer.print_records(&mut reader)?;
-        let (Some(monitor), Some(watch)) = (monitor, &watch) else {
-            return Ok(());
-        };
         if wanted.until.is_some_and(|until| until < Timestamp::now()) {
             return Ok(());
         }
-        let left = wanted.until.map(|until| until.duration_since(Timestamp::now()).unsigned_abs());
-        if watch.wait(Some(monitor.pidfd().as_fd()), left)? {
-            // The last words were written before the monitor ended.
+        if !wait()? {
             return printer.print_records(&mut reader);
         }
     }
@@ -135,25 +156,12 @@ impl Printer<'_> {
     fn print_records(&mut self, reader: &mut BufReader<File>) -> Result<()> {
         let attempt = || format!("read {}", self.path.display());
         let mut record = Vec::new();
-        loop {
-            record.clear();
-            let mut bounded = io::Read::take(&mut *reader, MAX_RECORD);
-            let length = bounded.read_until(b'\n', &mut record).attempt(attempt)?;
-            if length == 0 {
-                break;
-            }
-            if record.pop_if(|last| *last == b'\n').is_none() {
-                if (length as u64) < MAX_RECORD {
-                    reader.seek_relative(-(length as i64)).attempt(attempt)?;
-                    break;
-                }
-                reader.skip_until(b'\n').attempt(attempt)?;
-                continue;
-            }
+        while next_record(reader, &mut record).attempt(attempt)?.is_some() {
             if let Some(entry) = Entry::parse(&record) {
                 self.print(&entry).attempt(|| "write what the container has written")?;
             }
         }
+        reader.seek_relative(-(record.len() as i64)).attempt(attempt)?;
         self.streams.iter_mut().try_for_each(Write::flush).attempt(|| "write what the container has written")
     }
 
@@ -170,6 +178,21 @@ impl Printer<'_> {
         self.streams[stream].write_all(entry.content)?;
         if entry.full { self.streams[stream].write_all(b"\n") } else { Ok(()) }
     }
+}
+
+/// Reads the next whole record, without its newline: how many bytes of the log it takes. There is none at the end, and where
+/// one is still being written, of which `record` then has what there is. One that is not ours is empty.
+fn next_record(reader: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Option<u64>> {
+    record.clear();
+    let length = reader.by_ref().take(MAX_RECORD).read_until(b'\n', record)? as u64;
+    if record.pop_if(|last| *last == b'\n').is_some() {
+        return Ok(Some(length));
+    }
+    if length < MAX_RECORD {
+        return Ok(None);
+    }
+    record.clear();
+    Ok(Some(length + reader.skip_until(b'\n')? as u64))
 }
 
 /// Where the last `lines` lines begin, looking from the end backwards.

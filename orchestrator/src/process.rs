@@ -1,30 +1,38 @@
 //! The orchestrator's processes, and how other programs ask a master: for whoever has no runtime of their own.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1;
+use http_body_util::{BodyExt as _, Collected, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::recordio::Decoder;
 use crate::server::{self, Server};
 use crate::store::{self, FileStore};
 use crate::{agent, jobs, server::Config};
 
 /// How long a master may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest event of a master: the state of all that there is.
+const MOST: usize = 1 << 30;
 
 /// Why a process ends, or a master does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +64,12 @@ pub enum Error {
     /// The answer is no.
     #[error("the master at {0} refuses: {1}")]
     Refused(SocketAddr, String),
+    /// A stream is over.
+    #[error("the stream of events of the master at {0} has ended: {1}")]
+    Lost(SocketAddr, String),
+    /// What was seen cannot be passed on.
+    #[error(transparent)]
+    Output(io::Error),
 }
 
 /// Runs a master, which keeps its state in `directory`, until it is told to end by `SIGTERM` or `SIGINT`. `ready` is
@@ -90,8 +104,27 @@ pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error>
 
 /// Asks a master something, as operators do: what it answers, null if nothing.
 pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
+    ask_at(master, "/api/v1", call)
+}
+
+/// Asks an agent something by way of its master.
+pub fn ask_agent(master: SocketAddr, agent: &str, call: &Value) -> Result<Value, Error> {
+    ask_at(master, &format!("/agent/{agent}/api/v1"), call)
+}
+
+/// Reads a piece of a task's file through its agent: the size of the whole, and what there is from `offset` on, nothing at
+/// its end.
+pub fn read_file(master: SocketAddr, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
+    let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": offset } });
+    let mut answer = ask_agent(master, agent, &call)?;
+    let read = answer["read_file"].take();
+    let data = read["data"].as_str().and_then(|data| BASE64_STANDARD.decode(data).ok());
+    read["size"].as_u64().zip(data).ok_or_else(|| Error::Unreachable(master, "what answers is no agent".to_owned()))
+}
+
+fn ask_at(master: SocketAddr, path: &str, call: &Value) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::Unreachable(master, cause);
-    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", call).await };
+    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), path, call).await };
     let (status, body) = exchange(connect)?.map_err(unreachable)?;
     if status != StatusCode::OK {
         return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
@@ -100,6 +133,40 @@ pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
         return Ok(Value::Null);
     }
     serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
+}
+
+/// Watches what happens to agents, frameworks and tasks, as operators do, until `seen` says that it is enough. Heartbeats
+/// are not shown.
+pub fn watch(master: SocketAddr, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
+    let unreachable = |cause: io::Error| Error::Unreachable(master, cause.to_string());
+    runtime()?.block_on(async {
+        let call = json!({ "type": "SUBSCRIBE" });
+        let open = async { send(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", &call).await };
+        let opened = timeout(PATIENCE, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let (_sender, mut answer) = opened.map_err(unreachable)?;
+        if answer.status() != StatusCode::OK {
+            let body = answer.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
+        }
+        let lost = |cause: &dyn Display| Error::Lost(master, cause.to_string());
+        let mut decoder = Decoder::new(MOST);
+        loop {
+            // There is a heartbeat far more often.
+            let frame = match timeout(PATIENCE, answer.frame()).await {
+                Err(_) => return Err(lost(&format!("nothing was heard of it for {} s", PATIENCE.as_secs()))),
+                Ok(None) => return Err(lost(&"it closed the stream")),
+                Ok(Some(frame)) => frame.map_err(|error| lost(&error))?,
+            };
+            decoder.push(frame.data_ref().map_or(&[], |data| data));
+            while let Some(record) = decoder.next_record().map_err(|malformed| lost(&malformed))? {
+                let event: Value = serde_json::from_slice(&record).map_err(|error| lost(&error))?;
+                let enough = event["type"] != "HEARTBEAT" && seen(event).map_err(Error::Output)?.is_break();
+                if enough {
+                    return Ok(());
+                }
+            }
+        }
+    })
 }
 
 /// Asks a job framework something.
@@ -132,6 +199,19 @@ async fn post(
     path: &str,
     call: &Value,
 ) -> io::Result<(StatusCode, Bytes)> {
+    let (_sender, answer) = send(stream, host, path, call).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.map_err(io::Error::other)?;
+    Ok((status, body.to_bytes()))
+}
+
+/// Sends a call: the connection, which is closed when that is dropped, and the answer.
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    path: &str,
+    call: &Value,
+) -> io::Result<(SendRequest<Full<Bytes>>, Response<Incoming>)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
     let request = Request::post(path)
@@ -140,9 +220,7 @@ async fn post(
         .body(Full::<Bytes>::from(call.to_string()))
         .map_err(io::Error::other)?;
     let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map_err(io::Error::other)?;
-    Ok((status, body.to_bytes()))
+    Ok((sender, answer))
 }
 
 fn runtime() -> Result<Runtime, Error> {

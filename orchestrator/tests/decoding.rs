@@ -1,6 +1,6 @@
 //! Whatever is sent, reading it ends with a value or an error that names a field: never with a panic.
 
-use berth_orchestrator::api::{Invalid, operator, parse, scheduler};
+use berth_orchestrator::api::{Invalid, agent, operator, parse, scheduler};
 use berth_orchestrator::recordio::{Decoder, frame};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -37,6 +37,9 @@ fn calls() -> Vec<Value> {
         json!({ "type": "UPDATE_QUOTA", "update_quota": { "quota_configs": [quota] } }),
         json!({ "type": "UPDATE_WEIGHTS", "update_weights": { "weight_infos": [{ "role": "a", "weight": 2.5 }] } }),
         json!({ "type": "DRAIN_AGENT", "drain_agent": { "agent_id": id("a") } }),
+        json!({ "type": "LIST_FILES", "list_files": { "path": "/frameworks" } }),
+        json!({ "type": "READ_FILE", "read_file": { "path": "/a", "offset": 7, "length": 5 } }),
+        json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "image": "busybox" } }),
         json!({ "type": "EXPLAIN_TASK", "explain_task": { "task_id": id("t") } }),
     ]
 }
@@ -79,15 +82,17 @@ fn spoil(part: &mut Value, choices: &[prop::sample::Index], by: Value) {
     }
 }
 
-fn read_both(call: &Value) -> [Option<Invalid>; 2] {
-    [scheduler::read(call.clone(), "m").err(), operator::read(call.clone()).err()]
+fn read_all(call: &Value) -> [Option<Invalid>; 3] {
+    [scheduler::read(call.clone(), "m").err(), operator::read(call.clone()).err(), agent::read(call.clone()).err()]
 }
 
 #[test]
 fn the_calls_that_are_spoilt_are_right() {
     for call in calls() {
-        let right = read_both(&parse(call.to_string().as_bytes()).unwrap());
-        assert_eq!(right.iter().filter(|wrong| wrong.is_none()).count(), 1, "{call}: {right:?}");
+        let right = read_all(&parse(call.to_string().as_bytes()).unwrap());
+        // Operators subscribe by a call of the same name.
+        let apis = if call["type"] == "SUBSCRIBE" { 2 } else { 1 };
+        assert_eq!(right.iter().filter(|wrong| wrong.is_none()).count(), apis, "{call}: {right:?}");
     }
 }
 
@@ -104,7 +109,7 @@ proptest! {
             spoil(&mut call, &choices, by);
         }
         if let Ok(call) = parse(call.to_string().as_bytes()) {
-            for wrong in read_both(&call).into_iter().flatten() {
+            for wrong in read_all(&call).into_iter().flatten() {
                 prop_assert!(!wrong.field.is_empty() && !wrong.problem.is_empty());
             }
         }
@@ -113,7 +118,7 @@ proptest! {
     #[test]
     fn any_bytes_are_a_call_or_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         if let Ok(call) = parse(&bytes) {
-            read_both(&call);
+            read_all(&call);
         }
     }
 

@@ -377,7 +377,7 @@ fn a_lost_task_that_runs_is_ended_though_the_master_dies_meanwhile() {
         match output {
             Output::Store(change) => registry.apply(change),
             Output::Framework(_, Event::Offers(offers)) => panic!("{offers:?}"),
-            Output::Framework(..) | Output::Agent(..) | Output::Close(_) => {}
+            Output::Framework(..) | Output::Agent(..) | Output::Observers(..) | Output::Close(_) => {}
         }
     }
     cluster.master = Master::new(Config::new("n"), registry, seconds(92));

@@ -228,6 +228,10 @@ fn people_see_nodes_shares_and_reasons() {
     let cluster = Cluster::up(2);
     let status = cluster.home.berth("cluster status").ok().text();
     assert_eq!(status.matches("running").count(), 4, "a master, two agents and the job framework: {status}");
+    let events = cluster.home.berth("cluster events").spawn();
+    events.expect("SUBSCRIBED agents: 2, frameworks: 1, tasks: 0");
+    let as_json = cluster.home.berth("cluster events --format json").spawn();
+    as_json.expect("SUBSCRIBED");
     let mut framework = Framework::new(cluster.master, &subscribe_call(None));
     // One offer of each agent.
     let mut offers = framework.expect("OFFERS")["offers"].as_array().unwrap().clone();
@@ -246,6 +250,10 @@ fn people_see_nodes_shares_and_reasons() {
     let why = cluster.home.berth("explain t").ok().text();
     assert!(why.starts_with(&format!("t is TASK_RUNNING on agent {agent}, in role a\n")), "{why}");
     cluster.home.berth("explain u").run().fails_with("no task has this id");
+    events.expect(&format!("FRAMEWORK_ADDED {} (test) is connected", framework.id));
+    events.expect(&format!("TASK_ADDED t of {} on {agent}", framework.id));
+    events.expect(&format!("TASK_UPDATED t of {} is TASK_RUNNING", framework.id));
+    as_json.expect("TASK_RUNNING");
     cluster.home.berth("nodes --master 127.0.0.1:1").run().fails_with("berth cluster up");
     for (flags, said) in [
         ("--agents 3", "a cluster is up already, with 2 agents"),
@@ -255,8 +263,86 @@ fn people_see_nodes_shares_and_reasons() {
     ] {
         cluster.home.berth(&format!("cluster up {flags}")).run().fails_with(said);
     }
+    cluster.kill(&["master"]);
+    events.wait().fails_with("the stream of events of the master at 127.0.0.1:");
+    let events = as_json.wait().text();
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: BTreeSet<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert!(kinds.is_superset(&["SUBSCRIBED", "FRAMEWORK_ADDED", "TASK_ADDED", "TASK_UPDATED"].into()), "{kinds:?}");
+    assert!(!kinds.contains("HEARTBEAT"), "{kinds:?}");
     // What is left out stays as it is.
     let _ = cluster.home.berth("cluster up").ok();
+}
+
+/// What a call to an agent is answered, by way of the master.
+fn ask(cluster: &Cluster, path: &str, call: &Value) -> (u16, Value) {
+    let answer = http::send(cluster.master, http::post(&format!("{path}/api/v1"), "", &call.to_string()).as_bytes());
+    (answer.status, serde_json::from_str(&answer.body).unwrap_or(Value::String(answer.body)))
+}
+
+#[test]
+fn what_tasks_write_is_read_through_their_agent() {
+    let cluster = Cluster::up(1);
+    let mut framework = Framework::new(cluster.master, &subscribe_call(None));
+    let offer = framework.offer();
+    let script = "echo out; echo err >&2; cd $MESOS_SANDBOX && echo kept > result && mkdir sub && echo deep > sub/file \
+                  && ln -s /etc/hostname link && ln -s .. up && mkfifo pipe && : > /ledger/there; \
+                  while [ ! -e /ledger/go ]; do sleep 0.05; done; printf more";
+    framework.launch_as(&offer, "t", 0.1, 32.0, cluster.script(script));
+    let status = until(&mut framework, "t", "TASK_RUNNING");
+    wait::until("it has written", || cluster.ledger().join("there").exists());
+    let agent = offer["url"]["path"].as_str().unwrap();
+    let id = status["container_status"]["container_id"]["value"].as_str().unwrap();
+    let run = |run: &str| format!("/frameworks/{}/executors/t/runs/{run}", framework.id);
+    let read = |path: &str, offset: u64| {
+        let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": offset, "length": 100 } });
+        let (status, answer) = ask(&cluster, agent, &call);
+        let piece = &answer["read_file"];
+        if status == 200 { Ok((piece["size"].clone(), piece["data"].clone())) } else { Err(status) }
+    };
+    let list = |path: &str| {
+        let (status, answer) = ask(&cluster, agent, &json!({ "type": "LIST_FILES", "list_files": { "path": path } }));
+        assert_eq!(status, 200, "{answer}");
+        let files = answer["list_files"]["file_infos"].as_array().unwrap().clone();
+        files.iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (latest, by_id) = (run("latest"), run(id));
+    let all = ["container.log", "link", "pipe", "result", "stderr", "stdout", "sub", "up"];
+    assert_eq!(list(&latest), all.map(|name| format!("{latest}/{name}")));
+    assert_eq!(list(&format!("{by_id}/sub")), [format!("{by_id}/sub/file")]);
+    let is = |size: u64, data: &str| Ok((json!(size), json!(data)));
+    // In base 64: `out`, `ut`, `err`, `kept` and `deep`, with the ends of their lines.
+    assert_eq!(read(&format!("{latest}/stdout"), 0), is(4, "b3V0Cg=="));
+    assert_eq!(read(&format!("{by_id}/stdout"), 1), is(4, "dXQK"));
+    assert_eq!(read(&format!("{latest}/stderr"), 0), is(4, "ZXJyCg=="));
+    assert_eq!(read(&format!("{latest}/result"), 0), is(5, "a2VwdAo="));
+    assert_eq!(read(&format!("{latest}/sub/file"), 0), is(5, "ZGVlcAo="));
+    assert_eq!(read(&format!("{latest}/result"), u64::MAX), is(5, ""));
+    for (path, status) in [
+        ("link", 400),
+        ("up/agent.redb", 400),
+        ("../../agent.redb", 400),
+        ("pipe", 400),
+        ("sub", 400),
+        ("nothing", 404),
+    ] {
+        assert_eq!(read(&format!("{latest}/{path}"), 0), Err(status), "{path}");
+    }
+    for path in ["", "/etc/passwd", &run("nothing"), "/frameworks/x/executors/t/runs/latest/stdout"] {
+        assert_eq!(read(path, 0), Err(404), "{path}");
+    }
+
+    // It stays when the task is over, and when its agent is another.
+    fs::write(cluster.ledger().join("go"), "").unwrap();
+    until(&mut framework, "t", "TASK_FINISHED");
+    wait::until("its sandbox is removed", || cluster.containers().is_empty());
+    for _ in 0..2 {
+        wait::until("the agent is there", || read(&format!("{latest}/result"), 0) == is(5, "a2VwdAo="));
+        assert_eq!(read(&format!("{latest}/stdout"), 4), is(8, "bW9yZQ=="));
+        cluster.kill(&["agent-1"]);
+        wait::until("its connection is closed", || read(&latest, 0) == Err(503));
+        cluster.mend(1);
+    }
 }
 
 #[test]

@@ -2,10 +2,16 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use berth_tests::fault_server::{FaultServer, Response};
+use berth_tests::fixtures;
 use berth_tests::home::Home;
+use berth_tests::layout::{Layer, Layout};
 use berth_tests::{wait, wasm};
-use serde_json::Value;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::process_guest;
@@ -289,6 +295,88 @@ tasks:
     let lines = as_json.wait().code(0).text();
     let last: Value = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
     assert_eq!(last["state"], "finished");
+}
+
+#[test]
+fn images_are_pulled_ahead_and_tasks_go_where_theirs_is() {
+    let home = Home::new();
+    let layout = Layout::new(home.scratch().join("layout"));
+    layout.image("1", &[Layer::gzip(&fs::read(fixtures::busybox_rootfs()).unwrap())], &json!({ "Cmd": ["sh"] }));
+    let gone = Arc::new(AtomicBool::new(false));
+    let is_gone = Arc::clone(&gone);
+    let registry = FaultServer::serve(layout.path(), move |request, _| {
+        (is_gone.load(Ordering::Relaxed) || request.path.contains("nothing")).then(|| Response::status(404))
+    });
+    let cluster = Cluster::up_in(home, 1, "");
+    // An agent with images of its own, which is asked to pull nothing.
+    let elsewhere = Home::new();
+    let flags = "--attribute where=elsewhere --cpus 1";
+    let image = registry.reference("ahead:1");
+    let prefetched = cluster.home.berth("cluster prefetch").arg(&image).ok().text();
+    assert_eq!(prefetched.lines().count(), 1, "{prefetched}");
+    assert!(prefetched.trim_end().ends_with(&format!(" has {image}")), "{prefetched}");
+    let agent = elsewhere.berth(&format!("cluster agent --master {} {flags}", cluster.master)).spawn();
+    agent.expect("running");
+    gone.store(true, Ordering::Relaxed);
+    let nodes = || cluster.home.berth("nodes --format json").ok().json();
+    wait::until("there are two agents", || nodes().as_array().unwrap().len() == 2);
+    let has = |node: &Value| {
+        let attributes = node["agent_info"]["attributes"].as_array().unwrap();
+        attributes.iter().any(|attribute| attribute["name"] == format!("image.{image}"))
+    };
+    let nodes = nodes();
+    let with_image: Vec<&Value> = nodes.as_array().unwrap().iter().filter(|node| has(node)).collect();
+    let [node] = with_image[..] else { panic!("{nodes}") };
+    // There is no registry any more: a task can only start where the image is.
+    let manifest = "name: ahead\ntasks:\n  t: {image: 'IMAGE', shell: exit 0, batch: {count: 8}}\n";
+    cluster.submit(&manifest.replace("IMAGE", &image));
+    cluster.expect("ahead", "finished", 8);
+    for task in tasks(&cluster.job("ahead")) {
+        assert_eq!(task["attempts"].as_array().unwrap().len(), 1, "{task}");
+        assert_eq!(task["attempts"][0]["agent"], node["agent_info"]["id"]["value"]);
+    }
+    cluster.home.berth("cluster prefetch").arg(registry.reference("nothing:1")).run().fails_with("cannot pull");
+    cluster.home.berth("cluster prefetch Nothing").run().fails_with("prefetch_image.image");
+    agent.signal(Signal::SIGTERM);
+    let _ = agent.wait();
+}
+
+/// A job whose tasks run where the test says.
+const ELSEWHERE: &str = "
+name: far
+tasks:
+  t:
+    image: busybox
+    shell: echo one; echo two >&2; while [ ! -e $GO ]; do sleep 0.05; done; printf three
+    env: {GO: LEDGER/go}
+    volumes: [{source: LEDGER, target: LEDGER}]
+    constraints: [{attribute: where, is: elsewhere}]
+";
+
+#[test]
+fn logs_of_tasks_on_other_machines_come_through_their_agents() {
+    let cluster = Cluster::up(1);
+    // As far from the cluster's home as another machine is.
+    let elsewhere = Home::new();
+    let agent = format!("cluster agent --master {} --attribute where=elsewhere --cpus 1", cluster.master);
+    let mut agent = elsewhere.berth(&agent).spawn();
+    agent.expect("running");
+    cluster.submit(ELSEWHERE);
+    cluster.expect("far", "running", 1);
+    wait::until("it has written", || {
+        let logs = cluster.home.berth("job logs far").run();
+        logs.exit_code() == 0 && logs.text() == "one\n" && logs.stderr_text() == "two\n"
+    });
+    let following = cluster.home.berth("job logs --follow far.t.0").spawn();
+    following.expect("one");
+    fs::write(cluster.ledger().join("go"), "").unwrap();
+    assert_eq!(following.wait().code(0).text(), "one\nthree");
+    cluster.expect("far", "finished", 1);
+    wait::until("its sandbox is removed", || elsewhere.containers().is_empty());
+    assert_eq!(cluster.home.berth("job logs --tail 1 far").ok().text(), "three");
+    agent.signal(Signal::SIGTERM);
+    wait::until("the agent has ended", || agent.has_ended());
+    cluster.home.berth("job logs far").run().fails_with("is not connected");
 }
 
 #[test]

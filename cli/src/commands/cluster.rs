@@ -1,8 +1,10 @@
 //! `berth cluster`, and what there is to see of one: `berth nodes`, `berth fairness`, `berth explain`
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -17,14 +19,19 @@ use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
 use berth_orchestrator::server;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Context, job};
+use crate::failure;
 use crate::flags::{full_pair, time};
 use crate::output::{self, Format, Table};
 
 /// Where a master listens, if nobody says otherwise.
 const MASTER: &str = "127.0.0.1:5050";
+
+/// How often agents are asked how far they are.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Run a cluster, or one of its processes
 #[derive(Debug, Args)]
@@ -37,6 +44,8 @@ pub struct Cluster {
 enum Command {
     Up(Up),
     Status(Status),
+    Events(Events),
+    Prefetch(Prefetch),
     Down(Down),
     Master(Master),
     Agent(Agent),
@@ -48,6 +57,8 @@ impl Cluster {
         match self.command {
             Command::Up(command) => command.run(context),
             Command::Status(_) => Status::run(context),
+            Command::Events(command) => command.run(context),
+            Command::Prefetch(command) => command.run(context),
             Command::Down(_) => Down::run(context),
             Command::Master(command) => command.run(context),
             Command::Agent(command) => command.run(context),
@@ -117,6 +128,109 @@ impl Status {
         }
         table.print()?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print what happens to agents, frameworks and tasks, as it happens
+#[derive(Debug, Args)]
+struct Events {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+impl Events {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        process::watch(self.asked.master(context)?, |event| {
+            match context.format {
+                Format::Json => output::json_line(&event)?,
+                Format::Table => output::lines([format!("{:.3} {}", Timestamp::now(), Events::describe(&event))])?,
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// An event in one line.
+    fn describe(event: &Value) -> String {
+        let kind = text(&event["type"]);
+        let body = &event[kind.to_ascii_lowercase()];
+        let id = |of: &Value, name: &str| text(&of[name]["value"]).to_owned();
+        let what = match kind {
+            "SUBSCRIBED" => {
+                let state = &body["get_state"];
+                let count = |kind: &str| items(&state[format!("get_{kind}")][kind]).count();
+                format!("agents: {}, frameworks: {}, tasks: {}", count("agents"), count("frameworks"), count("tasks"))
+            }
+            "TASK_ADDED" => {
+                let task = &body["task"];
+                format!("{} of {} on {}", id(task, "task_id"), id(task, "framework_id"), id(task, "agent_id"))
+            }
+            "TASK_UPDATED" => {
+                let (state, message) = (text(&body["state"]), text(&body["status"]["message"]));
+                let because = if message.is_empty() { String::new() } else { format!(": {message}") };
+                format!("{} of {} is {state}{because}", id(body, "task_id"), id(body, "framework_id"))
+            }
+            "AGENT_ADDED" => id(&body["agent"]["agent_info"], "id"),
+            "AGENT_REMOVED" => id(body, "agent_id"),
+            "FRAMEWORK_ADDED" | "FRAMEWORK_UPDATED" => {
+                let (framework, info) = (&body["framework"], &body["framework"]["framework_info"]);
+                let state = if framework["connected"] == true { "connected" } else { "disconnected" };
+                format!("{} ({}) is {state}", id(info, "id"), text(&info["name"]))
+            }
+            _ => id(&body["framework_info"], "id"),
+        };
+        format!("{kind} {}", job::printable(&what))
+    }
+}
+
+/// Have all agents pull images before tasks need them, and return when they have
+#[derive(Debug, Args)]
+struct Prefetch {
+    #[command(flatten)]
+    asked: Asked,
+    /// [HOST/]NAME[:TAG][@DIGEST]
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Prefetch {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let master = self.asked.master(context)?;
+        let agents = self.asked.ask(context, &json!({ "type": "GET_AGENTS" }))?;
+        let connected = items(&agents["agents"]).filter(|agent| agent["state"] == "connected");
+        let agents: Vec<&str> = connected.map(|agent| text(&agent["agent_info"]["id"]["value"])).collect();
+        if agents.is_empty() {
+            bail!("no agent is connected: there is nobody to pull anything");
+        }
+        let (mut fetched, mut failed) = (Vec::new(), 0);
+        let mut left: Vec<(&str, &String)> =
+            self.images.iter().flat_map(|image| agents.iter().map(move |agent| (*agent, image))).collect();
+        while !left.is_empty() {
+            left.retain(|(agent, image)| {
+                let call = json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "image": image } });
+                match process::ask_agent(master, agent, &call) {
+                    Ok(answer) if answer["prefetch_image"]["state"] == "PRESENT" => {
+                        fetched.push(json!({ "Agent": agent, "Image": image }));
+                        false
+                    }
+                    Ok(_) => true,
+                    Err(error) => {
+                        failed += 1;
+                        failure::warn(&anyhow::Error::new(error).context(format!("agent {agent} cannot pull {image}")));
+                        false
+                    }
+                }
+            });
+            if !left.is_empty() {
+                sleep(LOOK);
+            }
+        }
+        if context.format == Format::Json {
+            output::json(&fetched)?;
+        } else {
+            output::lines(fetched.iter().map(|it| format!("{} has {}", text(&it["Agent"]), text(&it["Image"]))))?;
+        }
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -294,12 +408,16 @@ struct Asked {
 }
 
 impl Asked {
+    fn master(&self, context: &Context) -> Result<SocketAddr> {
+        match self.master {
+            Some(master) => Ok(master),
+            None => Ok(cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master),
+        }
+    }
+
     /// The answer to a call, without its wrapping.
     fn ask(&self, context: &Context, call: &Value) -> Result<Value> {
-        let master = match self.master {
-            Some(master) => master,
-            None => cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master,
-        };
+        let master = self.master(context)?;
         let kind = call["type"].as_str().unwrap_or_default().to_ascii_lowercase();
         let mut answer = process::ask(master, call)?;
         Ok(answer[kind.as_str()].take())

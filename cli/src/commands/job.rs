@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use berth_engine::{Container, Error, logs, ps};
+use berth_orchestrator::agent;
 use berth_orchestrator::cluster;
 use berth_orchestrator::jobs::manifest::{Group, LONGEST, Manifest};
 use berth_orchestrator::jobs::{Request, Until};
@@ -385,23 +388,24 @@ impl Logs {
                 tasks[0]["task"]
             );
         }
-        // Of each the latest attempt that ran: one that never did has written nothing.
-        let ran = |task: &Value| {
-            let attempts = items(&task["attempts"]).chain([task]).filter(|attempt| attempt["running"].is_string());
-            attempts.last().and_then(|attempt| attempt["sandbox"].as_str()).map(str::to_owned)
-        };
         let sandboxes: Vec<_> = tasks.iter().filter_map(|task| Some((text(&task["task"]), ran(task)?))).collect();
         if sandboxes.is_empty() {
             bail!("{} has written nothing: it has never run; {}", text(&tasks[0]["task"]), why_not(&tasks[0]));
         }
-        for (task, sandbox) in &sandboxes {
+        for (task, attempt) in &sandboxes {
             if tasks.len() > 1 {
                 output::lines([format!("==> {task} <==")])?;
             }
-            show(context, sandbox, &wanted)?;
+            show(context, task, attempt, &wanted)?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The latest attempt of a task that ran: one that never did has written nothing.
+fn ran(task: &Value) -> Option<&Value> {
+    let attempts = items(&task["attempts"]).chain([task]).filter(|attempt| attempt["running"].is_string());
+    attempts.last().filter(|attempt| attempt["sandbox"].is_string())
 }
 
 /// Why a task has not run.
@@ -414,20 +418,72 @@ fn why_not(task: &Value) -> String {
     }
 }
 
-/// Shows what was written in a sandbox, which is there or was.
-fn show(context: &Context, sandbox: &str, wanted: &logs::Wanted) -> Result<()> {
+/// Shows what was written in the sandbox of an attempt, which is there or was.
+fn show(context: &Context, task: &str, attempt: &Value, wanted: &logs::Wanted) -> Result<()> {
+    let sandbox = text(&attempt["sandbox"]);
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let mut stderr = io::BufWriter::new(io::stderr().lock());
     match Container::find(&context.roots, sandbox) {
         Ok(container) => logs::show(&container, wanted, &mut stdout, &mut stderr)?,
         Err(Error::NotFound(_)) => {
             let kept = cluster::kept_log(&context.roots, sandbox);
-            let kept = kept.ok_or_else(|| anyhow!("the log of {sandbox} is no longer there"))?;
-            logs::show_file(&kept, None, wanted, &mut stdout, &mut stderr)?;
+            match kept {
+                Some(kept) => logs::show_file(&kept, None, wanted, &mut stdout, &mut stderr)?,
+                None => show_remote(context, task, attempt, wanted, &mut stdout, &mut stderr)?,
+            }
         }
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Shows what was written on another machine, of which the agent there is asked.
+fn show_remote(
+    context: &Context,
+    task: &str,
+    attempt: &Value,
+    wanted: &logs::Wanted,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> Result<()> {
+    let cluster = cluster::read(&context.roots)?.ok_or(cluster::Error::None)?;
+    let part = |name: &str| text(&attempt[name]);
+    let run = format!("executors/{}/runs/{}", part("id"), part("sandbox"));
+    let log = format!("/frameworks/{}/{run}/{}", part("framework"), agent::LOG_FILE);
+    let copy = tempfile::tempfile().context("cannot make a file for a copy of the log")?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+    let mut copied = 0;
+    let mut fetch = || -> Result<bool> {
+        let before = copied;
+        loop {
+            let piece = process::read_file(cluster.master, part("agent"), &log, copied);
+            let (_, data) = piece.with_context(|| format!("cannot read the log of {task}"))?;
+            if data.is_empty() {
+                return Ok(copied > before);
+            }
+            copy.write_all_at(&data, copied).context("cannot keep a copy of the log")?;
+            copied += data.len() as u64;
+        }
+    };
+    fetch()?;
+    // What comes from afar comes late: what is read after the task has ended is all of it.
+    let mut ended = !wanted.follow;
+    let mut failed = None;
+    let more = || {
+        if ended {
+            return Ok(false);
+        }
+        sleep(LOOK);
+        let mut look = || -> Result<()> {
+            ended = !find(context, task)?.iter().any(|now| now["id"] == attempt["id"]);
+            fetch()?;
+            Ok(())
+        };
+        failed = look().err();
+        Ok(failed.is_none())
+    };
+    logs::show_growing(&path, more, wanted, stdout, stderr)?;
+    failed.map_or(Ok(()), Err)
 }
 
 /// Run a command in a task that runs

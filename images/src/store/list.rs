@@ -68,6 +68,11 @@ impl Store {
         Ok(list)
     }
 
+    /// The names of all images, those that came last at the end.
+    pub fn names(&self) -> Result<Vec<Reference>> {
+        Ok(self.entries()?.into_iter().filter_map(|entry| entry.reference).collect())
+    }
+
     /// How an image was made, the last step first.
     pub fn history(&self, reference: &str) -> Result<Vec<HistoryEntry>> {
         let image = self.resolve(reference)?;

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use uuid::Uuid;
 
-use super::tasks::{Recovered, Task};
+use super::tasks::{Changes, Recovered, Task};
 use crate::master::AgentId;
 
 /// `id` and `instance`.
 const AGENT: TableDefinition<&str, &str> = TableDefinition::new("agent");
 /// Tasks as JSON, by the names of their sandboxes.
 const TASKS: TableDefinition<&str, &[u8]> = TableDefinition::new("tasks");
+/// The latest tasks that are over, as JSON, in their order.
+const PAST: TableDefinition<u64, &[u8]> = TableDefinition::new("past");
 /// How much of a UUID is enough to tell the sandboxes of the agents of one host apart.
 const INSTANCE_DIGITS: usize = 8;
 
@@ -60,6 +62,7 @@ impl Checkpoints {
         {
             let mut agent = transaction.open_table(AGENT)?;
             transaction.open_table(TASKS)?;
+            transaction.open_table(PAST)?;
             if agent.get("instance")?.is_none() {
                 let digits = &Uuid::new_v4().simple().to_string()[..INSTANCE_DIGITS];
                 agent.insert("instance", &*format!("task-{digits}"))?;
@@ -77,7 +80,14 @@ impl Checkpoints {
                 .map_err(|error| redb::Error::Corrupted(format!("task {}: {error}", name.value())))?;
             tasks.insert(name.value().to_owned(), task);
         }
-        Ok(Recovered { id: text("id")?.map(AgentId::from), tasks })
+        let mut past = BTreeMap::new();
+        for row in transaction.open_table(PAST)?.iter()? {
+            let (number, task) = row?;
+            let task = serde_json::from_slice(task.value())
+                .map_err(|error| redb::Error::Corrupted(format!("past task {}: {error}", number.value())))?;
+            past.insert(number.value(), task);
+        }
+        Ok(Recovered { id: text("id")?.map(AgentId::from), tasks, past })
     }
 
     /// Remembers the id.
@@ -91,12 +101,12 @@ impl Checkpoints {
     }
 
     /// Remembers tasks as they are now, and forgets those that are over: all of it or nothing.
-    pub fn commit(&mut self, changes: &[(String, Option<&Task>)]) -> Result<(), Error> {
+    pub fn commit(&mut self, changes: &Changes) -> Result<(), Error> {
         let write = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             {
                 let mut tasks = transaction.open_table(TASKS)?;
-                for (name, task) in changes {
+                for (name, task) in &changes.tasks {
                     match task {
                         Some(task) => {
                             let text = serde_json::to_vec(task).expect("tasks have texts for keys");
@@ -105,6 +115,15 @@ impl Checkpoints {
                         None => {
                             tasks.remove(&**name)?;
                         }
+                    }
+                }
+                let mut past = transaction.open_table(PAST)?;
+                for (number, task) in &changes.past {
+                    if let Some(task) = task {
+                        let text = serde_json::to_vec(task).expect("tasks have texts for keys");
+                        past.insert(number, &*text)?;
+                    } else {
+                        past.remove(number)?;
                     }
                 }
             }

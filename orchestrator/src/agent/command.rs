@@ -4,12 +4,14 @@
 //! names the field.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::checks::{self, CheckInfo, Checks, HealthCheckInfo, Means};
+use super::files;
 use crate::api::scheduler::DurationInfo;
 use crate::api::{Invalid, decode, parse};
 use crate::master::TaskInfo;
@@ -23,6 +25,15 @@ pub const ISOLATION: &str = "org.berth.isolation";
 /// An isolation: its name, and the flags that choose it.
 type Isolation = (&'static str, &'static [&'static str]);
 
+/// How a sandbox is made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Those of `berth`.
+    pub arguments: Vec<String>,
+    /// The directory that is the task's own, if it has one. It has to be there before.
+    pub directory: Option<PathBuf>,
+}
+
 /// All there are, the default first. Where one has an attribute of an agent, its name is `isolation.` and this.
 const ISOLATIONS: [Isolation; 5] = [
     ("container", &[]),
@@ -31,6 +42,8 @@ const ISOLATIONS: [Isolation; 5] = [
     ("microvm-process", &["--isolation=microvm", "--guest=process"]),
     (WASM, &["--isolation=wasm"]),
 ];
+/// Those in which a task has a directory of its own that others can look into.
+const WITH_DIRECTORY: [&str; 2] = ["container", "microvm-process"];
 /// The isolation in which nothing else can run.
 const WASM: &str = "wasm";
 
@@ -258,8 +271,14 @@ impl Container {
 }
 
 impl Command {
-    /// The arguments of `berth` that start it in a sandbox of this name, with limits equal to what it may use.
-    pub fn arguments(self, name: &str) -> Vec<String> {
+    /// What starts it in a sandbox of this name, with limits equal to what it may use. What it leaves in `directory` can be
+    /// looked at by others.
+    pub fn start(mut self, name: &str, directory: &Path) -> Start {
+        let directory = WITH_DIRECTORY.contains(&self.isolation.0).then(|| directory.to_owned());
+        if let Some(directory) = &directory {
+            self.environment.entry(files::VARIABLE.to_owned()).or_insert_with(|| files::PLACE.to_owned());
+            self.volumes.insert(0, format!("{}:{}", directory.display(), files::PLACE));
+        }
         let mut arguments = vec!["run".to_owned(), "--detach".to_owned(), format!("--name={name}")];
         arguments.extend(self.isolation.1.iter().map(|&flag| flag.to_owned()));
         let mut flag = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
@@ -288,7 +307,7 @@ impl Command {
         arguments.push(self.image);
         arguments.extend(self.program);
         arguments.extend(self.arguments);
-        arguments
+        Start { arguments, directory }
     }
 }
 
@@ -312,7 +331,7 @@ mod tests {
             resources: Quantities::new(1500, 64 << 20).into(),
             payload: payload.to_string().into(),
         };
-        Ok(read(&info, None)?.arguments("n"))
+        Ok(read(&info, None)?.start("n", Path::new("/d")).arguments)
     }
 
     #[test]
@@ -322,16 +341,18 @@ mod tests {
         let environment = json!({ "variables": [{ "name": "A", "value": "b" }] });
         let command = json!({ "value": "echo $A", "environment": environment });
         let shell = json!({ "container": container, "command": command });
-        let rest = ["--env=A=b", "--entrypoint=", "busybox", "/bin/sh", "-c", "echo $A"];
+        let own = ["--env=MESOS_SANDBOX=/mnt/mesos/sandbox", "--volume=/d:/mnt/mesos/sandbox"];
+        let rest = ["--env=A=b", own[0], own[1], "--entrypoint=", "busybox", "/bin/sh", "-c", "echo $A"];
         assert_eq!(arguments(&shell).unwrap(), [&common[..], &rest].concat());
         let command = json!({ "shell": false, "value": "/bin/echo", "arguments": ["echo", "-n"] });
         let program = json!({ "container": container, "command": command });
-        assert_eq!(arguments(&program).unwrap()[6..], ["--entrypoint=", "busybox", "/bin/echo", "-n"]);
-        let own = json!({ "container": container, "command": { "shell": false, "arguments": ["x"] } });
-        assert_eq!(arguments(&own).unwrap()[6..], ["busybox", "x"]);
+        assert_eq!(arguments(&program).unwrap()[8..], ["--entrypoint=", "busybox", "/bin/echo", "-n"]);
+        let image_own = json!({ "container": container, "command": { "shell": false, "arguments": ["x"] } });
+        assert_eq!(arguments(&image_own).unwrap()[8..], ["busybox", "x"]);
         let label = json!({ "labels": [{ "key": ISOLATION, "value": "microvm-process" }] });
         let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
-        let flags = ["--isolation=microvm", "--guest=process", "--cpus=1.500", "--memory=67108864b", "busybox"];
+        let limits = ["--isolation=microvm", "--guest=process", "--cpus=1.500", "--memory=67108864b"];
+        let flags = [&limits[..], &own, &["busybox"]].concat();
         assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
     }
 

@@ -15,6 +15,8 @@
 mod checkpoints;
 mod checks;
 pub(crate) mod command;
+mod files;
+pub(crate) mod images;
 mod link;
 mod sandboxes;
 mod tasks;
@@ -23,22 +25,30 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_engine::Roots;
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use checkpoints::Checkpoints;
+use files::Files;
+use images::Pulls;
 use link::Link;
 use sandboxes::Sandboxes;
 use tasks::{Effect, Tasks};
 
 pub use checkpoints::Error as CheckpointError;
 pub use command::ISOLATION;
+pub use files::LOG_FILE;
 pub use sandboxes::kept_log;
 
-use crate::master::{AgentInfo, Registration, ToAgent};
+use crate::api::agent::{Answer, Question};
+use crate::attributes::Attributes;
+use crate::master::{AgentInfo, FromAgent, Registration, ToAgent};
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -46,6 +56,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// How much is done between two commits.
 const BATCH: usize = 1000;
+/// How many questions about files are answered at once.
+const QUESTIONS: usize = 16;
 
 /// What an agent is told.
 #[derive(Debug, Clone)]
@@ -96,6 +108,12 @@ enum Happening {
     Heard(u64, ToAgent),
     /// A connection is no more.
     Lost(u64),
+    /// A question that came over a connection has an answer.
+    Answered(u64, FromAgent),
+    /// An image was pulled, or why not.
+    Pulled(String, Result<(), String>),
+    /// What there is to say of the agent's images.
+    Images(Attributes),
     /// A task's sandbox was started, or why not.
     Started(String, Result<(), String>),
     /// Something is new of a task that runs.
@@ -107,17 +125,31 @@ enum Happening {
 /// Runs an agent until `shutdown` is ready, which leaves its tasks running, or it cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let (sender, mut happenings) = mpsc::unbounded_channel();
+    let directory = std::path::absolute(&config.directory).unwrap_or_else(|_| config.directory.clone());
+    let config = Config { directory, ..config };
     let (checkpoints, recovered) = Checkpoints::open(&config.directory)?;
     let sandboxes = Sandboxes::new(&config, checkpoints.instance(), sender.clone());
     let mut agent = Agent {
-        tasks: Tasks::new(recovered, config.default_image.clone(), checkpoints.instance().to_owned()),
+        tasks: Tasks::new(
+            recovered,
+            config.default_image.clone(),
+            checkpoints.instance().to_owned(),
+            config.directory.clone(),
+        ),
+        files: Files::new(&config.roots, &config.directory),
+        questions: Arc::new(Semaphore::new(QUESTIONS)),
+        happenings: sender.clone(),
         checkpoints,
         sandboxes,
         link: None,
         connecting: false,
         info: config.info.clone(),
+        pulls: Pulls::default(),
+        config: config.clone(),
     };
     agent.recover().await?;
+    // What there is to say of it is known before it first says it.
+    images::look(&config.roots, &sender).await;
 
     tokio::pin!(shutdown);
     let (mut pause, mut connections) = (PAUSES.0, 0);
@@ -154,6 +186,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = sleep_until(say_at) => {
                 say_at = Instant::now() + HEARTBEAT;
                 agent.tasks.repeat();
+                let (roots, sender) = (config.roots.clone(), sender.clone());
+                tokio::spawn(async move { images::look(&roots, &sender).await });
                 agent.settle()?;
             }
         }
@@ -164,9 +198,16 @@ struct Agent {
     tasks: Tasks,
     checkpoints: Checkpoints,
     sandboxes: Sandboxes,
+    files: Files,
+    /// How many more questions may be asked now.
+    questions: Arc<Semaphore>,
+    happenings: UnboundedSender<Happening>,
     link: Option<Link>,
     connecting: bool,
+    /// What it says of itself, its images included.
     info: AgentInfo,
+    pulls: Pulls,
+    config: Config,
 }
 
 impl Agent {
@@ -200,15 +241,23 @@ impl Agent {
                     Err(error) => tracing::debug!(%error, "the master cannot be reached"),
                 }
             }
-            Happening::Heard(number, _) | Happening::Lost(number)
+            Happening::Heard(number, _) | Happening::Lost(number) | Happening::Answered(number, _)
                 if self.link.as_ref().is_none_or(|link| link.number != number) => {}
             Happening::Heard(_, ToAgent::Registered(id)) => {
                 self.checkpoints.set_id(&id)?;
                 self.tasks.registered(id);
             }
             Happening::Heard(_, ToAgent::Refused(reason)) => return Err(Error::Refused(reason)),
+            Happening::Heard(link, ToAgent::Ask { number, question }) => self.answer(link, number, question),
             Happening::Heard(_, message) => self.tasks.told(message),
+            Happening::Answered(_, answer) => {
+                if let Some(link) = &self.link {
+                    link.say(&answer);
+                }
+            }
             Happening::Lost(_) => self.link = None,
+            Happening::Pulled(image, result) => self.pulls.done(&image, result),
+            Happening::Images(images) => self.has_images(images),
             Happening::Started(name, result) => self.tasks.started(&name, result),
             Happening::Checked(name, report) => self.tasks.checked(&name, report),
             Happening::Ended(name, end) => {
@@ -217,6 +266,68 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Finds out what is asked, and happens to have an answer then.
+    fn answer(&mut self, link: u64, number: u64, question: Question) {
+        let happenings = self.happenings.clone();
+        // The agent has ended if nobody listens.
+        let tell = move |answer| drop(happenings.send(Happening::Answered(link, FromAgent::Answer { number, answer })));
+        match question {
+            Question::Prefetch { image } => tell(self.prefetch(&image)),
+            Question::List { path } => {
+                self.look(&path.clone(), tell, move |files, sandbox, below| files.list(sandbox, below, &path));
+            }
+            Question::Read { path, offset, length } => self.look(&path.clone(), tell, move |files, sandbox, below| {
+                files.read(sandbox, below, &path, offset, length)
+            }),
+        }
+    }
+
+    /// Looks at files of a task, in a thread of its own: by the name of its sandbox, and the path below its directory.
+    fn look(
+        &self,
+        path: &str,
+        tell: impl FnOnce(Answer) + Send + 'static,
+        look: impl FnOnce(&Files, &str, &str) -> Answer + Send + 'static,
+    ) {
+        let Some((sandbox, below)) = self.tasks.locate(path) else {
+            return tell(Answer::NotFound(format!("{path}: the agent has no such task")));
+        };
+        let Ok(slot) = Arc::clone(&self.questions).try_acquire_owned() else { return tell(Answer::Busy) };
+        let files = self.files.clone();
+        spawn_blocking(move || {
+            tell(look(&files, &sandbox, &below));
+            drop(slot);
+        });
+    }
+
+    /// Somebody wants an image to be there before a task does.
+    fn prefetch(&mut self, image: &str) -> Answer {
+        let is_there = images::attribute(image).is_some_and(|name| self.info.attributes.contains_key(&name));
+        let (answer, begins) = self.pulls.want(image, is_there);
+        if begins {
+            let (config, image, happenings) = (self.config.clone(), image.to_owned(), self.happenings.clone());
+            tokio::spawn(async move {
+                let result = images::pull(&config.berth, &config.roots, &image).await;
+                // Whoever hears that it is there finds it among what the agent says of itself.
+                images::look(&config.roots, &happenings).await;
+                let _ = happenings.send(Happening::Pulled(image, result));
+            });
+        }
+        answer
+    }
+
+    /// Tells which images there are now.
+    fn has_images(&mut self, images: Attributes) {
+        // What the agent was told to say of itself is not overruled.
+        let attributes: Attributes = images.into_iter().chain(self.config.info.attributes.clone()).collect();
+        if attributes != self.info.attributes {
+            self.info.attributes.clone_from(&attributes);
+            if let Some(link) = &self.link {
+                link.say(&FromAgent::Attributes(attributes));
+            }
+        }
     }
 
     /// Makes what has changed durable, and then does what follows from it.

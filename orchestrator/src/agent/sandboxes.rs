@@ -2,6 +2,8 @@
 //! has written outlives its sandbox.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::{fmt, fs, io};
 
 use berth_engine::logs::LOG;
 use berth_engine::monitor::{self, Monitor};
+use berth_engine::paths::PRIVATE;
 use berth_engine::{Container, Error, Roots, lifecycle, remove};
 use berth_runtime::monitor::Status;
 use tokio::io::Interest;
@@ -21,13 +24,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
 use super::checks::{Asker, Checks, Rounds};
-use super::{Config, Happening};
+use super::command::Start;
+use super::{Config, Happening, files};
 
 /// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
 const HALF_MADE: Duration = Duration::from_secs(10);
 /// How many logs of tasks that have ended are kept, and after how many more the oldest are removed.
-const LOGS: usize = 2000;
+pub const LOGS: usize = 2000;
 const MORE_LOGS: usize = 100;
+/// Of how many of them what they have left in their directories is kept.
+const DIRECTORIES: usize = 100;
 /// How many commands that ask tasks how they are run at once.
 const CHECK_COMMANDS: usize = 16;
 /// How often it is looked whether it is whole.
@@ -109,14 +115,20 @@ impl Sandboxes {
     }
 
     /// Starts a sandbox; that, and later its end, happens.
-    pub fn start(&self, name: String, arguments: Vec<String>) {
+    pub fn start(&self, name: String, start: Start) {
+        let Start { arguments, directory } = start;
         let mut command = Command::new(&self.berth);
         command.args(arguments).env("BERTH_DATA_ROOT", self.roots.data()).env("BERTH_STATE_ROOT", self.roots.state());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
         tokio::spawn(async move {
-            let output = command.output().await;
-            let result = match output {
+            let output = async {
+                if let Some(directory) = &directory {
+                    make_directory(directory)?;
+                }
+                command.output().await
+            };
+            let result = match output.await {
                 Ok(output) if output.status.success() => Ok(()),
                 Ok(output) => {
                     let said = String::from_utf8_lossy(&output.stderr);
@@ -175,10 +187,14 @@ impl Sandboxes {
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => tracing::warn!(%error, name, "a task's sandbox cannot be removed"),
             }
+            if let Err(error) = leave(&directory, &name) {
+                tracing::warn!(%error, name, "what a task has left cannot be kept");
+            }
             if removed.fetch_add(1, Ordering::Relaxed).is_multiple_of(MORE_LOGS)
-                && let Err(error) = remove_old(&directory.join("logs"))
+                && let Err(error) = remove_old(&directory.join("logs"), LOGS)
+                    .and_then(|()| remove_old(&directory.join("left"), DIRECTORIES))
             {
-                tracing::warn!(%error, "old logs of tasks cannot be removed");
+                tracing::warn!(%error, "old logs and files of tasks cannot be removed");
             }
         });
     }
@@ -194,17 +210,48 @@ fn keep(log: &Path, kept: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes all logs but the latest.
-fn remove_old(logs: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(logs) {
+/// Keeps the directory of a task that is over, if there is anything in it. Those of others are never looked at.
+fn leave(agent: &Path, sandbox: &str) -> io::Result<()> {
+    let (own, left) = (files::directory(agent, sandbox), files::left(agent, sandbox));
+    match fs::remove_dir(&own) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        // Not every task has one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => return other,
+    }
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(left.parent().unwrap_or(&left))?;
+    // The oldest are removed first, by when they were left.
+    File::open(&own)?.set_modified(SystemTime::now())?;
+    fs::rename(own, left)
+}
+
+/// Makes the directory of a task, in which any user of its sandbox may write: nobody else comes that far.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let parent = directory.parent().unwrap_or(directory);
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(parent)?;
+    match fs::create_dir(directory) {
+        // An earlier agent was as far as this.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    fs::set_permissions(directory, Permissions::from_mode(0o1777))
+}
+
+/// Removes all that is in a directory but for the latest.
+fn remove_old(directory: &Path, keep: usize) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
     let mut kept: Vec<(SystemTime, PathBuf)> =
         entries.flatten().filter_map(|it| Some((it.metadata().ok()?.modified().ok()?, it.path()))).collect();
     kept.sort_unstable();
-    let old = kept.len().saturating_sub(LOGS);
-    kept.iter().take(old).try_for_each(|(_, path)| fs::remove_file(path))
+    let old = kept.len().saturating_sub(keep);
+    kept.iter().take(old).try_for_each(
+        |(_, path)| {
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        },
+    )
 }
 
 /// Whether the program in the sandbox of this name runs, did, or is about to.
@@ -261,4 +308,36 @@ async fn watch(roots: Roots, name: String, happenings: UnboundedSender<Happening
         Err(error) => End::Broken(error.to_string()),
     };
     let _ = happenings.send(Happening::Ended(name, end));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tasks_have_left_is_kept_for_the_latest() {
+        let agent = tempfile::tempdir().unwrap();
+        let (own, left) = (|name| files::directory(agent.path(), name), |name| files::left(agent.path(), name));
+        for name in ["empty", "first", "second", "third", "running"] {
+            make_directory(&own(name)).unwrap();
+            make_directory(&own(name)).unwrap();
+            if name != "empty" {
+                fs::write(own(name).join("file"), name).unwrap();
+            }
+        }
+        for name in ["empty", "first", "second", "third", "never"] {
+            leave(agent.path(), name).unwrap();
+        }
+        assert!(!own("empty").exists() && !left("empty").exists() && !left("never").exists());
+        assert_eq!(fs::read_to_string(left("first").join("file")).unwrap(), "first");
+        let parent = agent.path().join("left");
+        for (age, name) in [(3, "third"), (2, "second"), (1, "first")] {
+            let time = SystemTime::now() - Duration::from_secs(age);
+            File::open(left(name)).unwrap().set_modified(time).unwrap();
+        }
+        remove_old(&parent, 2).unwrap();
+        assert_eq!(["first", "second", "third"].map(|name| left(name).exists()), [true, true, false]);
+        assert!(own("running").join("file").exists());
+        remove_old(&agent.path().join("logs"), 2).unwrap();
+    }
 }

@@ -9,6 +9,7 @@
 //! Every change of state is an update. Of each task the oldest one that is not acknowledged is said, again and again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,8 +18,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::checks::{Checks, Report};
-use super::command::{self, Command};
-use super::sandboxes::End;
+use super::command::{self, Command, Start};
+use super::files;
+use super::sandboxes::{End, LOGS};
 use crate::master::{
     AgentId, FrameworkId, FrameworkInfo, FromAgent, Registration, TaskId, TaskInfo, TaskReport, TaskState, TaskStatus,
     ToAgent, UpdateId,
@@ -67,8 +69,8 @@ struct Update {
 pub enum Effect {
     /// To the master.
     Say(Box<FromAgent>),
-    /// `berth run` with these arguments, for the sandbox of this name.
-    Start(String, Vec<String>),
+    /// Make the sandbox of this name.
+    Start(String, Start),
     /// Ask the task in a sandbox, which has started, again and again.
     Check(String, Box<Checks>),
     /// End a sandbox, which may end by itself for so long.
@@ -84,6 +86,31 @@ pub struct Recovered {
     pub id: Option<AgentId>,
     /// Its tasks, by the names of their sandboxes.
     pub tasks: BTreeMap<String, Task>,
+    /// The latest of those that are over, in their order.
+    pub past: BTreeMap<u64, Past>,
+}
+
+/// A task that is over, of which files may be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    framework: FrameworkId,
+    task: TaskId,
+    sandbox: String,
+}
+
+/// What to make durable.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    /// Tasks as they are now, none for one that is over.
+    pub tasks: Vec<(String, Option<&'a Task>)>,
+    /// The same of those that are over, which are forgotten in time.
+    pub past: Vec<(u64, Option<&'a Past>)>,
+}
+
+impl Changes<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.past.is_empty()
+    }
 }
 
 /// The tasks of an agent, by the names of their sandboxes.
@@ -91,26 +118,47 @@ pub struct Recovered {
 pub struct Tasks {
     id: Option<AgentId>,
     tasks: BTreeMap<String, Task>,
+    past: BTreeMap<u64, Past>,
     default_image: Option<String>,
+    /// The agent's.
+    directory: PathBuf,
     /// What names of sandboxes begin with.
     prefix: String,
     /// Tasks that are not as they were made durable.
     changed: BTreeSet<String>,
+    changed_past: BTreeSet<u64>,
     effects: Vec<Effect>,
     shut_down: Option<String>,
 }
 
 impl Tasks {
-    pub fn new(recovered: Recovered, default_image: Option<String>, prefix: String) -> Tasks {
-        let Recovered { id, tasks } = recovered;
-        let (changed, effects) = (BTreeSet::new(), Vec::new());
-        Tasks { id, tasks, default_image, prefix, changed, effects, shut_down: None }
+    /// The tasks of an agent whose directory this is.
+    pub fn new(recovered: Recovered, default_image: Option<String>, prefix: String, directory: PathBuf) -> Tasks {
+        let Recovered { id, tasks, past } = recovered;
+        let (changed, changed_past, effects) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        Tasks { id, tasks, past, default_image, directory, prefix, changed, changed_past, effects, shut_down: None }
     }
 
-    /// What to make durable: tasks as they are now, none for one that is over.
-    pub fn take_changes(&mut self) -> Vec<(String, Option<&Task>)> {
-        let changed = std::mem::take(&mut self.changed).into_iter();
-        changed.map(|name| (name.clone(), self.tasks.get(&name))).collect()
+    /// What to make durable.
+    pub fn take_changes(&mut self) -> Changes<'_> {
+        let (changed, past) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.changed_past));
+        Changes {
+            tasks: changed.into_iter().map(|name| (name.clone(), self.tasks.get(&name))).collect(),
+            past: past.into_iter().map(|number| (number, self.past.get(&number))).collect(),
+        }
+    }
+
+    /// Whose files a path is about, by the name of the sandbox, and what of it is left below that task's directory.
+    pub fn locate(&self, path: &str) -> Option<(String, String)> {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        let mut named = |name: &str| parts.next().filter(|part| *part == name).and_then(|_| parts.next());
+        let (framework, task, run) = (named("frameworks")?, named("executors")?, named("runs")?);
+        let (framework, task) = (FrameworkId::from(framework), TaskId::from(task));
+        let is_it = |sandbox: &String| run == "latest" || run == sandbox;
+        let of = |past: &&Past| past.framework == framework && past.task == task && is_it(&past.sandbox);
+        let past = || self.past.values().rev().find(of).map(|past| past.sandbox.clone());
+        let sandbox = self.find(&framework, &task).filter(is_it).or_else(past)?;
+        Some((sandbox, parts.collect::<Vec<_>>().join("/")))
     }
 
     /// What to do after that.
@@ -188,7 +236,7 @@ impl Tasks {
             }
             // There is nobody in a sandbox to hear it, as with Mesos' command executor; the others concern the agent
             // itself.
-            ToAgent::Message { .. } | ToAgent::Registered(_) | ToAgent::Refused(_) => {}
+            ToAgent::Message { .. } | ToAgent::Registered(_) | ToAgent::Refused(_) | ToAgent::Ask { .. } => {}
         }
     }
 
@@ -200,7 +248,7 @@ impl Tasks {
 
     fn run(&mut self, framework: FrameworkId, framework_info: FrameworkInfo, role: Arc<str>, info: TaskInfo) {
         let name = format!("{}-{}", self.prefix, Uuid::new_v4().simple());
-        let start = self.command(&info).map(|command| Effect::Start(name.clone(), command.arguments(&name)));
+        let start = self.command(&info).map(|command| self.start(&name, command));
         let state = TaskState::Staging;
         let updates = VecDeque::new();
         let (kill, healthy, hopeless, check_status) = (false, None, None, None);
@@ -214,6 +262,10 @@ impl Tasks {
         }
     }
 
+    fn start(&self, name: &str, command: Command) -> Effect {
+        Effect::Start(name.to_owned(), command.start(name, &files::directory(&self.directory, name)))
+    }
+
     fn command(&self, info: &TaskInfo) -> Result<Command, String> {
         let read = command::read(info, self.default_image.as_deref());
         read.map_err(|wrong| format!("the task cannot be run: {wrong}"))
@@ -223,10 +275,10 @@ impl Tasks {
     pub fn missing(&mut self, name: &str) {
         let Some(task) = self.tasks.get(name) else { return };
         if task.state == TaskState::Staging && !task.kill {
-            let start = self.command(&task.info).map(|command| command.arguments(name));
+            let start = self.command(&task.info).map(|command| self.start(name, command));
             // It was right before.
-            if let Ok(arguments) = start {
-                return self.effects.push(Effect::Start(name.to_owned(), arguments));
+            if let Ok(start) = start {
+                return self.effects.push(start);
             }
         }
         let end = if task.kill { TaskState::Killed } else { TaskState::Failed };
@@ -339,7 +391,15 @@ impl Tasks {
 
     /// A task is over, and everybody knows or nobody is left to.
     fn forget(&mut self, name: &str) {
-        self.tasks.remove(name);
+        if let Some(task) = self.tasks.remove(name) {
+            let number = self.past.last_key_value().map_or(0, |(latest, _)| latest + 1);
+            let past = Past { framework: task.framework, task: task.info.id, sandbox: name.to_owned() };
+            self.past.insert(number, past);
+            self.changed_past.insert(number);
+            if self.past.len() > LOGS {
+                self.changed_past.extend(self.past.pop_first().map(|(number, _)| number));
+            }
+        }
         self.changed.insert(name.to_owned());
         self.effects.push(Effect::Remove(name.to_owned()));
     }
@@ -430,7 +490,8 @@ mod tests {
     }
 
     fn new(tasks: BTreeMap<String, Task>) -> Tasks {
-        Tasks::new(Recovered { id: None, tasks }, Some("busybox".to_owned()), "p".to_owned())
+        let recovered = Recovered { tasks, ..Recovered::default() };
+        Tasks::new(recovered, Some("busybox".to_owned()), "p".to_owned(), "/agent".into())
     }
 
     /// The updates that are said, and the other effects.
@@ -440,7 +501,10 @@ mod tests {
             match effect {
                 Effect::Say(message) => match *message {
                     FromAgent::Update { status, .. } => said.push((status.state, status.update.unwrap())),
-                    FromAgent::Heartbeat | FromAgent::Message { .. } => {}
+                    FromAgent::Heartbeat
+                    | FromAgent::Message { .. }
+                    | FromAgent::Answer { .. }
+                    | FromAgent::Attributes(_) => {}
                 },
                 other => others.push(other),
             }
@@ -477,7 +541,35 @@ mod tests {
         let [(TaskState::Failed, last)] = said[..] else { panic!("{said:?}") };
         tasks.told(acknowledge(last));
         assert_eq!(effects(&mut tasks).1, [Effect::Remove(name.clone())]);
-        assert!(matches!(&tasks.take_changes()[..], [(of, None)] if *of == name));
+        assert!(matches!(&tasks.take_changes().tasks[..], [(of, None)] if *of == name));
+    }
+
+    #[test]
+    fn the_files_of_a_task_are_found_while_it_runs_and_when_it_is_over() {
+        let mut tasks = new(BTreeMap::new());
+        tasks.told(right());
+        let first = starts(&mut tasks);
+        let located = |tasks: &Tasks, path: &str| tasks.locate(path).map(|(sandbox, rest)| format!("{sandbox} {rest}"));
+        let latest = "/frameworks/f/executors/t/runs/latest";
+        assert_eq!(located(&tasks, latest), Some(format!("{first} ")));
+        assert_eq!(located(&tasks, &format!("{latest}//a/../b/")), Some(format!("{first} a/../b")));
+        tasks.told(ToAgent::ShutDown("so".to_owned()));
+        tasks.started(&first, Ok(()));
+        tasks.ended(&first, &End::Exited(0));
+        assert_eq!(located(&tasks, latest), Some(format!("{first} ")));
+        tasks.told(right());
+        let second = tasks.sandboxes().remove(0);
+        assert_eq!(located(&tasks, latest), Some(format!("{second} ")));
+        let by_name = |name: &str| format!("frameworks/f/executors/t/runs/{name}/stdout");
+        assert_eq!(located(&tasks, &by_name(&first)), Some(format!("{first} stdout")));
+        for path in ["", "/", "/frameworks/f", "/frameworks/g/executors/t/runs/latest", "/etc/passwd", &by_name("x")] {
+            assert_eq!(located(&tasks, path), None, "{path}");
+        }
+        // Who comes next knows it too.
+        let changes = tasks.take_changes();
+        let past = changes.past.iter().map(|(number, past)| (*number, past.unwrap().clone())).collect();
+        let next = Tasks::new(Recovered { past, ..Recovered::default() }, None, "p".to_owned(), "/agent".into());
+        assert_eq!(located(&next, latest), Some(format!("{first} ")));
     }
 
     #[test]

@@ -54,6 +54,13 @@ impl Allocator {
         Ok(rescinded)
     }
 
+    /// An agent says something else of itself. What is offered of it stays offered: whoever has the offer decides by what it says.
+    pub fn set_attributes(&mut self, key: AgentKey, attributes: Attributes) {
+        if let Some(agent) = self.agents.get_mut(key) {
+            agent.attributes = attributes;
+        }
+    }
+
     /// Whether an agent can be offered: not while it is unreachable or being drained. What is used on it stays used; offers of one
     /// that no longer can are withdrawn.
     pub fn set_agent_active(&mut self, key: AgentKey, active: bool) -> Result<Vec<(OfferKey, Offer)>, Error> {

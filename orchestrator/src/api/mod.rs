@@ -3,6 +3,8 @@
 //! Reading is lenient where clients of old differ (`null` stands for a field that is not there, unknown fields are
 //! skipped) and strict in what is left: an error names the field. Nothing here knows a socket.
 
+pub mod agent;
+pub mod events;
 pub mod framework;
 pub mod operator;
 pub mod resources;

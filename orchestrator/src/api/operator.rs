@@ -23,6 +23,8 @@ pub enum Request {
     Look(Look),
     /// To change something.
     Change(Change),
+    /// To be told of everything that happens.
+    Subscribe,
 }
 
 /// What there is to know.
@@ -153,6 +155,7 @@ pub fn read(call: Value) -> Result<Request, Invalid> {
             let framework = asked.framework_id.map(|id| FrameworkId::from(id.value));
             Look::Explain(TaskId::from(asked.task_id.value), framework)
         }
+        "SUBSCRIBE" => return Ok(Request::Subscribe),
         "UPDATE_WEIGHTS" => {
             let infos = payload(call.update_weights, "update_weights")?.weight_infos.into_iter().enumerate();
             let weights = infos.map(|(index, info)| {
@@ -230,15 +233,7 @@ pub fn answer(look: &Look, snapshot: &Snapshot, identity: &Identity) -> Option<V
             let body = json!({ "master_info": identity.master_info, "start_time": started, "elected_time": started });
             wrapped("GET_MASTER", body)
         }
-        Look::State => {
-            let parts = json!({
-                "get_tasks": tasks(snapshot),
-                "get_executors": {},
-                "get_frameworks": frameworks(snapshot),
-                "get_agents": agents(snapshot),
-            });
-            wrapped("GET_STATE", parts)
-        }
+        Look::State => wrapped("GET_STATE", state(snapshot)),
         Look::Agents => wrapped("GET_AGENTS", agents(snapshot)),
         Look::Frameworks => wrapped("GET_FRAMEWORKS", frameworks(snapshot)),
         Look::Tasks => wrapped("GET_TASKS", tasks(snapshot)),
@@ -264,15 +259,26 @@ pub fn version() -> Value {
     json!({ "version": VERSION, "berth_version": env!("CARGO_PKG_VERSION") })
 }
 
+/// `GetState`
+pub(super) fn state(snapshot: &Snapshot) -> Value {
+    json!({
+        "get_tasks": tasks(snapshot),
+        "get_executors": {},
+        "get_frameworks": frameworks(snapshot),
+        "get_agents": agents(snapshot),
+    })
+}
+
 fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Vec<Value> {
     items.iter().map(one).collect()
 }
 
 fn agents(snapshot: &Snapshot) -> Value {
-    json!({ "agents": list(&snapshot.agents, |it| agent(it, snapshot)), "recovered_agents": [] })
+    json!({ "agents": list(&snapshot.agents, |it| agent(it, snapshot.used_of(&it.id))), "recovered_agents": [] })
 }
 
-fn agent(agent: &AgentView, snapshot: &Snapshot) -> Value {
+/// An agent whose tasks use so much of it.
+pub(super) fn agent(agent: &AgentView, used: Quantities) -> Value {
     let info = &agent.info;
     let state = match agent.state {
         AgentState::Connected => "connected",
@@ -294,7 +300,7 @@ fn agent(agent: &AgentView, snapshot: &Snapshot) -> Value {
         "state": state,
         "version": env!("CARGO_PKG_VERSION"),
         "total_resources": &total,
-        "allocated_resources": resources::write(&snapshot.used_of(&agent.id).into(), None, Dialect::default()),
+        "allocated_resources": resources::write(&used.into(), None, Dialect::default()),
     })
 }
 
@@ -303,7 +309,7 @@ fn frameworks(snapshot: &Snapshot) -> Value {
     json!({ "frameworks": all, "completed_frameworks": [], "recovered_frameworks": [] })
 }
 
-fn framework(framework: &FrameworkView) -> Value {
+pub(super) fn framework(framework: &FrameworkView) -> Value {
     let info = &framework.info;
     let capabilities: Vec<Value> =
         if info.partition_aware { vec![json!({ "type": "PARTITION_AWARE" })] } else { vec![] };
@@ -334,7 +340,7 @@ fn tasks(snapshot: &Snapshot) -> Value {
     })
 }
 
-fn task(task: &Task) -> Value {
+pub(super) fn task(task: &Task) -> Value {
     let payload: Value = serde_json::from_str(&task.info.payload).unwrap_or_default();
     json!({
         "name": payload.get("name").cloned().unwrap_or_else(|| json!(task.info.id.as_str())),

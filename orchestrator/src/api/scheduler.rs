@@ -364,17 +364,17 @@ impl Writer {
 
     fn write_offer(&self, offer: &OfferEvent) -> Value {
         let AgentInfo { hostname, port, attributes, .. } = &*offer.info;
+        let (address, path) = match port {
+            // An agent that does not listen itself is asked by way of the master.
+            0 => (self.master_info["address"].clone(), format!("/agent/{}", offer.agent)),
+            port => (json!({ "hostname": hostname, "ip": hostname, "port": port }), "/".to_owned()),
+        };
         json!({
             "id": offer_id(offer.key, &self.master),
             "framework_id": id(self.framework.as_str()),
             "agent_id": id(offer.agent.as_str()),
             "hostname": hostname,
-            "url": {
-                "scheme": "http",
-                "address": { "hostname": hostname, "ip": hostname, "port": port },
-                "path": "/",
-                "query": [],
-            },
+            "url": { "scheme": "http", "address": address, "path": path, "query": [] },
             "resources": resources::write(&offer.resources, Some(&offer.role), self.dialect),
             "attributes": resources::attributes(attributes),
             "executor_ids": [],

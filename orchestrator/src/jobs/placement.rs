@@ -2,7 +2,7 @@
 //!
 //! Jobs of a higher priority come first, and then older ones; a task that fits nowhere does not hold up those after it.
 //! Of the offers a task fits into, it takes the one of the failure domain with the fewest of its kind, then of an agent
-//! on which its image has run, then with the fewest of its kind, then the first.
+//! that has its image (it says so, or the image has run there), then with the fewest of its kind, then the first.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::scheduler::{Now, Scheduler};
 use super::state::{Launch, TaskKey};
 use super::task::{self, Launched};
 use super::wire::{Call, Offer};
+use crate::agent::images;
 use crate::attributes::{Constraint, Constraints};
 use crate::master::{TaskId, TaskState};
 use crate::resources::Resources;
@@ -35,6 +36,8 @@ struct Wanted {
     role: String,
     /// On which agents they may run.
     constraints: Constraints,
+    /// What an agent that has the image says.
+    image: Option<String>,
 }
 
 /// Why offers did not fit, by how many.
@@ -79,7 +82,8 @@ impl Scheduler {
         for ((_, _, name), (job, indices)) in self.queue.clone() {
             let Some(manifest) = self.jobs.get(&job).map(|job| &job.manifest) else { continue };
             let Some(group) = manifest.tasks.get(&name).cloned() else { continue };
-            let wanted = Wanted { role: manifest.role.to_string(), constraints: constraints(&group), group };
+            let image = images::attribute(&group.image.to_string());
+            let wanted = Wanted { role: manifest.role.to_string(), constraints: constraints(&group), image, group };
             for index in indices {
                 let key = TaskKey { job: job.clone(), group: name.clone(), index };
                 if !self.place(&key, &wanted, &mut rooms, now) {
@@ -103,7 +107,7 @@ impl Scheduler {
 
     /// Launches a task, if it fits somewhere.
     fn place(&mut self, key: &TaskKey, wanted: &Wanted, rooms: &mut [Room], now: Now) -> bool {
-        let Wanted { group, role, constraints } = wanted;
+        let Wanted { group, role, constraints, image } = wanted;
         let Some(crew) = self.crews.get(&(key.job.clone(), key.group.clone())) else { return false };
         let mut misfits = Misfits::default();
         let mut best: Option<(_, usize)> = None;
@@ -118,7 +122,8 @@ impl Scheduler {
             } else if room.bytes > MOST_BYTES || needs(group, &room.free).is_none() {
                 misfits.resources += 1;
             } else {
-                let has_image = self.images.contains(&(room.offer.agent.clone(), group.image.to_string()));
+                let says_so = image.as_ref().is_some_and(|image| room.offer.attributes.contains_key(image));
+                let has_image = says_so || self.images.contains(&(room.offer.agent.clone(), group.image.to_string()));
                 let on_agent = crew.on_agents.get(&room.offer.agent).copied().unwrap_or_default();
                 let rank = (in_domain, !has_image, on_agent);
                 if best.as_ref().is_none_or(|(other, _)| rank < *other) {
@@ -278,6 +283,15 @@ mod tests {
             .collect();
         let distinct: std::collections::BTreeSet<_> = ports.iter().collect();
         assert_eq!((ports.len(), distinct.len()), (4, 4), "{ports:?}");
+    }
+
+    #[test]
+    fn an_agent_that_has_the_image_is_preferred() {
+        let mut scheduler = scheduler(&["{name: j, tasks: {t: {image: docker.io/library/i}}}"]);
+        let mut second = offer("b", "x", 1);
+        second.attributes.insert("image.i:latest".to_owned(), "true".to_owned());
+        let placed = placed(&mut scheduler, vec![offer("a", "x", 1), second, offer("c", "x", 1)]);
+        assert_eq!(placed[0].0, "offer of b");
     }
 
     #[test]

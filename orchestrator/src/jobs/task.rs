@@ -142,7 +142,7 @@ mod tests {
 
     /// What an agent runs of the one task of a manifest, after it went the way through the API.
     fn arguments(task: &str) -> Vec<String> {
-        understood(task).arguments("sandbox")
+        understood(task).start("sandbox", std::path::Path::new("/own")).arguments
     }
 
     fn understood(task: &str) -> command::Command {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::manifest::Name;
 use super::scheduler::{Crew, Scheduler};
 use super::state::{Job, Stage, Task, TaskKey};
-use crate::master::TaskState;
+use crate::master::{FrameworkId, TaskState};
 
 /// How many tasks of a job are how far.
 #[derive(Debug, Default, Clone, Copy)]
@@ -70,7 +70,7 @@ impl Scheduler {
         let tasks = self.crews_of(job).flat_map(|(group, crew)| {
             crew.tasks.iter().map(move |(index, task)| {
                 let key = TaskKey { job: job.manifest.name.clone(), group: group.clone(), index: *index };
-                view_task(&key, task, crew)
+                view_task(&key, task, crew, self.own.framework.as_ref())
             })
         });
         view["tasks"] = tasks.collect();
@@ -140,7 +140,7 @@ fn state(task: &Task) -> &'static str {
     }
 }
 
-fn view_task(key: &TaskKey, task: &Task, crew: &Crew) -> Value {
+fn view_task(key: &TaskKey, task: &Task, crew: &Crew, framework: Option<&FrameworkId>) -> Value {
     let attempts = task.attempts.iter().map(|attempt| {
         json!({
             "id": attempt.id,
@@ -151,6 +151,7 @@ fn view_task(key: &TaskKey, task: &Task, crew: &Crew) -> Value {
             "state": attempt.state.name(),
             "message": attempt.message,
             "sandbox": attempt.sandbox,
+            "framework": framework,
         })
     });
     let mut view = json!({
@@ -174,6 +175,7 @@ fn view_task(key: &TaskKey, task: &Task, crew: &Crew) -> Value {
             view["running"] = json!(launch.running);
             view["healthy"] = json!(launch.healthy);
             view["sandbox"] = json!(launch.sandbox);
+            view["framework"] = json!(framework);
             view["ports"] = launch.ports.iter().map(|(name, number)| (name.to_string(), json!(number))).collect();
         }
         Stage::Ended(_) => {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Admission, AgentId, AgentInfo, Change, Client, Connection, Event, FrameworkId, FromAgent, Master, Output, Reason,
-    TaskId, TaskState, TaskStatus, ToAgent,
+    Admission, AgentId, AgentInfo, Change, Client, Connection, Event, FrameworkId, FromAgent, Master, Notice, Output,
+    Reason, TaskId, TaskState, TaskStatus, ToAgent,
 };
 use crate::allocator::AgentKey;
+use crate::attributes::Attributes;
 
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -56,11 +57,20 @@ impl Master {
             *heard = now;
         }
         match message {
-            FromAgent::Heartbeat => {}
+            FromAgent::Heartbeat | FromAgent::Answer { .. } => {}
+            FromAgent::Attributes(attributes) => self.set_attributes(&id, attributes),
             FromAgent::Update { framework, status, latest } => self.update(&id, &framework, status, latest),
             FromAgent::Message { framework, executor, data } => {
                 self.tell(&framework, Event::Message { agent: id, executor, data });
             }
+        }
+    }
+
+    fn set_attributes(&mut self, id: &AgentId, attributes: Attributes) {
+        let Some(agent) = self.agents.get_mut(id) else { return };
+        agent.info = Arc::new(AgentInfo { attributes: attributes.clone(), ..AgentInfo::clone(&agent.info) });
+        if let Some(key) = agent.key() {
+            self.allocator.set_attributes(key, attributes);
         }
     }
 
@@ -72,7 +82,11 @@ impl Master {
             return self.acknowledge_to(agent, framework, &status);
         };
         let (gone, partition_aware) = known;
-        self.set_state(framework, &key, latest);
+        status.agent = Some(agent.clone());
+        if self.set_state(framework, &key, latest) {
+            let (framework, status) = (framework.clone(), status.clone());
+            self.notify(|_| Some(Notice::TaskUpdated { framework, status, state: latest }));
+        }
         if latest.is_terminal() {
             self.settle(agent);
         }
@@ -88,7 +102,6 @@ impl Master {
         {
             task.last_update = status.update;
         }
-        status.agent = Some(agent.clone());
         status.state = status.state.told(partition_aware);
         self.tell(framework, Event::Update(status));
     }
@@ -100,15 +113,15 @@ impl Master {
         }
     }
 
-    /// Notes a task's state. What it used is free once it has ended.
-    fn set_state(&mut self, framework: &FrameworkId, key: &(TaskId, AgentId), state: TaskState) {
+    /// Notes a task's state, and says whether it is another. What the task used is free once it has ended.
+    fn set_state(&mut self, framework: &FrameworkId, key: &(TaskId, AgentId), state: TaskState) -> bool {
         let agent = self.agents.get(&key.1).and_then(Agent::key);
         let framework = self.framework_mut(framework);
         let framework_key = framework.key;
-        let Some(task) = framework.tasks.get_mut(key) else { return };
-        if task.state.is_terminal() {
-            return;
-        }
+        let Some(task) = framework.tasks.get_mut(key).filter(|task| task.state != state && !task.state.is_terminal())
+        else {
+            return false;
+        };
         let held = task.holds();
         task.state = state;
         if held
@@ -119,6 +132,7 @@ impl Master {
             let released = self.allocator.release(agent, framework_key, &role, &resources);
             released.expect("what a task holds is in use");
         }
+        true
     }
 
     /// Says something to an agent, if it is there to hear it. If not, it is told what matters when it comes back.
@@ -155,10 +169,11 @@ impl Master {
         self.store(Change::Agent(id.clone(), Admission { unreachable: true, ..admission }));
         self.withdraw(id);
         let Some(agent) = self.agents.get_mut(id) else { return };
-        agent.place = Place::Unreachable;
+        let took_part = matches!(std::mem::replace(&mut agent.place, Place::Unreachable), Place::Here { .. });
         for (framework, task) in agent.tasks.clone() {
             self.task_out_of_reach(&framework, &(task, id.clone()), TaskState::Unreachable, "its agent is unreachable");
         }
+        self.notify(|_| took_part.then(|| Notice::AgentRemoved(id.clone())));
         self.tell_all(&Event::Failure(id.clone()));
     }
 
@@ -180,6 +195,9 @@ impl Master {
         let may_come_back = state == TaskState::Unreachable && !gone && (partition_aware || ended);
         if !may_come_back {
             self.forget_task(id, key);
+        }
+        if !ended {
+            self.notify_state(id, key, state, Reason::AgentRemoved, message);
         }
         if !ended && !gone {
             self.tell_status(id, key.0.clone(), Some(key.1.clone()), state, Reason::AgentRemoved, message);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::agents::{Agent, Place};
 use super::frameworks::Link;
 use super::{
-    AgentId, Call, Connection, FrameworkId, Master, Reason, Refused, Task, TaskId, TaskInfo, TaskState, ToAgent,
-    UpdateId,
+    AgentId, Call, Connection, FrameworkId, Master, Notice, Reason, Refused, Task, TaskId, TaskInfo, TaskState,
+    ToAgent, UpdateId,
 };
 use crate::allocator::{Decision, Offer, OfferKey};
 use crate::resources::Resources;
@@ -36,7 +36,10 @@ impl Master {
             }
             Call::Suppress(roles) => self.allocator.suppress(key, &roles)?,
             Call::Revive(roles) => self.allocator.revive(key, &roles)?,
-            Call::Update(info) => self.update_info(id, info)?,
+            Call::Update(info) => {
+                self.update_info(id, info)?;
+                self.notify_framework(id, Notice::FrameworkUpdated);
+            }
             Call::Kill { task, agent, grace } => self.kill(id, task, agent, grace),
             Call::Acknowledge { agent, task, update } => self.acknowledge(id, agent, task, update),
             Call::Reconcile(tasks) => self.reconcile(id, tasks),
@@ -162,8 +165,9 @@ impl Master {
             lost: false,
             last_update: None,
         };
-        framework.tasks.insert(key, task);
+        framework.tasks.insert(key.clone(), task);
         let framework_info = Arc::clone(&framework.info);
+        self.notify_task_added(id, &key);
         self.send(&agent, ToAgent::Run { framework: id.clone(), framework_info, role: Arc::clone(role), task: info });
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AgentId, Client, Connection, Event, FrameworkId, FrameworkInfo, Master, Output, REMOVED_FRAMEWORKS, Reason,
+    AgentId, Client, Connection, Event, FrameworkId, FrameworkInfo, Master, Notice, Output, REMOVED_FRAMEWORKS, Reason,
     Refused, Task, TaskId, TaskState, TaskStatus, ToAgent,
 };
 use crate::allocator::{FrameworkKey, Offer, OfferKey};
@@ -59,6 +59,7 @@ impl Master {
             Some(id) if self.removed.contains(&id) => return Err(Refused::FrameworkGone(id)),
             Some(id) => id,
         };
+        let notice = if self.frameworks.contains_key(&id) { Notice::FrameworkUpdated } else { Notice::FrameworkAdded };
         match self.frameworks.get(&id) {
             None => self.add_framework(&id, info, Link::Disconnected { until: now }),
             Some(known) if known.is_gone() => return Err(Refused::FrameworkGone(id)),
@@ -70,7 +71,10 @@ impl Master {
                 }
                 // The offers made so far are unknown to whoever subscribes now.
                 self.framework_disconnected(&id, now);
-                self.update_info(&id, info)?;
+                if let Err(refused) = self.update_info(&id, info) {
+                    self.notify_framework(&id, Notice::FrameworkUpdated);
+                    return Err(refused);
+                }
             }
         }
         let heartbeat = self.config.heartbeat;
@@ -80,6 +84,7 @@ impl Master {
         self.allocator.set_framework_active(key, true)?;
         self.clients.insert(connection, Client::Framework(id.clone()));
         self.tell(&id, Event::Subscribed { framework: id.clone(), heartbeat });
+        self.notify_framework(&id, notice);
         Ok(id)
     }
 
@@ -151,6 +156,7 @@ impl Master {
             self.removed.pop_front();
         }
         self.removed.push_back(id.clone());
+        self.notify_framework(id, Notice::FrameworkRemoved);
         for agent in agents {
             self.send(&agent, ToAgent::ShutDownFramework(id.clone()));
         }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::observers::Notice;
 use super::registry::Change;
 use super::{AgentId, Connection, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId};
 use crate::allocator::{OfferKey, Subscription};
+use crate::api::agent::{Answer, Question};
 use crate::attributes::Attributes;
 use crate::resources::Resources;
 
@@ -193,6 +195,15 @@ pub enum FromAgent {
         /// What.
         data: Arc<[u8]>,
     },
+    /// It is no longer what it was.
+    Attributes(Attributes),
+    /// What it was asked, it answers. This is between the program round the master and the agent.
+    Answer {
+        /// Which question.
+        number: u64,
+        /// What.
+        answer: Answer,
+    },
 }
 
 /// What an agent is told.
@@ -244,6 +255,13 @@ pub enum ToAgent {
         /// What.
         data: Arc<[u8]>,
     },
+    /// Somebody wants to know something of it.
+    Ask {
+        /// By which number the answer is known.
+        number: u64,
+        /// What.
+        question: Question,
+    },
 }
 
 /// What the program round the master has to do, in this order.
@@ -255,6 +273,8 @@ pub enum Output {
     Framework(Connection, Event),
     /// Send to an agent.
     Agent(Connection, ToAgent),
+    /// Send to all of these observers.
+    Observers(Vec<Connection>, Notice),
     /// Close a connection, after what was sent over it.
     Close(Connection),
 }

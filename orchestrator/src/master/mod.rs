@@ -27,6 +27,7 @@ mod calls;
 mod frameworks;
 mod ids;
 mod messages;
+mod observers;
 mod operator;
 mod reconcile;
 mod registry;
@@ -41,11 +42,13 @@ use slotmap::SecondaryMap;
 
 use agents::{Agent, Place};
 use frameworks::Framework;
+use observers::Observers;
 
 pub use ids::{AgentId, Connection, FrameworkId, TaskId};
 pub use messages::{
     AgentInfo, Call, Event, FrameworkInfo, FromAgent, OfferEvent, Output, Registration, TaskReport, ToAgent,
 };
+pub use observers::Notice;
 pub use operator::{AgentState, AgentView, FrameworkView};
 pub use registry::{Admission, Change, Registry};
 pub use snapshot::Snapshot;
@@ -99,6 +102,9 @@ pub enum Refused {
     /// No agent has this id.
     #[error("there is no agent {0}")]
     UnknownAgent(AgentId),
+    /// An agent is not there now.
+    #[error("agent {0} is not connected; try again when it is back")]
+    NotConnected(AgentId),
     /// The allocator does not do it.
     #[error(transparent)]
     Allocator(#[from] allocator::Error),
@@ -115,6 +121,7 @@ pub struct Master {
     framework_ids: SecondaryMap<FrameworkKey, FrameworkId>,
     agent_ids: SecondaryMap<AgentKey, AgentId>,
     clients: BTreeMap<Connection, Client>,
+    observers: Observers,
     /// The last frameworks that are over, the latest last.
     removed: VecDeque<FrameworkId>,
     /// How many ids were given.
@@ -127,6 +134,7 @@ pub struct Master {
 enum Client {
     Framework(FrameworkId),
     Agent(AgentId),
+    Observer,
 }
 
 impl Master {
@@ -153,6 +161,7 @@ impl Master {
             framework_ids: SecondaryMap::new(),
             agent_ids: SecondaryMap::new(),
             clients: BTreeMap::new(),
+            observers: Observers::new(),
             removed: VecDeque::new(),
             ids: 0,
             outputs: Vec::new(),
@@ -172,6 +181,7 @@ impl Master {
         self.end_absent_frameworks(now);
         self.miss_agents(now);
         self.send_heartbeats(now);
+        self.send_observers_heartbeats(now);
     }
 
     /// Offers what is free.
@@ -197,8 +207,12 @@ impl Master {
     /// A connection was closed, by the other end or because it broke.
     pub fn disconnected(&mut self, connection: Connection, now: Duration) {
         match self.clients.remove(&connection) {
-            Some(Client::Framework(id)) => self.framework_disconnected(&id, now),
+            Some(Client::Framework(id)) => {
+                self.framework_disconnected(&id, now);
+                self.notify_framework(&id, Notice::FrameworkUpdated);
+            }
             Some(Client::Agent(id)) => self.agent_disconnected(&id),
+            Some(Client::Observer) => drop(self.observers.remove(&connection)),
             None => {}
         }
     }

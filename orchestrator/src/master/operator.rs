@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::agents::Place;
+use super::agents::{Agent, Place};
 use super::frameworks::{Framework, Link};
 use super::{
-    Admission, AgentId, AgentInfo, Change, Connection, Event, FrameworkId, FrameworkInfo, Master, Output, Refused,
-    Task, TaskState, ToAgent,
+    Admission, AgentId, AgentInfo, Change, Connection, Event, FrameworkId, FrameworkInfo, Master, Notice, Output,
+    Refused, Task, TaskState, ToAgent,
 };
 use crate::allocator::{Fairness, FrameworkKey, Quota, Weight};
+use crate::api::agent::Question;
 use crate::resources::Quantities;
 
 /// Where an agent is.
@@ -52,10 +53,26 @@ pub struct FrameworkView {
     pub gone: bool,
 }
 
+impl Framework {
+    fn view(&self, id: &FrameworkId) -> FrameworkView {
+        FrameworkView {
+            id: id.clone(),
+            key: self.key,
+            info: Arc::clone(&self.info),
+            connected: matches!(self.link, Link::Connected { .. }),
+            gone: self.is_gone(),
+        }
+    }
+}
+
 impl Master {
     /// All agents that ever took part and are not gone.
     pub fn agents(&self) -> impl Iterator<Item = AgentView> {
-        self.agents.iter().map(|(id, agent)| AgentView {
+        self.agents.iter().map(|(id, agent)| self.view(id, agent))
+    }
+
+    fn view(&self, id: &AgentId, agent: &Agent) -> AgentView {
+        AgentView {
             id: id.clone(),
             info: Arc::clone(&agent.info),
             state: match agent.place {
@@ -65,18 +82,22 @@ impl Master {
                 Place::Unreachable => AgentState::Unreachable,
             },
             draining: self.registry.agents.get(id).is_some_and(|admission| admission.draining),
-        })
+        }
+    }
+
+    /// An agent that is not gone.
+    pub(super) fn agent_view(&self, id: &AgentId) -> Option<AgentView> {
+        Some(self.view(id, self.agents.get(id)?))
     }
 
     /// All frameworks that are not over.
     pub fn frameworks(&self) -> impl Iterator<Item = FrameworkView> {
-        self.frameworks.iter().map(|(id, framework)| FrameworkView {
-            id: id.clone(),
-            key: framework.key,
-            info: Arc::clone(&framework.info),
-            connected: matches!(framework.link, Link::Connected { .. }),
-            gone: framework.is_gone(),
-        })
+        self.frameworks.iter().map(|(id, framework)| framework.view(id))
+    }
+
+    /// A framework that is not forgotten.
+    pub(super) fn framework_view(&self, id: &FrameworkId) -> Option<FrameworkView> {
+        Some(self.frameworks.get(id)?.view(id))
     }
 
     /// All tasks whose end was not acknowledged yet.
@@ -90,6 +111,14 @@ impl Master {
             Link::Connected { connection, .. } => Some(connection),
             Link::Disconnected { .. } | Link::Gone => None,
         }
+    }
+
+    /// Asks something of an agent that is connected: over which connection.
+    pub fn ask(&mut self, id: &AgentId, number: u64, question: Question) -> Result<Connection, Refused> {
+        let agent = self.agents.get(id).ok_or_else(|| Refused::UnknownAgent(id.clone()))?;
+        let connection = agent.connection().ok_or_else(|| Refused::NotConnected(id.clone()))?;
+        self.outputs.push(Output::Agent(connection, ToAgent::Ask { number, question }));
+        Ok(connection)
     }
 
     /// A framework is over, a person says.
@@ -149,7 +178,7 @@ impl Master {
     /// An agent is gone for good, with its tasks: a person has made sure of that.
     pub fn mark_gone(&mut self, id: &AgentId) -> Result<(), Refused> {
         let agent = self.agents.get(id).ok_or_else(|| Refused::UnknownAgent(id.clone()))?;
-        let (tasks, connection) = (agent.tasks.clone(), agent.connection());
+        let (tasks, connection, took_part) = (agent.tasks.clone(), agent.connection(), agent.key().is_some());
         self.store(Change::Gone(id.clone()));
         if let Some(connection) = connection {
             let shut_down = ToAgent::ShutDown(format!("agent {id} was marked as gone"));
@@ -160,6 +189,7 @@ impl Master {
             self.task_out_of_reach(&framework, &(task, id.clone()), TaskState::GoneByOperator, "its agent is gone");
         }
         self.agents.remove(id);
+        self.notify(|_| took_part.then(|| Notice::AgentRemoved(id.clone())));
         self.tell_all(&Event::Failure(id.clone()));
         Ok(())
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::agents::{Agent, Place};
 use super::frameworks::Link;
 use super::{
-    Admission, AgentId, Change, Client, Connection, FrameworkId, Master, Output, Reason, Registration, Task, TaskId,
-    TaskReport, TaskState, ToAgent,
+    Admission, AgentId, Change, Client, Connection, FrameworkId, Master, Notice, Output, Reason, Registration, Task,
+    TaskId, TaskReport, TaskState, ToAgent,
 };
 use crate::allocator::{self, AgentKey};
 use crate::resources::Resources;
@@ -45,11 +45,15 @@ impl Master {
         let _ = self.allocator.set_agent_active(key, admission.is_open());
         self.agent_ids.insert(key, id.clone());
         let agent = self.agents.entry(id.clone()).or_insert_with(|| Agent::new(Place::Unreachable));
-        agent.place = Place::Here { key, connection: Some(connection), heard: now };
+        let place = Place::Here { key, connection: Some(connection), heard: now };
+        let took_part = matches!(std::mem::replace(&mut agent.place, place), Place::Here { .. });
         agent.info = Arc::new(registration.info.clone());
         let missing = agent.tasks.clone();
         self.clients.insert(connection, Client::Agent(id.clone()));
         self.send(&id, ToAgent::Registered(id.clone()));
+        if !took_part {
+            self.notify_agent_added(&id, &registration.tasks);
+        }
         self.take_stock(&id, key, registration, missing, now);
         self.settle(&id);
     }
@@ -79,6 +83,9 @@ impl Master {
                     Link::Disconnected { until: now.saturating_add(self.config.return_timeout) }
                 };
                 self.add_framework(&framework, frameworks.remove(&framework).unwrap_or_default(), link);
+                if link != Link::Gone {
+                    self.notify_framework(&framework, Notice::FrameworkAdded);
+                }
             }
             self.take_over(id, key, report, was_unreachable);
         }
@@ -104,6 +111,7 @@ impl Master {
         let lost = was_unreachable && !framework.info.partition_aware;
         let before = framework.tasks.remove(&key);
         let resumes = before.as_ref().is_some_and(|task| task.state == TaskState::Unreachable);
+        let known_state = before.as_ref().map(|task| task.state);
         let task = Task {
             kill: before.as_ref().is_some_and(|task| task.kill) || lost,
             lost,
@@ -125,8 +133,15 @@ impl Master {
         if holds && kill {
             self.send(id, ToAgent::Kill { framework: framework_id.clone(), task: key.0.clone(), grace: None });
         }
+        let message = if resumes { "its agent can be reached again" } else { "its agent came back" };
+        match known_state {
+            None => self.notify_task_added(&framework_id, &key),
+            Some(known) if known != state => {
+                self.notify_state(&framework_id, &key, state, Reason::AgentReregistered, message);
+            }
+            Some(_) => {}
+        }
         if resumes {
-            let message = "its agent can be reached again";
             self.tell_status(&framework_id, key.0, Some(key.1), state, Reason::AgentReregistered, message);
         }
     }
@@ -175,15 +190,18 @@ impl Master {
         let gone = framework.is_gone();
         let Some(state) = framework.tasks.get(key).map(|task| task.state) else { return };
         self.forget_task(id, key);
-        if gone {
-            return;
-        }
         let (now, message) = match state {
             TaskState::Staging => (TaskState::Dropped, "the agent was disconnected before it got the task"),
             // The framework may not have heard of its end, of which nobody else can tell it any more.
             ended if ended.is_terminal() => (ended, "the agent came back without the task, which had ended"),
             _ => (TaskState::Gone, "the agent came back without the task"),
         };
+        if now != state {
+            self.notify_state(id, key, now, Reason::AgentReregistered, message);
+        }
+        if gone {
+            return;
+        }
         self.tell_status(id, key.0.clone(), Some(key.1.clone()), now, Reason::AgentReregistered, message);
     }
 }

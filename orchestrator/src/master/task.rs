@@ -94,6 +94,11 @@ impl TaskState {
         }
     }
 
+    /// Whether a task in it uses something of an agent that takes part.
+    pub fn holds(self) -> bool {
+        !self.is_terminal() && self != TaskState::Unreachable
+    }
+
     /// Its name in the Mesos API.
     pub fn name(self) -> &'static str {
         match self {
@@ -218,6 +223,6 @@ pub struct Task {
 impl Task {
     /// Whether it uses something of an agent that takes part.
     pub fn holds(&self) -> bool {
-        !self.state.is_terminal() && self.state != TaskState::Unreachable
+        self.state.holds()
     }
 }

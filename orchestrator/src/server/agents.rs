@@ -91,6 +91,9 @@ async fn listen(core: &Handle, connection: Connection, decoder: &mut Decoder, re
             Err(error) => return tracing::warn!(error, "an agent is disconnected for what it says"),
         };
         let heard = core.ask(move |core| {
+            if let FromAgent::Answer { number, answer } = message {
+                return core.answered(connection, number, answer);
+            }
             let now = core.now();
             let ended = matches!(&message, FromAgent::Update { latest, .. } if latest.is_terminal());
             core.master.agent_says(connection, message, now);

@@ -68,6 +68,7 @@ impl From<Refused> for Problem {
         let status = match refused {
             Refused::NotSubscribed(_) => StatusCode::FORBIDDEN,
             Refused::UnknownFramework(_) | Refused::UnknownAgent(_) => StatusCode::NOT_FOUND,
+            Refused::NotConnected(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refused::FrameworkGone(_) | Refused::Allocator(_) => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, refused.to_string())

@@ -17,10 +17,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::limits::Bucket;
+use super::limits::{Bucket, SUBSCRIPTIONS};
 use super::metrics::Counters;
+use crate::api::agent::{Answer, Question};
+use crate::api::events;
 use crate::api::scheduler::Writer;
-use crate::master::{Connection, Event, FrameworkId, Master, Output, Snapshot};
+use crate::master::{AgentId, Connection, Event, FrameworkId, Master, Notice, Output, Refused, Snapshot};
 use crate::recordio;
 use crate::store::{self, Store};
 
@@ -30,8 +32,10 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How much is done between two looks at the clock.
 const BATCH: usize = 1000;
-/// How many bytes may wait for one client to read them; one that is slower is disconnected.
+/// How many bytes may wait for an agent, or a framework, to read them; one that is slower is disconnected.
 const MOST_QUEUED: usize = 64 << 20;
+/// The same of whoever only watches, who can ask again for the state there is.
+const MOST_QUEUED_TO_WATCH: usize = 8 << 20;
 /// For how long a snapshot is good enough for whoever only looks.
 const SNAPSHOT_AGE: Duration = Duration::from_millis(100);
 
@@ -78,6 +82,16 @@ pub struct Link {
 enum Kind {
     Framework(Box<FrameworkLink>),
     Agent,
+    Observer,
+}
+
+impl Kind {
+    fn most_queued(&self) -> usize {
+        match self {
+            Kind::Framework(_) | Kind::Agent => MOST_QUEUED,
+            Kind::Observer => MOST_QUEUED_TO_WATCH,
+        }
+    }
 }
 
 /// What belongs to the stream of a subscribed framework.
@@ -114,11 +128,15 @@ impl Queue {
 pub struct Core {
     pub master: Master,
     pub counters: Counters,
+    pub subscriptions: Bucket,
     store: Box<dyn Store>,
     start: Instant,
     links: HashMap<Connection, Link>,
     connections: u64,
     answers: Vec<Box<dyn FnOnce() + Send>>,
+    /// What agents were asked, by number: over which connection, and who waits for the answer.
+    asked: HashMap<u64, (Connection, oneshot::Sender<Answer>)>,
+    questions: u64,
     snapshot: Option<(Instant, Arc<Snapshot>)>,
     /// Whether there may be something to offer before the next regular cycle.
     allocate: bool,
@@ -130,11 +148,14 @@ impl Core {
         Core {
             master,
             counters: Counters::default(),
+            subscriptions: Bucket::new(SUBSCRIPTIONS, Duration::ZERO),
             store,
             start,
             links: HashMap::new(),
             connections: 0,
             answers: Vec::new(),
+            asked: HashMap::new(),
+            questions: 0,
             snapshot: None,
             allocate: false,
             stopped: false,
@@ -166,6 +187,11 @@ impl Core {
         self.open(Kind::Framework(Box::new(link)))
     }
 
+    /// Opens a way to somebody who watches.
+    pub fn open_observer(&mut self) -> (Connection, Queue) {
+        self.open(Kind::Observer)
+    }
+
     fn open(&mut self, kind: Kind) -> (Connection, Queue) {
         let (sender, receiver) = unbounded_channel();
         let queued = Arc::new(AtomicUsize::new(0));
@@ -179,12 +205,33 @@ impl Core {
     pub fn framework_link(&mut self, connection: Connection) -> Option<&mut FrameworkLink> {
         match &mut self.links.get_mut(&connection)?.kind {
             Kind::Framework(link) => Some(link),
-            Kind::Agent => None,
+            Kind::Agent | Kind::Observer => None,
+        }
+    }
+
+    /// Asks an agent something. The answer does not come if the agent leaves before.
+    pub fn ask_agent(&mut self, id: &AgentId, question: Question) -> Result<oneshot::Receiver<Answer>, Refused> {
+        self.questions += 1;
+        let connection = self.master.ask(id, self.questions, question)?;
+        let (sender, receiver) = oneshot::channel();
+        // Some have stopped waiting.
+        self.asked.retain(|_, (_, sender)| !sender.is_closed());
+        self.asked.insert(self.questions, (connection, sender));
+        Ok(receiver)
+    }
+
+    /// An agent answers. Nobody can answer for another.
+    pub fn answered(&mut self, from: Connection, number: u64, answer: Answer) {
+        if self.asked.get(&number).is_some_and(|(connection, _)| *connection == from)
+            && let Some((_, sender)) = self.asked.remove(&number)
+        {
+            let _ = sender.send(answer);
         }
     }
 
     /// The other end of a connection is gone.
     pub fn closed(&mut self, connection: Connection) {
+        self.asked.retain(|_, (to, _)| *to != connection);
         if self.links.remove(&connection).is_some() {
             let now = self.now();
             self.master.disconnected(connection, now);
@@ -214,12 +261,13 @@ impl Core {
         self.snapshot = None;
     }
 
-    fn send(&mut self, connection: Connection, record: &[u8]) {
+    fn send(&mut self, connection: Connection, record: Bytes) {
         let Some(link) = self.links.get(&connection) else { return };
-        let framed = recordio::frame(record);
-        let queued = link.queued.fetch_add(framed.len(), Ordering::Relaxed) + framed.len();
-        if queued > MOST_QUEUED || link.sender.send(framed).is_err() {
-            if queued > MOST_QUEUED {
+        // However long one record is, it is sent to whoever has read those before.
+        let queued = link.queued.fetch_add(record.len(), Ordering::Relaxed);
+        let slow = queued > link.kind.most_queued();
+        if slow || link.sender.send(record).is_err() {
+            if slow {
                 tracing::warn!(connection = connection.0, "a client does not read what it is sent: disconnected");
             }
             self.closed(connection);
@@ -233,7 +281,16 @@ impl Core {
         }
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let text = writer.write(event, since_1970).to_string();
-        self.send(connection, text.as_bytes());
+        self.send(connection, recordio::frame(text.as_bytes()));
+    }
+
+    /// Says the same to all of them: it is written once.
+    fn send_to_observers(&mut self, connections: Vec<Connection>, notice: &Notice) {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = recordio::frame(events::write(notice, since_1970).to_string().as_bytes());
+        for connection in connections {
+            self.send(connection, record.clone());
+        }
     }
 
     /// Does what the core wants to be done.
@@ -256,9 +313,13 @@ impl Core {
                     Output::Framework(to, event) => self.send_to_framework(to, &event),
                     Output::Agent(to, message) => {
                         let text = serde_json::to_string(&message).expect("messages have texts for keys");
-                        self.send(to, text.as_bytes());
+                        self.send(to, recordio::frame(text.as_bytes()));
                     }
-                    Output::Close(connection) => drop(self.links.remove(&connection)),
+                    Output::Observers(to, notice) => self.send_to_observers(to, &notice),
+                    Output::Close(connection) => {
+                        self.asked.retain(|_, (to, _)| *to != connection);
+                        self.links.remove(&connection);
+                    }
                 }
             }
         }

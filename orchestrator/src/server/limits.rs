@@ -10,11 +10,15 @@ pub const AGENT_RECORD: usize = 64 << 20;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The most connections at once.
 pub const CONNECTIONS: usize = 20_000;
+/// The most subscribers to what happens to agents, frameworks and tasks.
+pub const OBSERVERS: usize = 100;
 /// How long the kernel tries to reach a client that does not answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// Calls of one framework, unless it is configured otherwise.
 pub const FRAMEWORK_CALLS: Rate = Rate { each_second: 1000, at_once: 4000 };
+/// Subscriptions to what happens: each copies the state as it is at that moment.
+pub const SUBSCRIPTIONS: Rate = Rate { each_second: 10, at_once: 100 };
 /// Everything else that is asked of the core.
 pub const OTHER_CALLS: Rate = Rate { each_second: 500, at_once: 1000 };
 

@@ -16,6 +16,7 @@ mod limits;
 mod metrics;
 mod operator;
 mod peer;
+mod questions;
 mod scheduler;
 
 use std::convert::Infallible;
@@ -223,6 +224,7 @@ async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> R
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let wanted = match path.as_str() {
         "/api/v1/scheduler" | "/api/v1" => Method::POST,
+        path if questions::agent(path).is_some() => Method::POST,
         "/version" | "/health" | "/metrics" | AGENT_PATH => Method::GET,
         _ => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
@@ -237,6 +239,10 @@ async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> R
         let message =
             "only the user who runs the master may use it, since tasks run as that user; connect as that user";
         return Err(Problem::new(StatusCode::FORBIDDEN, message.to_owned()));
+    }
+    if let Some(agent) = questions::agent(&path) {
+        let (parts, body) = request.into_parts();
+        return questions::answer(shared, agent, &parts.headers, body).await;
     }
     match path.as_str() {
         "/api/v1/scheduler" => {

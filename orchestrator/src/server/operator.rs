@@ -1,12 +1,19 @@
 //! `/api/v1`
 
-use hyper::body::Incoming;
+use std::convert::Infallible;
+
+use futures_util::{StreamExt as _, stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::{HeaderMap, Response, StatusCode};
 
-use super::Shared;
 use super::answer::{self, Body, Problem};
 use super::core::Core;
+use super::scheduler::Events;
+use super::{Shared, limits};
+use crate::api::events;
 use crate::api::operator::{self, Change, Identity, Request};
+use crate::recordio;
 
 /// Answers one call.
 pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Problem> {
@@ -25,11 +32,36 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
             };
             found.map(|found| answer::json(&found)).ok_or_else(unknown)
         }
+        Request::Subscribe => subscribe(shared).await,
         Request::Change(change) => {
             shared.core.ask(move |core| change_core(core, change)).await??;
             Ok(answer::empty(StatusCode::OK))
         }
     }
+}
+
+/// The state there is, and then all that happens, until the client leaves or is too slow.
+async fn subscribe(shared: &Shared) -> Result<Response<Body>, Problem> {
+    let handle = shared.core.clone();
+    let subscribed = shared.core.ask(move |core| {
+        if core.master.observers() >= limits::OBSERVERS {
+            let message = format!("there are {} subscribers already, which is the most", limits::OBSERVERS);
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        }
+        let now = core.now();
+        if !core.subscriptions.take(now) {
+            return Err(Problem::too_often());
+        }
+        let (connection, queue) = core.open_observer();
+        core.master.observe(connection, now);
+        // What is told afterwards has happened after exactly this.
+        core.refresh();
+        Ok((core.snapshot(), core.master.heartbeat(), Events { queue, connection, core: handle }))
+    });
+    let (snapshot, heartbeat, events) = subscribed.await??;
+    let state = recordio::frame(events::subscribed(&snapshot, heartbeat).to_string().as_bytes());
+    let state = stream::iter([Ok::<_, Infallible>(Frame::data(state))]);
+    Ok(answer::stream(BodyExt::boxed(StreamBody::new(state.chain(events)))))
 }
 
 fn change_core(core: &mut Core, change: Change) -> Result<(), Problem> {

@@ -121,11 +121,11 @@ async fn subscribe(shared: &Shared, framework: Framework) -> Result<Response<Bod
     Ok(answer)
 }
 
-/// The events of a subscription, one record a frame, which becomes one HTTP chunk.
-struct Events {
-    queue: Queue,
-    connection: Connection,
-    core: Handle,
+/// The events of a subscription, one record a frame, which becomes one HTTP chunk. The connection is closed when it is dropped.
+pub(super) struct Events {
+    pub queue: Queue,
+    pub connection: Connection,
+    pub core: Handle,
 }
 
 impl Stream for Events {

@@ -10,6 +10,7 @@
 //! | [`network`] | connections: in order, late, broken, cut |
 //! | [`agent`] | agents that keep tasks and updates through their restarts, but not always through reboots |
 //! | [`framework`] | schedulers: honest, hoarding, never acknowledging, greedy, flooding |
+//! | [`observer`] | whoever watches, and has to know the same as the master |
 //! | [`ledger`] | accounts that know nothing of the master's |
 //! | [`faults`] | what goes wrong |
 
@@ -18,6 +19,7 @@ mod faults;
 mod framework;
 mod ledger;
 mod network;
+mod observer;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use agent::SimulatedAgent;
 use framework::SimulatedFramework;
 use ledger::Ledger;
 use network::{Link, Party, ToClient, ToMaster};
+use observer::Observer;
 
 use crate::allocator;
 use crate::master::{Config, Connection, Event, FromAgent, Master, Output, Registry};
@@ -81,6 +84,7 @@ struct Simulation {
     agents: Vec<SimulatedAgent>,
     frameworks: Vec<SimulatedFramework>,
     ledger: Ledger,
+    observer: Observer,
     summary: Summary,
 }
 
@@ -120,6 +124,7 @@ impl Simulation {
             links: BTreeMap::new(),
             connections: 0,
             ledger: Ledger::default(),
+            observer: Observer::default(),
             summary: Summary::default(),
             chance,
             agents,
@@ -167,6 +172,9 @@ impl Simulation {
                     master.tick(now);
                     master.allocate(now);
                 });
+                if let Some(master) = &self.master {
+                    self.observer.compare(master);
+                }
                 self.schedule(SECOND, Happening::MasterTicks);
             }
             Happening::MasterStarts => {
@@ -176,7 +184,10 @@ impl Simulation {
                 config.allocator = allocator::Config { seed, offer_timeout: Some(20 * SECOND), ..config.allocator };
                 config.agent_timeout = 20 * SECOND;
                 config.return_timeout = 60 * SECOND;
-                self.master = Some(Master::new(config, self.registry.clone(), self.now + self.skew));
+                let now = self.now + self.skew;
+                let master = self.master.insert(Master::new(config, self.registry.clone(), now));
+                master.observe(observer::CONNECTION, now);
+                self.observer = Observer::default();
             }
             Happening::AgentActs(agent) => {
                 self.agent_acts(agent);
@@ -236,6 +247,7 @@ impl Simulation {
                 Output::Store(change) => self.registry.apply(change),
                 Output::Framework(to, event) => self.send_to_client(to, ToClient::Framework(event)),
                 Output::Agent(to, message) => self.send_to_client(to, ToClient::Agent(message)),
+                Output::Observers(_, notice) => self.observer.hear(notice),
                 Output::Close(connection) => self.send_to_client(connection, ToClient::Closed),
             }
         }

@@ -72,6 +72,23 @@ impl Answer {
     }
 }
 
+/// The next event of a stream: one chunk, which is one record, which is one line of JSON. None at the end.
+pub fn next_event(stream: &mut BufReader<TcpStream>) -> Option<Value> {
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+    if size == 0 {
+        return None;
+    }
+    let mut chunk = vec![0; size + 2];
+    stream.read_exact(&mut chunk).unwrap();
+    let chunk = std::str::from_utf8(&chunk[..size]).unwrap();
+    let (length, record) = chunk.split_once('\n').unwrap();
+    assert_eq!(length.parse(), Ok(record.len()));
+    assert!(!record.contains('\n'));
+    Some(serde_json::from_str(record).unwrap())
+}
+
 /// A framework that is subscribed.
 pub struct Framework {
     master: SocketAddr,
@@ -132,21 +149,9 @@ impl Framework {
         framework
     }
 
-    /// The next event: one chunk, which is one record, which is one line of JSON. None at the end of the stream.
+    /// The next event; none at the end of the stream.
     pub fn next(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
-        if size == 0 {
-            return None;
-        }
-        let mut chunk = vec![0; size + 2];
-        self.stream.read_exact(&mut chunk).unwrap();
-        let chunk = std::str::from_utf8(&chunk[..size]).unwrap();
-        let (length, record) = chunk.split_once('\n').unwrap();
-        assert_eq!(length.parse(), Ok(record.len()));
-        assert!(!record.contains('\n'));
-        Some(serde_json::from_str(record).unwrap())
+        next_event(&mut self.stream)
     }
 
     /// The next event that is not a heartbeat.

@@ -2,6 +2,8 @@
 
 mod calls;
 mod client;
+mod events;
+mod files;
 mod http;
 mod lifecycle;
 mod operators;
