@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,7 +19,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::masters::{Elsewhere, Masters};
 use crate::server::{self, Server};
+use crate::store::etcd::{Candidate, Location};
 use crate::store::{self, FileStore};
 use crate::{agent, jobs, server::Config};
 
@@ -51,21 +53,41 @@ pub enum Error {
     #[error("{0}")]
     Refusal(String),
     /// Nobody answers.
-    #[error("no master answers at {0}: {1}; `berth cluster up` starts one")]
-    Unreachable(SocketAddr, String),
+    #[error("no master answers: {0}; `berth cluster up` starts one")]
+    Unreachable(String),
     /// The answer is no.
     #[error("the master at {0} refuses: {1}")]
     Refused(SocketAddr, String),
 }
 
-/// Runs a master, which keeps its state in `directory`, until it is told to end by `SIGTERM` or `SIGINT`. `ready` is
-/// told where it listens, once it does.
-pub fn run_master(config: Config, directory: &Path, ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
-    std::fs::create_dir_all(directory).map_err(|error| Error::System("make the master's directory", error))?;
-    let store = FileStore::open(&directory.join("master.redb"))?;
+/// Where a master keeps its state.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// In a database in this directory: it is the only master.
+    Directory(PathBuf),
+    /// In an etcd that it shares with others.
+    Etcd {
+        /// Where that is.
+        location: Location,
+        /// How long another master may have to wait after this one was last heard of.
+        lease: Duration,
+    },
+}
+
+/// Runs a master until it is told to end by `SIGTERM` or `SIGINT`, or cannot go on. `ready` is told where it listens, once
+/// it does.
+pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     runtime()?.block_on(async {
         let shutdown = terminated()?;
-        let server = Server::bind(config, Box::new(store)).await?;
+        let server = match state {
+            State::Directory(directory) => {
+                let made = std::fs::create_dir_all(&directory);
+                made.map_err(|error| Error::System("make the master's directory", error))?;
+                let store = FileStore::open(&directory.join("master.redb"))?;
+                Server::bind(config, Box::new(store)).await?
+            }
+            State::Etcd { location, lease } => Server::stand_by(config, Candidate::new(location, lease)).await?,
+        };
         ready(server.address());
         Ok(server.serve(shutdown).await?)
     })
@@ -88,18 +110,53 @@ pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error>
     })
 }
 
-/// Asks a master something, as operators do: what it answers, null if nothing.
-pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
-    let unreachable = |cause: String| Error::Unreachable(master, cause);
+/// Asks the master that leads something, as operators do: what it answers, null if nothing.
+pub fn ask(masters: &Masters, call: &Value) -> Result<Value, Error> {
+    // One that hangs takes no more than its part of the time.
+    let patience = PATIENCE / u32::try_from(masters.addresses().len()).unwrap_or(u32::MAX);
+    let mut causes = Vec::new();
+    for master in masters.addresses() {
+        let mut at = *master;
+        let mut answered = ask_one(at, call, patience)?;
+        if let Ok(Answered::Elsewhere(leader)) = answered {
+            at = leader;
+            answered = ask_one(at, call, patience)?;
+        }
+        match answered {
+            Ok(Answered::With(answer)) => return Ok(answer),
+            Ok(Answered::Elsewhere(_)) => causes.push(format!("{at}: it has just ceased to lead")),
+            Err(cause) => causes.push(format!("{at}: {cause}")),
+        }
+    }
+    Err(Error::Unreachable(causes.join("; ")))
+}
+
+/// What becomes of a question.
+enum Answered {
+    With(Value),
+    Elsewhere(SocketAddr),
+}
+
+/// Asks one master: what it answers, or why it does not.
+fn ask_one(master: SocketAddr, call: &Value, patience: Duration) -> Result<Result<Answered, String>, Error> {
     let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", call).await };
-    let (status, body) = exchange(connect)?.map_err(unreachable)?;
-    if status != StatusCode::OK {
-        return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
+    let answer = match exchange(connect, patience)? {
+        Ok(answer) => answer,
+        Err(cause) => return Ok(Err(cause)),
+    };
+    if let Some(Elsewhere(leader)) = Elsewhere::of(&answer) {
+        return Ok(Ok(Answered::Elsewhere(leader)));
     }
-    if body.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
+    let (status, body) = (answer.status(), answer.into_body());
+    let text = || String::from_utf8_lossy(&body).trim().to_owned();
+    Ok(match status {
+        StatusCode::OK if body.is_empty() => Ok(Answered::With(Value::Null)),
+        StatusCode::OK => serde_json::from_slice(&body)
+            .map(Answered::With)
+            .map_err(|error| format!("what answers is no master: {error}")),
+        StatusCode::SERVICE_UNAVAILABLE => Err(text()),
+        _ => return Err(Error::Refused(master, text())),
+    })
 }
 
 /// Asks a job framework something.
@@ -107,20 +164,24 @@ pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> 
     let unreachable = |cause: String| Error::NoJobs(socket.to_owned(), cause);
     let request = serde_json::to_value(request).map_err(|error| unreachable(error.to_string()))?;
     let connect = async { post(UnixStream::connect(socket).await?, "jobs", jobs::PATH, &request).await };
-    let (status, body) = exchange(connect)?.map_err(unreachable)?;
-    if status != StatusCode::OK {
-        return Err(Error::Refusal(String::from_utf8_lossy(&body).trim().to_owned()));
+    let answer = exchange(connect, PATIENCE)?.map_err(unreachable)?;
+    if answer.status() != StatusCode::OK {
+        return Err(Error::Refusal(String::from_utf8_lossy(answer.body()).trim().to_owned()));
     }
-    serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no job framework: {error}")))
+    serde_json::from_slice(answer.body())
+        .map_err(|error| unreachable(format!("what answers is no job framework: {error}")))
 }
 
 /// An answer, or why there is none.
-type Exchanged = Result<(StatusCode, Bytes), String>;
+type Exchanged = Result<Response<Bytes>, String>;
 
-fn exchange(exchange: impl Future<Output = io::Result<(StatusCode, Bytes)>>) -> Result<Exchanged, Error> {
+fn exchange(
+    exchange: impl Future<Output = io::Result<Response<Bytes>>>,
+    patience: Duration,
+) -> Result<Exchanged, Error> {
     runtime()?.block_on(async {
-        Ok(match timeout(PATIENCE, exchange).await {
-            Err(_) => Err(format!("not within {} s", PATIENCE.as_secs())),
+        Ok(match timeout(patience, exchange).await {
+            Err(_) => Err(format!("not within {} s", patience.as_secs())),
             Ok(answer) => answer.map_err(|error| error.to_string()),
         })
     })
@@ -131,7 +192,7 @@ async fn post(
     host: &str,
     path: &str,
     call: &Value,
-) -> io::Result<(StatusCode, Bytes)> {
+) -> io::Result<Response<Bytes>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
     let request = Request::post(path)
@@ -140,9 +201,9 @@ async fn post(
         .body(Full::<Bytes>::from(call.to_string()))
         .map_err(io::Error::other)?;
     let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map_err(io::Error::other)?;
-    Ok((status, body.to_bytes()))
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?;
+    Ok(Response::from_parts(head, body.to_bytes()))
 }
 
 fn runtime() -> Result<Runtime, Error> {

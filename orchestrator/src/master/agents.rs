@@ -56,7 +56,7 @@ impl Master {
             *heard = now;
         }
         match message {
-            FromAgent::Heartbeat => {}
+            FromAgent::Heartbeat => self.send(&id, ToAgent::Heartbeat),
             FromAgent::Update { framework, status, latest } => self.update(&id, &framework, status, latest),
             FromAgent::Message { framework, executor, data } => {
                 self.tell(&framework, Event::Message { agent: id, executor, data });

@@ -168,7 +168,7 @@ impl Simulation {
                     }
                 }
             }
-            ToAgent::Message { .. } => {}
+            ToAgent::Heartbeat | ToAgent::Message { .. } => {}
         }
     }
 

@@ -2,6 +2,8 @@
 
 mod calls;
 mod client;
+mod etcd;
 mod http;
 mod lifecycle;
 mod operators;
+mod standby;
