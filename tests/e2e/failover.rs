@@ -247,6 +247,30 @@ impl Cluster {
 }
 
 #[test]
+fn what_makes_no_sense_for_several_masters_is_refused() {
+    let home = Home::empty();
+    for (command, said) in [
+        ("master --store 127.0.0.1:2379", "etcd://ADDRESS:PORT"),
+        ("master --store etcd://10.0.0.1:2379", "loopback"),
+        ("master --store etcd://127.0.0.1:2379 --lease 1s", "from 2s to 60s"),
+        ("master --store etcd://127.0.0.1:2379 --directory x", "cannot be used with"),
+        ("master --lease 5s", "--store"),
+        ("agent --master 127.0.0.1:1,elsewhere", "ADDRESS:PORT"),
+        ("jobs --master 127.0.0.1:1,", "ADDRESS:PORT"),
+    ] {
+        home.berth(&format!("cluster {command}")).run().fails_with(said);
+    }
+    home.berth("nodes --master 127.0.0.1:1,127.0.0.1:2").run().fails_with("127.0.0.1:2: Connection refused");
+    let mut master = Process::start(&home, "master", "master --listen 127.0.0.1:0 --store etcd://127.0.0.1:1");
+    master.first_line();
+    wait::until("it says what it waits for", || {
+        master.said().contains("waits for etcd: no etcd answers: 127.0.0.1:1: Connection refused")
+    });
+    master.signal(Signal::SIGTERM);
+    assert_eq!(master.end().code(), Some(0));
+}
+
+#[test]
 fn when_the_leader_dies_the_standby_takes_over() {
     let mut cluster = Cluster::up();
     cluster.leader.process.signal(Signal::SIGKILL);

@@ -129,9 +129,10 @@ fn who_stands_by_says_who_leads_and_takes_over() {
     assert!(standby.get("/metrics").body.contains("\nberth_master_elected 0\n"));
 
     assert_eq!(leader.weigh("science", 2.5), 200);
-    // The lease lasts for a minute, so it is given back.
+    let begin = Instant::now();
     leader.stop();
     standby.until(Master::leads);
+    assert!(begin.elapsed() < LONG / 2, "a leader that is told to end gives its lease back");
     let weights = standby.call("/api/v1", &json!({ "type": "GET_WEIGHTS" })).body;
     let weights: Value = serde_json::from_str(&weights).unwrap();
     assert_eq!(weights["get_weights"]["weight_infos"], json!([{ "role": "science", "weight": 2.5 }]));

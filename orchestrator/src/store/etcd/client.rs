@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 const LARGEST_ANSWER: usize = 64 << 20;
 /// The largest message of a watch that is looked into.
 const LARGEST_MESSAGE: usize = 1 << 20;
+/// How long to wait where etcd cannot be watched.
+const PAUSE: Duration = Duration::from_millis(250);
 /// How many rows are asked for at once: of the usual size they stay far below gRPC's 4 MiB for an answer.
 const PAGE: usize = 1000;
 
@@ -149,7 +151,7 @@ impl Client {
         Ok(Done { succeeded: answer["succeeded"] == true, revision, rows })
     }
 
-    /// Returns when something below `prefix` has changed since `revision`, or after `at_most`.
+    /// Returns when something below `prefix` has changed since `revision`, or may have: after `at_most`, or when nobody tells.
     pub async fn wait_for_change(&self, prefix: &str, revision: i64, at_most: Duration) {
         let end = Instant::now() + at_most;
         let mut create = interval(prefix);
@@ -182,7 +184,7 @@ impl Client {
         };
         if let Ok(Err(error)) = timeout_at(end, watch).await {
             tracing::debug!(%error, "etcd is not watched");
-            sleep_until(end).await;
+            sleep_until(end.min(Instant::now() + PAUSE)).await;
         }
     }
 
@@ -223,14 +225,25 @@ impl Client {
 
     async fn ask_one(&self, index: usize, path: &str, request: &Value) -> io::Result<(StatusCode, Bytes)> {
         let at = self.endpoints[index];
-        let idle = self.idle.lock().ok().and_then(|mut idle| idle.take());
-        // A server closes connections that idle for long.
-        let idle = idle.filter(|(of, sender)| *of == index && !sender.is_closed());
-        let mut sender = match idle {
-            Some((_, sender)) => sender,
-            None => connect(at).await?,
-        };
-        let answer = send(&mut sender, at, path, request).await?;
+        let idle = self.idle.lock().ok().and_then(|mut idle| idle.take()).filter(|(of, _)| *of == index);
+        if let Some((_, mut sender)) = idle
+            && sender.ready().await.is_ok()
+            && let Ok(answer) = self.exchange(index, sender, path, request).await
+        {
+            return Ok(answer);
+        }
+        // A connection that idled may be closed any time. Whatever is asked here may be asked twice.
+        self.exchange(index, connect(at).await?, path, request).await
+    }
+
+    async fn exchange(
+        &self,
+        index: usize,
+        mut sender: Sender,
+        path: &str,
+        request: &Value,
+    ) -> io::Result<(StatusCode, Bytes)> {
+        let answer = send(&mut sender, self.endpoints[index], path, request).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
         let body = body.map_err(io::Error::other)?.to_bytes();

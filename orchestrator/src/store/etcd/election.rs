@@ -26,10 +26,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Location;
-use super::client::{Client, Error, put, read, was_created};
+use super::client::{Client, Error, Row, put, read, was_created};
 
 /// How long to wait when etcd does not answer.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How often a standby looks who leads, even if it was not told of a change.
+const LOOK: Duration = Duration::from_secs(5);
 /// How long the end of a lease may take: whoever waits for it waits no longer than the lease lasts anyway.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -105,7 +107,7 @@ impl Candidate {
                 }
             };
             troubles.are_over();
-            let is_own = |row: &super::client::Row| row.key == term.key && row.created == created;
+            let is_own = |row: &Row| row.key == term.key && row.created == created;
             let Some(oldest) = range.rows.first().filter(|_| range.rows.iter().any(is_own)) else { return Ok(None) };
             if is_own(oldest) {
                 leader.send_replace(None);
@@ -116,8 +118,11 @@ impl Candidate {
                 sleep(PAUSE).await;
                 continue;
             }
-            leader.send_replace(serde_json::from_str(&oldest.value).ok().map(|standing: Standing| standing.address));
-            self.client.wait_for_change(&prefix, range.revision, self.ttl).await;
+            let oldest: Option<Standing> = serde_json::from_str(&oldest.value).ok();
+            // At its own address there was an earlier master, whose lease has not ended yet.
+            let known = oldest.map(|standing| standing.address).filter(|other| *other != address);
+            leader.send_replace(known);
+            self.client.wait_for_change(&prefix, range.revision, LOOK).await;
         }
     }
 
