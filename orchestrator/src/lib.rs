@@ -12,6 +12,7 @@ pub mod attributes;
 pub mod cluster;
 pub mod jobs;
 pub mod master;
+pub mod masters;
 pub mod process;
 pub mod recordio;
 pub mod resources;

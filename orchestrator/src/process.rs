@@ -24,8 +24,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::masters::{Elsewhere, Masters};
 use crate::recordio::Decoder;
 use crate::server::{self, Server};
+use crate::store::etcd::{Candidate, Location};
 use crate::store::{self, FileStore};
 use crate::{agent, jobs, server::Config};
 
@@ -59,8 +61,8 @@ pub enum Error {
     #[error("{0}")]
     Refusal(String),
     /// Nobody answers.
-    #[error("no master answers at {0}: {1}; `berth cluster up` starts one")]
-    Unreachable(SocketAddr, String),
+    #[error("no master answers: {0}; `berth cluster up` starts one")]
+    Unreachable(String),
     /// The answer is no.
     #[error("the master at {0} refuses: {1}")]
     Refused(SocketAddr, String),
@@ -72,14 +74,34 @@ pub enum Error {
     Output(io::Error),
 }
 
-/// Runs a master, which keeps its state in `directory`, until it is told to end by `SIGTERM` or `SIGINT`. `ready` is
-/// told where it listens, once it does.
-pub fn run_master(config: Config, directory: &Path, ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
-    std::fs::create_dir_all(directory).map_err(|error| Error::System("make the master's directory", error))?;
-    let store = FileStore::open(&directory.join("master.redb"))?;
+/// Where a master keeps its state.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// In a database in this directory: it is the only master.
+    Directory(PathBuf),
+    /// In an etcd that it shares with others.
+    Etcd {
+        /// Where that is.
+        location: Location,
+        /// How long another master may have to wait after this one was last heard of.
+        lease: Duration,
+    },
+}
+
+/// Runs a master until it is told to end by `SIGTERM` or `SIGINT`, or cannot go on. `ready` is told where it listens, once
+/// it does.
+pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     runtime()?.block_on(async {
         let shutdown = terminated()?;
-        let server = Server::bind(config, Box::new(store)).await?;
+        let server = match state {
+            State::Directory(directory) => {
+                let made = std::fs::create_dir_all(&directory);
+                made.map_err(|error| Error::System("make the master's directory", error))?;
+                let store = FileStore::open(&directory.join("master.redb"))?;
+                Server::bind(config, Box::new(store)).await?
+            }
+            State::Etcd { location, lease } => Server::stand_by(config, Candidate::new(location, lease)).await?,
+        };
         ready(server.address());
         Ok(server.serve(shutdown).await?)
     })
@@ -102,53 +124,95 @@ pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error>
     })
 }
 
-/// Asks a master something, as operators do: what it answers, null if nothing.
-pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
-    ask_at(master, "/api/v1", call)
+/// Asks the master that leads something, as operators do: what it answers, null if nothing.
+pub fn ask(masters: &Masters, call: &Value) -> Result<Value, Error> {
+    ask_at(masters, "/api/v1", call)
 }
 
-/// Asks an agent something by way of its master.
-pub fn ask_agent(master: SocketAddr, agent: &str, call: &Value) -> Result<Value, Error> {
-    ask_at(master, &format!("/agent/{agent}/api/v1"), call)
+/// Asks an agent something by way of the master that leads.
+pub fn ask_agent(masters: &Masters, agent: &str, call: &Value) -> Result<Value, Error> {
+    ask_at(masters, &format!("/agent/{agent}/api/v1"), call)
 }
 
 /// Reads a piece of a task's file through its agent: the size of the whole, and what there is from `offset` on, nothing at
 /// its end.
-pub fn read_file(master: SocketAddr, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
+pub fn read_file(masters: &Masters, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
     let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": offset } });
-    let mut answer = ask_agent(master, agent, &call)?;
+    let mut answer = ask_agent(masters, agent, &call)?;
     let read = answer["read_file"].take();
     let data = read["data"].as_str().and_then(|data| BASE64_STANDARD.decode(data).ok());
-    read["size"].as_u64().zip(data).ok_or_else(|| Error::Unreachable(master, "what answers is no agent".to_owned()))
+    let wrong = || Error::Unreachable(format!("{masters}: what answers is no agent"));
+    read["size"].as_u64().zip(data).ok_or_else(wrong)
 }
 
-fn ask_at(master: SocketAddr, path: &str, call: &Value) -> Result<Value, Error> {
-    let unreachable = |cause: String| Error::Unreachable(master, cause);
-    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), path, call).await };
-    let (status, body) = exchange(connect)?.map_err(unreachable)?;
-    if status != StatusCode::OK {
-        return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
-    }
-    if body.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
+/// What becomes of a question.
+enum Answered<T> {
+    With(T),
+    Elsewhere(SocketAddr),
 }
+
+/// Tries masters in turn, and where they send, until one answers. An attempt says why a master does not.
+fn lead<T>(
+    masters: &Masters,
+    mut attempt: impl FnMut(SocketAddr, Duration) -> Result<Result<Answered<T>, String>, Error>,
+) -> Result<T, Error> {
+    // One that hangs takes no more than its part of the time.
+    let patience = PATIENCE / u32::try_from(masters.addresses().len()).unwrap_or(u32::MAX);
+    let mut causes = Vec::new();
+    for master in masters.addresses() {
+        let mut at = *master;
+        let mut answered = attempt(at, patience)?;
+        if let Ok(Answered::Elsewhere(leader)) = answered {
+            at = leader;
+            answered = attempt(at, patience)?;
+        }
+        match answered {
+            Ok(Answered::With(answer)) => return Ok(answer),
+            Ok(Answered::Elsewhere(_)) => causes.push(format!("{at}: it has just ceased to lead")),
+            Err(cause) => causes.push(format!("{at}: {cause}")),
+        }
+    }
+    Err(Error::Unreachable(causes.join("; ")))
+}
+
+fn ask_at(masters: &Masters, path: &str, call: &Value) -> Result<Value, Error> {
+    lead(masters, |master, patience| {
+        let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), path, call).await };
+        let answer = match exchange(connect, patience)? {
+            Ok(answer) => answer,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        if let Some(Elsewhere(leader)) = Elsewhere::of(&answer) {
+            return Ok(Ok(Answered::Elsewhere(leader)));
+        }
+        let (status, body) = (answer.status(), answer.into_body());
+        match status {
+            StatusCode::OK if body.is_empty() => Ok(Ok(Answered::With(Value::Null))),
+            StatusCode::OK => Ok(serde_json::from_slice(&body)
+                .map(Answered::With)
+                .map_err(|error| format!("what answers is no master: {error}"))),
+            StatusCode::SERVICE_UNAVAILABLE => Ok(Err(said(&body))),
+            _ => Err(Error::Refused(master, said(&body))),
+        }
+    })
+}
+
+/// What a master says in words.
+fn said(body: &Bytes) -> String {
+    String::from_utf8_lossy(body).trim().to_owned()
+}
+
+/// A stream of events that has begun, and who it is of.
+type Events = (SocketAddr, SendRequest<Full<Bytes>>, Response<Incoming>);
 
 /// Watches what happens to agents, frameworks and tasks, as operators do, until `seen` says that it is enough. Heartbeats
 /// are not shown.
-pub fn watch(master: SocketAddr, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
-    let unreachable = |cause: io::Error| Error::Unreachable(master, cause.to_string());
-    runtime()?.block_on(async {
-        let call = json!({ "type": "SUBSCRIBE" });
-        let open = async { send(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", &call).await };
-        let opened = timeout(PATIENCE, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (_sender, mut answer) = opened.map_err(unreachable)?;
-        if answer.status() != StatusCode::OK {
-            let body = answer.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
-            return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
-        }
-        let lost = |cause: &dyn Display| Error::Lost(master, cause.to_string());
+pub fn watch(masters: &Masters, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
+    let runtime = runtime()?;
+    let subscribe = |master, patience| runtime.block_on(subscribe(master, patience));
+    let (master, _sender, mut answer) = lead(masters, subscribe)?;
+    let lost = |cause: &dyn Display| Error::Lost(master, cause.to_string());
+    runtime.block_on(async {
         let mut decoder = Decoder::new(MOST);
         loop {
             // There is a heartbeat far more often.
@@ -169,28 +233,60 @@ pub fn watch(master: SocketAddr, mut seen: impl FnMut(Value) -> io::Result<Contr
     })
 }
 
+/// Subscribes to the events of one master.
+async fn subscribe(master: SocketAddr, patience: Duration) -> Result<Result<Answered<Events>, String>, Error> {
+    let call = json!({ "type": "SUBSCRIBE" });
+    let open = async { send(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", &call).await };
+    let (sender, answer) = match timeout(patience, open).await {
+        Err(_) => return Ok(Err(late(patience))),
+        Ok(Err(error)) => return Ok(Err(error.to_string())),
+        Ok(Ok(opened)) => opened,
+    };
+    if let Some(Elsewhere(leader)) = Elsewhere::of(&answer) {
+        return Ok(Ok(Answered::Elsewhere(leader)));
+    }
+    if answer.status() == StatusCode::OK {
+        return Ok(Ok(Answered::With((master, sender, answer))));
+    }
+    let status = answer.status();
+    let body = answer.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        Ok(Err(said(&body)))
+    } else {
+        Err(Error::Refused(master, said(&body)))
+    }
+}
+
 /// Asks a job framework something.
 pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::NoJobs(socket.to_owned(), cause);
     let request = serde_json::to_value(request).map_err(|error| unreachable(error.to_string()))?;
     let connect = async { post(UnixStream::connect(socket).await?, "jobs", jobs::PATH, &request).await };
-    let (status, body) = exchange(connect)?.map_err(unreachable)?;
-    if status != StatusCode::OK {
-        return Err(Error::Refusal(String::from_utf8_lossy(&body).trim().to_owned()));
+    let answer = exchange(connect, PATIENCE)?.map_err(unreachable)?;
+    if answer.status() != StatusCode::OK {
+        return Err(Error::Refusal(String::from_utf8_lossy(answer.body()).trim().to_owned()));
     }
-    serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no job framework: {error}")))
+    serde_json::from_slice(answer.body())
+        .map_err(|error| unreachable(format!("what answers is no job framework: {error}")))
 }
 
 /// An answer, or why there is none.
-type Exchanged = Result<(StatusCode, Bytes), String>;
+type Exchanged = Result<Response<Bytes>, String>;
 
-fn exchange(exchange: impl Future<Output = io::Result<(StatusCode, Bytes)>>) -> Result<Exchanged, Error> {
+fn exchange(
+    exchange: impl Future<Output = io::Result<Response<Bytes>>>,
+    patience: Duration,
+) -> Result<Exchanged, Error> {
     runtime()?.block_on(async {
-        Ok(match timeout(PATIENCE, exchange).await {
-            Err(_) => Err(format!("not within {} s", PATIENCE.as_secs())),
+        Ok(match timeout(patience, exchange).await {
+            Err(_) => Err(late(patience)),
             Ok(answer) => answer.map_err(|error| error.to_string()),
         })
     })
+}
+
+fn late(patience: Duration) -> String {
+    format!("not within {} s", patience.as_secs())
 }
 
 async fn post(
@@ -198,11 +294,11 @@ async fn post(
     host: &str,
     path: &str,
     call: &Value,
-) -> io::Result<(StatusCode, Bytes)> {
+) -> io::Result<Response<Bytes>> {
     let (_sender, answer) = send(stream, host, path, call).await?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map_err(io::Error::other)?;
-    Ok((status, body.to_bytes()))
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?;
+    Ok(Response::from_parts(head, body.to_bytes()))
 }
 
 /// Sends a call: the connection, which is closed when that is dropped, and the answer.

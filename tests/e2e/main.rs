@@ -13,6 +13,7 @@ mod damaged_records;
 mod debian;
 mod documents;
 mod exec;
+mod failover;
 mod harness;
 mod health;
 mod hostile_images;

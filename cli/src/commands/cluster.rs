@@ -14,9 +14,11 @@ use berth_orchestrator::attributes::Attributes;
 use berth_orchestrator::cluster::{self, MOST_AGENTS, Plan};
 use berth_orchestrator::jobs;
 use berth_orchestrator::master::AgentInfo;
-use berth_orchestrator::process;
+use berth_orchestrator::masters::Masters;
+use berth_orchestrator::process::{self, State};
 use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
 use berth_orchestrator::server;
+use berth_orchestrator::store::etcd::Location;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -140,7 +142,7 @@ struct Events {
 
 impl Events {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        process::watch(self.asked.master(context)?, |event| {
+        process::watch(&self.asked.masters(context)?, |event| {
             match context.format {
                 Format::Json => output::json_line(&event)?,
                 Format::Table => output::lines([format!("{:.3} {}", Timestamp::now(), Events::describe(&event))])?,
@@ -195,7 +197,7 @@ struct Prefetch {
 
 impl Prefetch {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        let master = self.asked.master(context)?;
+        let masters = self.asked.masters(context)?;
         let agents = self.asked.ask(context, &json!({ "type": "GET_AGENTS" }))?;
         let connected = items(&agents["agents"]).filter(|agent| agent["state"] == "connected");
         let agents: Vec<&str> = connected.map(|agent| text(&agent["agent_info"]["id"]["value"])).collect();
@@ -208,7 +210,7 @@ impl Prefetch {
         while !left.is_empty() {
             left.retain(|(agent, image)| {
                 let call = json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "image": image } });
-                match process::ask_agent(master, agent, &call) {
+                match process::ask_agent(&masters, agent, &call) {
                     Ok(answer) if answer["prefetch_image"]["state"] == "PRESENT" => {
                         fetched.push(json!({ "Agent": agent, "Image": image }));
                         false
@@ -252,8 +254,14 @@ struct Master {
     #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// Where to keep what it has to remember [default: cluster/master in the data root]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "store")]
     directory: Option<PathBuf>,
+    /// Keep it in an etcd instead, and take turns with the other masters that do: etcd://ADDRESS:PORT[,…][/PREFIX]
+    #[arg(long, value_name = "URL")]
+    store: Option<Location>,
+    /// How long a leader that is not heard of keeps other masters from leading, 2s to 60s
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = lease, requires = "store")]
+    lease: Duration,
     /// After which time without a word from it an agent counts as unreachable, at least 10s [default: 75s]
     #[arg(long, value_name = "TIME", value_parser = agent_timeout)]
     agent_timeout: Option<Duration>,
@@ -261,12 +269,16 @@ struct Master {
 
 impl Master {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        let directory = self.directory.unwrap_or_else(|| context.roots.data().join("cluster/master"));
+        let directory = || self.directory.unwrap_or_else(|| context.roots.data().join("cluster/master"));
+        let state = match self.store {
+            Some(location) => State::Etcd { location, lease: self.lease },
+            None => State::Directory(directory()),
+        };
         // A reader that has gone has no need to know.
         let ready = |address| drop(output::lines([format!("listening on {address}")]));
         let mut config = server::Config::new(self.listen);
         config.master.agent_timeout = self.agent_timeout.unwrap_or(config.master.agent_timeout);
-        process::run_master(config, &directory, ready)?;
+        process::run_master(config, state, ready)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -274,9 +286,9 @@ impl Master {
 /// Be an agent, in the foreground
 #[derive(Debug, Args)]
 struct Agent {
-    /// Where the master listens
-    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
-    master: SocketAddr,
+    /// Where the master listens; where all of them do, if there are several
+    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT[,…]")]
+    master: Masters,
     /// Where to keep what it has to remember [default: cluster/agent in the data root]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -310,13 +322,13 @@ impl Agent {
         attributes.insert("hostname".to_owned(), host.name);
         attributes.extend(self.attribute);
         let config = agent::Config {
-            master: self.master,
+            masters: self.master.clone(),
             directory: self.directory.unwrap_or_else(|| context.roots.data().join("cluster/agent")),
             roots: context.roots.clone(),
             berth: this_program()?,
             info: AgentInfo {
                 // Tasks share the host's network, and the master is on the same host.
-                hostname: self.master.ip().to_string(),
+                hostname: self.master.addresses()[0].ip().to_string(),
                 port: 0,
                 resources: Resources { quantities, ports: self.ports },
                 attributes,
@@ -332,9 +344,9 @@ impl Agent {
 /// Be a job framework, in the foreground
 #[derive(Debug, Args)]
 struct Jobs {
-    /// Where the master listens
-    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
-    master: SocketAddr,
+    /// Where the master listens; where all of them do, if there are several
+    #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT[,…]")]
+    master: Masters,
     /// Where to keep what it has to remember [default: cluster/jobs in the data root]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -343,7 +355,7 @@ struct Jobs {
 impl Jobs {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let config = jobs::Config {
-            master: self.master,
+            masters: self.master.clone(),
             directory: self.directory.unwrap_or_else(|| context.roots.data().join("cluster/jobs")),
             socket: cluster::jobs_socket(&context.roots),
         };
@@ -374,6 +386,13 @@ fn this_program() -> Result<PathBuf> {
     std::env::current_exe().context("cannot find the program that runs")
 }
 
+/// etcd grants no shorter ones, and longer ones would be of no use.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = time(text)?;
+    let whole = lease.subsec_nanos() == 0 && (2..=60).contains(&lease.as_secs());
+    if whole { Ok(lease) } else { Err("give whole seconds, from 2s to 60s".to_owned()) }
+}
+
 /// Agents are heard of every few seconds.
 fn agent_timeout(text: &str) -> Result<Duration, String> {
     let timeout = time(text)?;
@@ -402,24 +421,24 @@ fn ports(text: &str) -> Result<Ports, String> {
 /// Which master is asked
 #[derive(Debug, Args)]
 struct Asked {
-    /// Where the master listens [default: the one of the cluster on this machine]
-    #[arg(long, env = "BERTH_MASTER", value_name = "ADDRESS:PORT", hide_env = true)]
-    master: Option<SocketAddr>,
+    /// Where the master listens, or several do [default: the one of the cluster on this machine]
+    #[arg(long, env = "BERTH_MASTER", value_name = "ADDRESS:PORT[,…]", hide_env = true)]
+    master: Option<Masters>,
 }
 
 impl Asked {
-    fn master(&self, context: &Context) -> Result<SocketAddr> {
-        match self.master {
-            Some(master) => Ok(master),
-            None => Ok(cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master),
+    fn masters(&self, context: &Context) -> Result<Masters> {
+        match &self.master {
+            Some(masters) => Ok(masters.clone()),
+            None => Ok(cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master.into()),
         }
     }
 
     /// The answer to a call, without its wrapping.
     fn ask(&self, context: &Context, call: &Value) -> Result<Value> {
-        let master = self.master(context)?;
+        let masters = self.masters(context)?;
         let kind = call["type"].as_str().unwrap_or_default().to_ascii_lowercase();
-        let mut answer = process::ask(master, call)?;
+        let mut answer = process::ask(&masters, call)?;
         Ok(answer[kind.as_str()].take())
     }
 }

@@ -446,7 +446,7 @@ fn show_remote(
     stdout: &mut dyn Write,
     stderr: &mut dyn Write,
 ) -> Result<()> {
-    let cluster = cluster::read(&context.roots)?.ok_or(cluster::Error::None)?;
+    let masters = cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master.into();
     let part = |name: &str| text(&attempt[name]);
     let run = format!("executors/{}/runs/{}", part("id"), part("sandbox"));
     let log = format!("/frameworks/{}/{run}/{}", part("framework"), agent::LOG_FILE);
@@ -456,7 +456,7 @@ fn show_remote(
     let mut fetch = || -> Result<bool> {
         let before = copied;
         loop {
-            let piece = process::read_file(cluster.master, part("agent"), &log, copied);
+            let piece = process::read_file(&masters, part("agent"), &log, copied);
             let (_, data) = piece.with_context(|| format!("cannot read the log of {task}"))?;
             if data.is_empty() {
                 return Ok(copied > before);
@@ -529,10 +529,12 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn ask(context: &Context, request: &Request) -> Result<Value> {
-    if cluster::read(&context.roots)?.is_none() {
+    let socket = cluster::jobs_socket(&context.roots);
+    // `berth cluster jobs` may have been started by itself.
+    if !socket.exists() && cluster::read(&context.roots)?.is_none() {
         return Err(cluster::Error::None.into());
     }
-    Ok(process::ask_jobs(&cluster::jobs_socket(&context.roots), request)?)
+    Ok(process::ask_jobs(&socket, request)?)
 }
 
 /// The tasks that a reference means.

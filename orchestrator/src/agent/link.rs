@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use super::Happening;
 use crate::master::{FromAgent, Registration};
+use crate::masters::{Elsewhere, OPENING, SILENCE};
 use crate::recordio::{self, Decoder};
-use crate::server::{AGENT_PATH, AGENT_PROTOCOL, PATIENCE, SILENCE};
+use crate::server::{AGENT_PATH, AGENT_PROTOCOL};
 
 /// The largest message of a master: a task with all that is to be known of it.
 const MOST: usize = 64 << 20;
@@ -35,7 +36,7 @@ pub struct Link {
 impl Link {
     /// Connects. What the master says comes as happenings with this number, as does the end of the connection.
     pub async fn open(master: SocketAddr, number: u64, happenings: UnboundedSender<Happening>) -> io::Result<Link> {
-        let upgraded = timeout(PATIENCE, upgrade(master)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let upgraded = timeout(OPENING, upgrade(master)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         let (mut reader, mut writer) = split(TokioIo::new(upgraded));
         let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
         let mut tasks = JoinSet::new();
@@ -50,10 +51,11 @@ impl Link {
         tasks.spawn(async move {
             let mut decoder = Decoder::new(MOST);
             loop {
-                let message = match decoder.read(&mut reader).await {
-                    Ok(Some(record)) => serde_json::from_slice(&record).map_err(io::Error::other),
-                    Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
-                    Err(error) => Err(error),
+                let message = match timeout(SILENCE, decoder.read(&mut reader)).await {
+                    Ok(Ok(Some(record))) => serde_json::from_slice(&record).map_err(io::Error::other),
+                    Ok(Ok(None)) => Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 };
                 let happening = match message {
                     Ok(message) => Happening::Heard(number, message),
@@ -100,6 +102,9 @@ async fn upgrade(master: SocketAddr) -> io::Result<hyper::upgrade::Upgraded> {
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
     let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    if let Some(elsewhere) = Elsewhere::of(&answer) {
+        return Err(io::Error::other(elsewhere));
+    }
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(io::Error::other(format!("the master answers {}", answer.status())));
     }

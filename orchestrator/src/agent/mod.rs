@@ -23,7 +23,6 @@ mod tasks;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,11 +48,12 @@ pub use sandboxes::kept_log;
 use crate::api::agent::{Answer, Question};
 use crate::attributes::Attributes;
 use crate::master::{AgentInfo, FromAgent, Registration, ToAgent};
+use crate::masters::{Masters, Search};
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The shortest and the longest pause before the master is tried again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// The shortest and the longest pause before a master is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How much is done between two commits.
 const BATCH: usize = 1000;
 /// How many questions about files are answered at once.
@@ -62,8 +62,8 @@ const QUESTIONS: usize = 16;
 /// What an agent is told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the master listens.
-    pub master: SocketAddr,
+    /// Where the masters listen.
+    pub masters: Masters,
     /// Where it keeps what it has to remember.
     pub directory: PathBuf,
     /// Where its sandboxes are kept.
@@ -154,6 +154,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tokio::pin!(shutdown);
     let (mut pause, mut connections) = (PAUSES.0, 0);
     let mut connect_at = Instant::now();
+    let mut search = Search::new(config.masters);
     let mut say_at = Instant::now() + HEARTBEAT;
     loop {
         tokio::select! {
@@ -161,8 +162,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             Some(happening) = happenings.recv() => {
                 let more = std::iter::from_fn(|| happenings.try_recv().ok()).take(BATCH);
                 for happening in std::iter::once(happening).chain(more) {
-                    if matches!(happening, Happening::Heard(_, ToAgent::Registered(_))) {
-                        pause = PAUSES.0;
+                    match &happening {
+                        Happening::Heard(_, ToAgent::Registered(_)) => pause = PAUSES.0,
+                        Happening::Connected(Err(error)) if search.failed(error) => connect_at = Instant::now(),
+                        _ => {}
                     }
                     agent.handle(happening)?;
                 }
@@ -174,7 +177,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = sleep_until(connect_at), if agent.link.is_none() && !agent.connecting => {
                 agent.connecting = true;
                 connections += 1;
-                let (master, sender) = (config.master, sender.clone());
+                let (master, sender) = (search.master(), sender.clone());
                 tokio::spawn(async move {
                     let link = Link::open(master, connections, sender.clone()).await;
                     // The agent has ended if nobody listens.

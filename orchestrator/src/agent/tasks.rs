@@ -236,7 +236,11 @@ impl Tasks {
             }
             // There is nobody in a sandbox to hear it, as with Mesos' command executor; the others concern the agent
             // itself.
-            ToAgent::Message { .. } | ToAgent::Registered(_) | ToAgent::Refused(_) | ToAgent::Ask { .. } => {}
+            ToAgent::Heartbeat
+            | ToAgent::Message { .. }
+            | ToAgent::Registered(_)
+            | ToAgent::Refused(_)
+            | ToAgent::Ask { .. } => {}
         }
     }
 

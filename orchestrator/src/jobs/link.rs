@@ -23,8 +23,9 @@ use super::process::Happening;
 use super::scheduler::Own;
 use super::wire::{self, Call, Event};
 use crate::master::{FrameworkId, TaskId};
+use crate::masters::{Elsewhere, OPENING, SILENCE};
 use crate::recordio::Decoder;
-use crate::server::{PATIENCE, SILENCE};
+use crate::server::PATIENCE;
 
 /// The header by which calls belong to a subscription.
 const STREAM_ID: &str = "mesos-stream-id";
@@ -61,7 +62,10 @@ impl Link {
             let answer = sender.send_request(request(master, &call, None)?).await.map_err(io::Error::other)?;
             Ok::<_, io::Error>((sender, answer))
         };
-        let (sender, answer) = timeout(PATIENCE, open).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let (sender, answer) = timeout(OPENING, open).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if let Some(elsewhere) = Elsewhere::of(&answer) {
+            return Err(io::Error::other(elsewhere));
+        }
         let stream = answer.headers().get(STREAM_ID).cloned();
         if answer.status() != StatusCode::OK {
             let (status, message) = (answer.status(), text(answer).await);

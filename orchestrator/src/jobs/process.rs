@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,9 +21,10 @@ use super::store::{self, Store};
 use super::view::Until;
 use super::wire::{Call, Event};
 use crate::master::{TaskId, TaskState};
+use crate::masters::{Masters, Search};
 
-/// The shortest and the longest pause before the master is tried again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// The shortest and the longest pause before a master is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How much is done between two commits.
 const BATCH: usize = 1000;
 /// How long somebody who waits is kept waiting before being told how things are.
@@ -33,8 +33,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// What a job framework is told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the master listens.
-    pub master: SocketAddr,
+    /// Where the masters listen.
+    pub masters: Masters,
     /// Where it keeps what it has to remember.
     pub directory: PathBuf,
     /// Where people reach it.
@@ -109,6 +109,7 @@ pub async fn run(config: Config, ready: impl FnOnce(), shutdown: impl Future<Out
     };
     tokio::pin!(shutdown);
     let (mut connect_at, mut connections) = (Instant::now(), 0);
+    let mut search = Search::new(config.masters);
     loop {
         let next = jobs.next();
         tokio::select! {
@@ -116,6 +117,11 @@ pub async fn run(config: Config, ready: impl FnOnce(), shutdown: impl Future<Out
             Some(happening) = happenings.recv() => {
                 let more = std::iter::from_fn(|| happenings.try_recv().ok()).take(BATCH);
                 for happening in std::iter::once(happening).chain(more) {
+                    if let Happening::Connected(Err(error)) = &happening
+                        && search.failed(error)
+                    {
+                        connect_at = Instant::now();
+                    }
                     jobs.handle(happening);
                 }
             }
@@ -123,7 +129,7 @@ pub async fn run(config: Config, ready: impl FnOnce(), shutdown: impl Future<Out
                 jobs.connecting = true;
                 connections += 1;
                 let (own, roles) = (jobs.scheduler.own().clone(), jobs.scheduler.roles());
-                let (master, sender, number) = (config.master, sender.clone(), connections);
+                let (master, sender, number) = (search.master(), sender.clone(), connections);
                 tokio::spawn(async move {
                     let link = Link::open(master, number, own, roles, sender.clone()).await;
                     // The framework has ended if nobody listens.

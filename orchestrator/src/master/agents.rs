@@ -57,7 +57,8 @@ impl Master {
             *heard = now;
         }
         match message {
-            FromAgent::Heartbeat | FromAgent::Answer { .. } => {}
+            FromAgent::Heartbeat => self.send(&id, ToAgent::Heartbeat),
+            FromAgent::Answer { .. } => {}
             FromAgent::Attributes(attributes) => self.set_attributes(&id, attributes),
             FromAgent::Update { framework, status, latest } => self.update(&id, &framework, status, latest),
             FromAgent::Message { framework, executor, data } => {

@@ -211,6 +211,8 @@ pub enum FromAgent {
 pub enum ToAgent {
     /// It takes part, under this id.
     Registered(AgentId),
+    /// The master is alive: its answer to an agent that is.
+    Heartbeat,
     /// It cannot take part as it is.
     Refused(String),
     /// It is to end all its tasks, and never come back.

@@ -307,6 +307,7 @@ impl Core {
                 self.store.commit(&changes)?;
                 self.counters.commits += 1;
             }
+            self.store.check()?;
             for output in outputs {
                 match output {
                     Output::Store(_) => {}
@@ -323,6 +324,7 @@ impl Core {
                 }
             }
         }
+        self.store.check()?;
         self.answers.drain(..).for_each(|answer| answer());
         Ok(())
     }
@@ -335,7 +337,7 @@ impl Core {
         self.allocate = false;
     }
 
-    /// Works until it is stopped, or nothing can be stored.
+    /// Works until it is stopped, or nothing can be stored, or another master leads.
     pub fn run(mut self, work: &Receiver<Work>, interval: Duration) -> Result<(), store::Error> {
         let mut next_tick = Duration::ZERO;
         let mut last_cycle: Option<Duration> = None;

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::master::{AgentState, Snapshot};
 
+/// What there is to say of a master that stands by, in Prometheus' text format.
+pub const STANDBY: &str = "# HELP berth_master_elected Whether this master leads.\n# TYPE berth_master_elected gauge\nberth_master_elected 0\n";
+
 /// What only ever grows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counters {
@@ -42,6 +45,7 @@ impl Counters {
         let one = |value: f64| [(String::new(), value)];
         #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
         let count = |value: u64| [(String::new(), value as f64)];
+        metric("elected", "gauge", "Whether this master leads.", &one(1.0));
         metric("uptime_seconds", "gauge", "Time since the start.", &one(uptime.as_secs_f64()));
         let states = [
             ("connected", AgentState::Connected),

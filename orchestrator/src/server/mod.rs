@@ -6,6 +6,8 @@
 //! agents ── upgraded ──▶ agents ────┘
 //! ```
 //!
+//! Of several masters that share an etcd one is like that. The others answer by `standby.rs` until they lead.
+//!
 //! Start reading at [`Server`], then `core.rs`, which says what is durable when. What calls and events look like is in
 //! [`crate::api`].
 
@@ -18,12 +20,13 @@ mod operator;
 mod peer;
 mod questions;
 mod scheduler;
+mod standby;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,8 +38,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::{JoinSet, spawn_blocking};
 use uuid::Uuid;
 
 use answer::{Body, Problem};
@@ -44,11 +48,12 @@ use core::{Core, Handle};
 use limits::{Bucket, FRAMEWORK_CALLS, OTHER_CALLS};
 
 pub use agents::{PATH as AGENT_PATH, PROTOCOL as AGENT_PROTOCOL};
+pub(crate) use limits::PATIENCE;
 pub use limits::Rate;
-pub(crate) use limits::{PATIENCE, SILENCE};
 
 use crate::api;
 use crate::master::{self, Master};
+use crate::store::etcd::{Candidate, EtcdStore};
 use crate::store::{self, Store};
 
 /// How a master's process behaves.
@@ -95,7 +100,16 @@ pub enum Error {
     Thread(io::Error),
 }
 
-/// What all requests share.
+/// What all connections share: they outlast the change from a standby to a leader.
+#[derive(Default)]
+struct Host {
+    /// What there is once this master leads.
+    leads: OnceLock<Arc<Shared>>,
+    /// Which other master leads, as far as this one knows.
+    leader: watch::Sender<Option<SocketAddr>>,
+}
+
+/// What all requests to a master that leads share.
 struct Shared {
     core: Handle,
     /// The master's id.
@@ -123,46 +137,44 @@ impl Shared {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    shared: Arc<Shared>,
-    end: oneshot::Receiver<Result<(), store::Error>>,
+    config: Config,
+    host: Arc<Host>,
+    turn: Turn,
 }
 
-/// How the master's thread ended. One that panicked says nothing.
-fn ended(end: Result<Result<(), store::Error>, oneshot::error::RecvError>) -> Result<(), Error> {
-    end.map_err(|_| Error::Thread(io::Error::other("it panicked")))?.map_err(Error::from)
+/// How the master's thread will have ended.
+type End = oneshot::Receiver<Result<(), store::Error>>;
+
+/// When a master leads.
+enum Turn {
+    /// It does.
+    Has(End),
+    /// When it is elected.
+    Wants(Arc<Candidate>),
+}
+
+async fn listen(at: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    if !at.ip().is_loopback() {
+        return Err(Error::NotLoopback(at));
+    }
+    let listener = TcpListener::bind(at).await.map_err(|error| Error::Listen(at, error))?;
+    let address = listener.local_addr().map_err(|error| Error::Listen(at, error))?;
+    Ok((listener, address))
 }
 
 impl Server {
     /// Takes over from earlier masters, and listens.
-    pub async fn bind(config: Config, mut store: Box<dyn Store>) -> Result<Server, Error> {
-        if !config.listen.ip().is_loopback() {
-            return Err(Error::NotLoopback(config.listen));
-        }
-        let listener = TcpListener::bind(config.listen).await;
-        let listener = listener.map_err(|error| Error::Listen(config.listen, error))?;
-        let address = listener.local_addr().map_err(|error| Error::Listen(config.listen, error))?;
-        let registry = store.load()?;
-        let start = Instant::now();
-        let id: Arc<str> = Uuid::new_v4().to_string().into();
-        let master_config = master::Config { id: id.to_string(), ..config.master };
-        let core = Core::new(Master::new(master_config, registry, Duration::ZERO), store, start);
-        let (handle, work) = core::channel();
-        let (ended, end) = oneshot::channel();
-        let run = move || {
-            // If nobody listens any more, nobody has to be told.
-            let _ = ended.send(core.run(&work, config.allocation_interval));
-        };
-        thread::Builder::new().name("master".to_owned()).spawn(run).map_err(Error::Thread)?;
-        let shared = Shared {
-            core: handle,
-            master_info: Arc::new(master_info(&id, address)),
-            id,
-            start,
-            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            framework_calls: config.framework_calls,
-            others: Mutex::new(Bucket::new(OTHER_CALLS, Duration::ZERO)),
-        };
-        Ok(Server { listener, address, shared: Arc::new(shared), end })
+    pub async fn bind(config: Config, store: Box<dyn Store>) -> Result<Server, Error> {
+        let (listener, address) = listen(config.listen).await?;
+        let host = Arc::<Host>::default();
+        let turn = Turn::Has(lead(address, &host, &config, store).await?);
+        Ok(Server { listener, address, config, host, turn })
+    }
+
+    /// Listens, and stands by until it is elected.
+    pub async fn stand_by(config: Config, candidate: Candidate) -> Result<Server, Error> {
+        let (listener, address) = listen(config.listen).await?;
+        Ok(Server { listener, address, config, host: Arc::default(), turn: Turn::Wants(Arc::new(candidate)) })
     }
 
     /// Where it listens.
@@ -170,16 +182,19 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown` is ready, or nothing can be stored any more. All connections are closed then.
+    /// Serves until `shutdown` is ready, or nothing can be stored any more, or another master may lead. All connections are
+    /// closed then.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Server { listener, shared, mut end, .. } = self;
+        let Server { listener, address, config, host, turn } = self;
         let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
         let mut connections = JoinSet::new();
-        tokio::pin!(shutdown);
+        let candidate = if let Turn::Wants(candidate) = &turn { Some(Arc::clone(candidate)) } else { None };
+        let reign = reign(turn, address, &host, &config);
+        tokio::pin!(shutdown, reign);
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
-                end = &mut end => return ended(end),
+                end = &mut reign => return end,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
                 accepted = listener.accept() => accepted,
             };
@@ -189,20 +204,69 @@ impl Server {
                 continue;
             };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-            let shared = Arc::clone(&shared);
+            let host = Arc::clone(&host);
             connections.spawn(async move {
-                serve_connection(stream, client, shared).await;
+                serve_connection(stream, client, host).await;
                 drop(slot);
             });
         }
-        shared.core.tell(Core::stop);
-        let end = end.await;
+        let mut end = Ok(());
+        if let Some(shared) = host.leads.get() {
+            shared.core.tell(Core::stop);
+            end = reign.await;
+        }
         connections.shutdown().await;
-        ended(end)
+        if let Some(candidate) = candidate {
+            candidate.resign().await;
+        }
+        end
     }
 }
 
-async fn serve_connection(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
+/// Leads, when it is this master's turn, until its thread ends.
+async fn reign(turn: Turn, address: SocketAddr, host: &Host, config: &Config) -> Result<(), Error> {
+    let end = match turn {
+        Turn::Has(end) => end,
+        Turn::Wants(candidate) => {
+            let leadership = candidate.win(address, &host.leader).await;
+            lead(address, host, config, Box::new(EtcdStore::new(leadership, Runtime::current()))).await?
+        }
+    };
+    // One that panicked says nothing.
+    end.await.map_err(|_| Error::Thread(io::Error::other("it panicked")))?.map_err(Error::from)
+}
+
+/// Takes over from earlier masters.
+async fn lead(address: SocketAddr, host: &Host, config: &Config, mut store: Box<dyn Store>) -> Result<End, Error> {
+    let load = spawn_blocking(move || store.load().map(|registry| (registry, store))).await;
+    let (registry, store) = load.map_err(|error| Error::Thread(io::Error::other(error)))??;
+    let start = Instant::now();
+    let id: Arc<str> = Uuid::new_v4().to_string().into();
+    let master_config = master::Config { id: id.to_string(), ..config.master.clone() };
+    let core = Core::new(Master::new(master_config, registry, Duration::ZERO), store, start);
+    let (handle, work) = core::channel();
+    let (ended, end) = oneshot::channel();
+    let interval = config.allocation_interval;
+    let run = move || {
+        // If nobody listens any more, nobody has to be told.
+        let _ = ended.send(core.run(&work, interval));
+    };
+    thread::Builder::new().name("master".to_owned()).spawn(run).map_err(Error::Thread)?;
+    let shared = Shared {
+        core: handle,
+        master_info: Arc::new(master_info(&id, address)),
+        id,
+        start,
+        started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        framework_calls: config.framework_calls,
+        others: Mutex::new(Bucket::new(OTHER_CALLS, Duration::ZERO)),
+    };
+    // A master leads once in its life.
+    let _ = host.leads.set(Arc::new(shared));
+    Ok(end)
+}
+
+async fn serve_connection(stream: TcpStream, client: SocketAddr, host: Arc<Host>) {
     let is_known = stream.local_addr().is_ok_and(|server| {
         peer::owner(client, server).is_some_and(|user| user == rustix::process::geteuid().as_raw())
     });
@@ -210,8 +274,8 @@ async fn serve_connection(stream: TcpStream, client: SocketAddr, shared: Arc<Sha
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(route(&shared, request, is_known).await.unwrap_or_else(Problem::answer)) }
+        let host = Arc::clone(&host);
+        async move { Ok::<_, Infallible>(route(&host, request, is_known).await.unwrap_or_else(Problem::answer)) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE);
@@ -220,7 +284,7 @@ async fn serve_connection(stream: TcpStream, client: SocketAddr, shared: Arc<Sha
 }
 
 /// Answers a request. `is_known`: it comes from the user who runs the master; others may only see that there is one.
-async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> Result<Response<Body>, Problem> {
+async fn route(host: &Host, request: Request<Incoming>, is_known: bool) -> Result<Response<Body>, Problem> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let wanted = match path.as_str() {
         "/api/v1/scheduler" | "/api/v1" => Method::POST,
@@ -240,6 +304,7 @@ async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> R
             "only the user who runs the master may use it, since tasks run as that user; connect as that user";
         return Err(Problem::new(StatusCode::FORBIDDEN, message.to_owned()));
     }
+    let Some(shared) = host.leads.get() else { return standby::answer(&path, request.uri(), *host.leader.borrow()) };
     if let Some(agent) = questions::agent(&path) {
         let (parts, body) = request.into_parts();
         return questions::answer(shared, agent, &parts.headers, body).await;

@@ -168,7 +168,7 @@ impl Simulation {
                     }
                 }
             }
-            ToAgent::Message { .. } | ToAgent::Ask { .. } => {}
+            ToAgent::Heartbeat | ToAgent::Message { .. } | ToAgent::Ask { .. } => {}
         }
     }
 

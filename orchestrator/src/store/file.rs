@@ -4,14 +4,10 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::{Error, Store};
-use crate::allocator::{Quota, Weight};
-use crate::master::{AgentId, Change, Registry};
+use super::{Error, Store, rows};
+use crate::master::{Change, Registry};
 
-/// Keys are `agent/ID`, `gone/ID`, `weight/ROLE` and `quota/ROLE`, values JSON.
 const REGISTRY: TableDefinition<&str, &str> = TableDefinition::new("registry");
 
 /// The database.
@@ -38,7 +34,7 @@ impl FileStore {
         };
         for row in table.iter()? {
             let (key, value) = row?;
-            let change = change(key.value(), value.value());
+            let change = rows::read(key.value(), value.value());
             registry.apply(change.ok_or_else(|| redb::Error::Corrupted(format!("the row {:?}", key.value())))?);
         }
         Ok(registry)
@@ -49,19 +45,10 @@ impl FileStore {
         {
             let mut table = transaction.open_table(REGISTRY)?;
             for change in changes {
-                match change {
-                    Change::Agent(id, admission) => {
-                        table.insert(&*format!("agent/{id}"), &*text(admission))?;
-                    }
-                    Change::Gone(id) => {
-                        table.remove(&*format!("agent/{id}"))?;
-                        table.insert(&*format!("gone/{id}"), "{}")?;
-                    }
-                    Change::Weight(role, weight) => {
-                        table.insert(&*format!("weight/{role}"), &*text(weight))?;
-                    }
-                    Change::Quota(role, quota) => {
-                        table.insert(&*format!("quota/{role}"), &*text(quota))?;
+                for (key, value) in rows::write(change) {
+                    match value {
+                        Some(value) => drop(table.insert(&*key, &*value)?),
+                        None => drop(table.remove(&*key)?),
                     }
                 }
             }
@@ -69,25 +56,6 @@ impl FileStore {
         transaction.commit()?;
         Ok(())
     }
-}
-
-/// What a row says.
-fn change(key: &str, value: &str) -> Option<Change> {
-    fn json<T: DeserializeOwned>(value: &str) -> Option<T> {
-        serde_json::from_str(value).ok()
-    }
-    let (kind, name) = key.split_once('/')?;
-    Some(match kind {
-        "agent" => Change::Agent(AgentId::from(name), json(value)?),
-        "gone" => Change::Gone(AgentId::from(name)),
-        "weight" => Change::Weight(name.to_owned(), json::<Weight>(value)?),
-        "quota" => Change::Quota(name.to_owned(), json::<Quota>(value)?),
-        _ => return None,
-    })
-}
-
-fn text<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("what is kept has texts for keys")
 }
 
 fn failed(attempt: &str, path: &Path, cause: impl Display) -> Error {
@@ -107,6 +75,7 @@ impl Store for FileStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocator::{Quota, Weight};
     use crate::master::Admission;
     use crate::resources::Quantities;
 

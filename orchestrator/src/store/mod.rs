@@ -1,6 +1,8 @@
 //! Where masters keep what their successors have to know.
 
+pub mod etcd;
 mod file;
+mod rows;
 
 pub use file::FileStore;
 
@@ -21,9 +23,14 @@ pub trait Store: Send {
     /// All that was kept. To be called once, before anything else.
     fn load(&mut self) -> Result<Registry, Error>;
 
-    /// Makes changes durable, in this order: after it returned they survive the machine's sudden end, and either all of
-    /// them do or none. When it fails the master must not go on: nobody knows what is true.
+    /// Makes changes durable, in this order: after it returned they survive the machine's sudden end; if it does not come
+    /// to that, all of them do, or none, or the first. When it fails the master must not go on: nobody knows what is true.
     fn commit(&mut self, changes: &[Change]) -> Result<(), Error>;
+
+    /// Whether this is still the master whose word counts. Asked before anything is said, and several times a second.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Keeps things for as long as the process lives: for tests.

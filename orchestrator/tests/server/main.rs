@@ -2,8 +2,10 @@
 
 mod calls;
 mod client;
+mod etcd;
 mod events;
 mod files;
 mod http;
 mod lifecycle;
 mod operators;
+mod standby;
