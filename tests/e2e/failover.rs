@@ -250,7 +250,8 @@ impl Cluster {
 fn what_makes_no_sense_for_several_masters_is_refused() {
     let home = Home::empty();
     for (command, said) in [
-        ("master --store 127.0.0.1:2379", "etcd://ADDRESS:PORT"),
+        ("master --store 127.0.0.1:2379", "etcd://[USER@]ADDRESS:PORT"),
+        ("master --store etcd://sailor@127.0.0.1:2379", "set BERTH_ETCD_PASSWORD"),
         ("master --store etcd://10.0.0.1:2379", "loopback"),
         ("master --store etcd://127.0.0.1:2379 --lease 1s", "from 2s to 60s"),
         ("master --store etcd://127.0.0.1:2379 --directory x", "cannot be used with"),

@@ -18,7 +18,7 @@ use berth_orchestrator::masters::Masters;
 use berth_orchestrator::process::{self, State};
 use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
 use berth_orchestrator::server;
-use berth_orchestrator::store::etcd::Location;
+use berth_orchestrator::store::etcd::{Location, PASSWORD_VARIABLE};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -256,7 +256,7 @@ struct Master {
     /// Where to keep what it has to remember [default: cluster/master in the data root]
     #[arg(long, value_name = "DIR", conflicts_with = "store")]
     directory: Option<PathBuf>,
-    /// Keep it in an etcd instead, and take turns with the other masters that do: etcd://ADDRESS:PORT[,…][/PREFIX]
+    /// Keep it in an etcd instead, and take turns with the other masters that do: etcd://[USER@]ADDRESS:PORT[,…][/PREFIX]
     #[arg(long, value_name = "URL")]
     store: Option<Location>,
     /// How long a leader that is not heard of keeps other masters from leading, 2s to 60s
@@ -271,6 +271,11 @@ impl Master {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let directory = || self.directory.unwrap_or_else(|| context.roots.data().join("cluster/master"));
         let state = match self.store {
+            Some(location) if location.needs_password() => {
+                let password = std::env::var(PASSWORD_VARIABLE);
+                let password = password.with_context(|| format!("etcd wants a password: set {PASSWORD_VARIABLE}"))?;
+                State::Etcd { location: location.with_password(password), lease: self.lease }
+            }
             Some(location) => State::Etcd { location, lease: self.lease },
             None => State::Directory(directory()),
         };

@@ -13,7 +13,7 @@ use berth_orchestrator::allocator::Weight;
 use berth_orchestrator::master::{Admission, Change, Registry};
 use berth_orchestrator::server::{Config, Error, Server};
 use berth_orchestrator::store::Store;
-use berth_orchestrator::store::etcd::{Candidate, EtcdStore};
+use berth_orchestrator::store::etcd::{Candidate, EtcdStore, Location};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
@@ -154,6 +154,26 @@ fn masters_of_different_prefixes_have_nothing_to_do_with_each_other() {
     assert!(one.leads());
     one.stop();
     other.stop();
+}
+
+#[test]
+fn an_etcd_that_wants_a_password_is_given_one() {
+    let etcd = Etcd::start();
+    etcd.ask("/v3/auth/user/add", &json!({ "name": "root", "password": "ahoy" }));
+    etcd.ask("/v3/auth/role/add", &json!({ "name": "root" }));
+    etcd.ask("/v3/auth/user/grant", &json!({ "user": "root", "role": "root" }));
+    etcd.ask("/v3/auth/enable", &json!({}));
+    let location: Location = format!("etcd://root@{}", etcd.address()).parse().unwrap();
+    let runtime = runtime();
+    let candidate = |password: &str| Candidate::new(location.clone().with_password(password.to_owned()), SHORT);
+    let (address, told) = ("127.0.0.1:1".parse().unwrap(), watch::Sender::new(None));
+    let wrong = candidate("wrong");
+    let refused = async { tokio::time::timeout(SHORT, wrong.win(address, &told)).await.is_err() };
+    assert!(runtime.block_on(refused));
+    let leadership = runtime.block_on(candidate("ahoy").win(address, &told));
+    let mut store = EtcdStore::new(leadership, runtime.handle().clone());
+    store.commit(&[Change::Gone("a".into())]).unwrap();
+    assert!(store.load().unwrap().gone.contains(&"a".into()));
 }
 
 #[test]

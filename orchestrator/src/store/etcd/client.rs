@@ -5,6 +5,7 @@
 //! The gateway is part of every etcd since 3.4 and needs nothing that is not here for other reasons. The crate
 //! `etcd-client` speaks gRPC itself, and brings tonic, prost, tower and a compiler of protobuf for six short messages.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -77,10 +78,26 @@ pub struct Done {
 
 type Sender = SendRequest<Full<Bytes>>;
 
+/// As whom etcd is asked, where it wants to know (<https://etcd.io/docs/v3.4/op-guide/authentication/>).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
 /// The endpoints of one etcd. They are tried in turn, each for so long, beginning with the one that answered last.
 #[derive(Debug)]
 pub struct Client {
     endpoints: Vec<SocketAddr>,
+    credentials: Option<Credentials>,
+    /// What the credentials were exchanged for.
+    token: Mutex<Option<String>>,
     patience: Duration,
     /// Which answered last.
     latest: AtomicUsize,
@@ -89,8 +106,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(endpoints: Vec<SocketAddr>, patience: Duration) -> Client {
-        Client { endpoints, patience, latest: AtomicUsize::new(0), idle: Mutex::new(None) }
+    pub fn new(endpoints: Vec<SocketAddr>, credentials: Option<Credentials>, patience: Duration) -> Client {
+        let (token, latest, idle) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
+        Client { endpoints, credentials, token, patience, latest, idle }
     }
 
     /// Makes a lease that lasts for `ttl` seconds without being renewed: its id, and how long it lasts indeed.
@@ -158,9 +176,10 @@ impl Client {
         create["start_revision"] = json!((revision + 1).to_string());
         let request = json!({ "create_request": create });
         let watch = async {
-            let at = self.endpoints[self.latest.load(Ordering::Relaxed)];
+            let index = self.latest.load(Ordering::Relaxed);
+            let (at, token) = (self.endpoints[index], self.token(index).await?);
             let mut sender = connect(at).await?;
-            let answer = send(&mut sender, at, "/v3/watch", &request).await?;
+            let answer = send(&mut sender, at, "/v3/watch", &request, token.as_deref()).await?;
             let mut body = answer.into_body();
             // Each message is a line. That something has changed is all that matters.
             let mut line = Vec::new();
@@ -224,16 +243,53 @@ impl Client {
     }
 
     async fn ask_one(&self, index: usize, path: &str, request: &Value) -> io::Result<(StatusCode, Bytes)> {
+        let token = self.token(index).await?;
+        let answer = self.post(index, path, request, token.as_deref()).await?;
+        if token.is_none() || answer.0 != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        // Tokens end, with their time or with the member that made them.
+        if let Ok(mut token) = self.token.lock() {
+            *token = None;
+        }
+        let token = self.token(index).await?;
+        self.post(index, path, request, token.as_deref()).await
+    }
+
+    /// What to show to etcd; none where it does not want to see anything.
+    async fn token(&self, index: usize) -> io::Result<Option<String>> {
+        let Some(Credentials { user, password }) = &self.credentials else { return Ok(None) };
+        if let Some(token) = self.token.lock().ok().and_then(|token| token.clone()) {
+            return Ok(Some(token));
+        }
+        let request = json!({ "name": user, "password": password });
+        let (status, body) = self.post(index, "/v3/auth/authenticate", &request, None).await?;
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let fresh = answer["token"].as_str().filter(|_| status.is_success());
+        let fresh = fresh.ok_or_else(|| io::Error::other(message(status, &answer)))?.to_owned();
+        if let Ok(mut token) = self.token.lock() {
+            *token = Some(fresh.clone());
+        }
+        Ok(Some(fresh))
+    }
+
+    async fn post(
+        &self,
+        index: usize,
+        path: &str,
+        request: &Value,
+        token: Option<&str>,
+    ) -> io::Result<(StatusCode, Bytes)> {
         let at = self.endpoints[index];
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.take()).filter(|(of, _)| *of == index);
         if let Some((_, mut sender)) = idle
             && sender.ready().await.is_ok()
-            && let Ok(answer) = self.exchange(index, sender, path, request).await
+            && let Ok(answer) = self.exchange(index, sender, path, request, token).await
         {
             return Ok(answer);
         }
         // A connection that idled may be closed any time. Whatever is asked here may be asked twice.
-        self.exchange(index, connect(at).await?, path, request).await
+        self.exchange(index, connect(at).await?, path, request, token).await
     }
 
     async fn exchange(
@@ -242,8 +298,9 @@ impl Client {
         mut sender: Sender,
         path: &str,
         request: &Value,
+        token: Option<&str>,
     ) -> io::Result<(StatusCode, Bytes)> {
-        let answer = send(&mut sender, self.endpoints[index], path, request).await?;
+        let answer = send(&mut sender, self.endpoints[index], path, request, token).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
         let body = body.map_err(io::Error::other)?.to_bytes();
@@ -254,12 +311,18 @@ impl Client {
     }
 }
 
-async fn send(sender: &mut Sender, at: SocketAddr, path: &str, request: &Value) -> io::Result<Response<Incoming>> {
-    let request = Request::post(path)
-        .header(HOST, at.to_string())
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::from(request.to_string()))
-        .map_err(io::Error::other)?;
+async fn send(
+    sender: &mut Sender,
+    at: SocketAddr,
+    path: &str,
+    request: &Value,
+    token: Option<&str>,
+) -> io::Result<Response<Incoming>> {
+    let mut head = Request::post(path).header(HOST, at.to_string()).header(CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        head = head.header(AUTHORIZATION, token);
+    }
+    let request = head.body(Full::from(request.to_string())).map_err(io::Error::other)?;
     sender.send_request(request).await.map_err(io::Error::other)
 }
 

@@ -55,7 +55,7 @@ impl Candidate {
     /// A master that leads without a sign of life for `ttl` at most, of which etcd takes whole seconds.
     pub fn new(location: Location, ttl: Duration) -> Candidate {
         // Whatever it takes to find an endpoint that answers, there has to be time for another one.
-        let client = Arc::new(Client::new(location.endpoints.clone(), ttl / 4));
+        let client = Arc::new(Client::new(location.endpoints.clone(), location.credentials.clone(), ttl / 4));
         Candidate { client, location, ttl, lease: AtomicI64::new(0) }
     }
 

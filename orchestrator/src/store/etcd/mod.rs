@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
+use client::Credentials;
 pub use election::{Candidate, Leadership};
 
 use super::{Error, Store, rows};
@@ -37,13 +38,16 @@ const MOST_BYTES: usize = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long to try: who can renew its lease, and can write nothing for so long, does not lead.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The variable of the environment that has the password of the user whom a location names.
+pub const PASSWORD_VARIABLE: &str = "BERTH_ETCD_PASSWORD";
 /// How keys begin, unless something else is said.
 const PREFIX: &str = "berth";
 
-/// Where an etcd is, and where in it: `etcd://ADDRESS:PORT[,ADDRESS:PORT…][/PREFIX]`
+/// Where an etcd is, and where in it: `etcd://[USER@]ADDRESS:PORT[,ADDRESS:PORT…][/PREFIX]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     endpoints: Vec<SocketAddr>,
+    credentials: Option<Credentials>,
     prefix: String,
 }
 
@@ -51,15 +55,35 @@ impl Location {
     fn key(&self, name: &str) -> String {
         format!("{}/{name}", self.prefix)
     }
+
+    /// Whether it names a user, whose password is to be given.
+    pub fn needs_password(&self) -> bool {
+        self.credentials.is_some()
+    }
+
+    /// The same with the password of its user.
+    #[must_use]
+    pub fn with_password(mut self, password: String) -> Location {
+        if let Some(credentials) = &mut self.credentials {
+            credentials.password = password;
+        }
+        self
+    }
 }
 
 impl FromStr for Location {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Location, String> {
-        let advice = "give etcd://ADDRESS:PORT[,ADDRESS:PORT…][/PREFIX], for example etcd://127.0.0.1:2379";
+        let advice = "give etcd://[USER@]ADDRESS:PORT[,ADDRESS:PORT…][/PREFIX], for example etcd://127.0.0.1:2379";
         let rest = text.strip_prefix("etcd://").ok_or(advice)?;
-        let (endpoints, prefix) = rest.split_once('/').unwrap_or((rest, PREFIX));
+        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, PREFIX));
+        let (user, endpoints) = authority.split_once('@').map_or((None, authority), |(user, rest)| (Some(user), rest));
+        if user.is_some_and(|user| user.is_empty() || user.contains(':')) {
+            return Err(format!(
+                "a password is not given here, where others see it, but by {PASSWORD_VARIABLE}; {advice}"
+            ));
+        }
         let endpoints: Result<Vec<SocketAddr>, _> = endpoints.split(',').map(str::parse).collect();
         let endpoints = endpoints.map_err(|_| advice)?;
         if let Some(endpoint) = endpoints.iter().find(|endpoint| !endpoint.ip().is_loopback()) {
@@ -69,7 +93,8 @@ impl FromStr for Location {
         }
         let prefix = prefix.trim_end_matches('/');
         let prefix = if prefix.is_empty() { PREFIX } else { prefix };
-        Ok(Location { endpoints, prefix: prefix.to_owned() })
+        let credentials = user.map(|user| Credentials { user: user.to_owned(), password: String::new() });
+        Ok(Location { endpoints, credentials, prefix: prefix.to_owned() })
     }
 }
 
@@ -234,8 +259,12 @@ mod tests {
         assert_eq!((two.endpoints.len(), &*two.key("x")), (2, "some/where/x"));
         for wrong in ["", "127.0.0.1:2379", "etcd://", "etcd://127.0.0.1", "etcd://127.0.0.1:1,", "http://127.0.0.1:1"]
         {
-            assert!(location(wrong).unwrap_err().contains("etcd://ADDRESS:PORT"), "{wrong}");
+            assert!(location(wrong).unwrap_err().contains("etcd://[USER@]ADDRESS:PORT"), "{wrong}");
         }
+        assert!(!one.needs_password() && location("etcd://sailor@127.0.0.1:1").unwrap().needs_password());
+        assert!(location("etcd://sailor:secret@127.0.0.1:1").unwrap_err().contains("BERTH_ETCD_PASSWORD"));
+        let secret = location("etcd://sailor@127.0.0.1:1").unwrap().with_password("ahoy".to_owned());
+        assert!(!format!("{secret:?}").contains("ahoy"));
         assert!(location("etcd://10.0.0.1:2379").unwrap_err().contains("loopback"));
     }
 
