@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
@@ -14,13 +16,14 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::server::{self, Server};
+use crate::server::{self, JOIN_PATH, Join, Joined, Server};
 use crate::store::{self, FileStore};
+use crate::tls::{self, Client, Key, Pinned, Token};
 use crate::{agent, jobs, server::Config};
 
 /// How long a master may take to answer.
@@ -50,6 +53,9 @@ pub enum Error {
     /// The answer is no.
     #[error("{0}")]
     Refusal(String),
+    /// Something is wrong with certificates.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// Nobody answers.
     #[error("no master answers at {0}: {1}; `berth cluster up` starts one")]
     Unreachable(SocketAddr, String),
@@ -89,9 +95,9 @@ pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error>
 }
 
 /// Asks a master something, as operators do: what it answers, null if nothing.
-pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
+pub fn ask(master: SocketAddr, tls: Option<&Client>, call: &Value) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::Unreachable(master, cause);
-    let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", call).await };
+    let connect = async { post(tls::connect(master, tls).await?, tls, &master.to_string(), "/api/v1", call).await };
     let (status, body) = exchange(connect)?.map_err(unreachable)?;
     if status != StatusCode::OK {
         return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
@@ -102,11 +108,37 @@ pub fn ask(master: SocketAddr, call: &Value) -> Result<Value, Error> {
     serde_json::from_slice(&body).map_err(|error| unreachable(format!("what answers is no master: {error}")))
 }
 
+/// Gets an agent's certificate from a master, for a new key, and keeps both in a directory that is not there or empty.
+pub fn join(master: SocketAddr, token: &Token, name: &str, directory: &Path) -> Result<(), Error> {
+    let unreachable = |cause: String| Error::Unreachable(master, cause);
+    // Before a token is spent for nothing.
+    tls::expect_vacant(directory)?;
+    let key = Key::generate()?;
+    let request = BASE64_STANDARD.encode(key.request()?);
+    let join = Join { token: token.id.clone(), secret: token.secret(), name: name.to_owned(), request };
+    let call = serde_json::to_value(join).map_err(|error| unreachable(error.to_string()))?;
+    let mut authority = None;
+    let connect = async {
+        let (stream, found) = Pinned::connect(master, token).await?;
+        authority = Some(found);
+        post(stream, None, &master.to_string(), JOIN_PATH, &call).await
+    };
+    let (status, body) = exchange(connect)?.map_err(unreachable)?;
+    if status != StatusCode::OK {
+        return Err(Error::Refused(master, String::from_utf8_lossy(&body).trim().to_owned()));
+    }
+    let joined: Result<Joined, _> = serde_json::from_slice(&body);
+    let (Ok(joined), Some(authority)) = (joined, authority) else {
+        return Err(unreachable("what answers is no master".to_owned()));
+    };
+    Ok(tls::install(directory, &tls::agent_files(&authority, &joined.certificate, &key))?)
+}
+
 /// Asks a job framework something.
 pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::NoJobs(socket.to_owned(), cause);
     let request = serde_json::to_value(request).map_err(|error| unreachable(error.to_string()))?;
-    let connect = async { post(UnixStream::connect(socket).await?, "jobs", jobs::PATH, &request).await };
+    let connect = async { post(UnixStream::connect(socket).await?, None, "jobs", jobs::PATH, &request).await };
     let (status, body) = exchange(connect)?.map_err(unreachable)?;
     if status != StatusCode::OK {
         return Err(Error::Refusal(String::from_utf8_lossy(&body).trim().to_owned()));
@@ -128,6 +160,7 @@ fn exchange(exchange: impl Future<Output = io::Result<(StatusCode, Bytes)>>) -> 
 
 async fn post(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: Option<&Client>,
     host: &str,
     path: &str,
     call: &Value,
@@ -139,7 +172,7 @@ async fn post(
         .header(CONTENT_TYPE, "application/json")
         .body(Full::<Bytes>::from(call.to_string()))
         .map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(|error| tls::explained(&error, tls))?;
     let status = answer.status();
     let body = answer.into_body().collect().await.map_err(io::Error::other)?;
     Ok((status, body.to_bytes()))

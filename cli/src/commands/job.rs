@@ -473,10 +473,12 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn ask(context: &Context, request: &Request) -> Result<Value> {
-    if cluster::read(&context.roots)?.is_none() {
+    let socket = cluster::jobs_socket(&context.roots);
+    // `berth cluster jobs` may have been started by itself.
+    if !socket.exists() && cluster::read(&context.roots)?.is_none() {
         return Err(cluster::Error::None.into());
     }
-    Ok(process::ask_jobs(&cluster::jobs_socket(&context.roots), request)?)
+    Ok(process::ask_jobs(&socket, request)?)
 }
 
 /// The tasks that a reference means.

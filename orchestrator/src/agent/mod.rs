@@ -39,6 +39,7 @@ pub use command::ISOLATION;
 pub use sandboxes::kept_log;
 
 use crate::master::{AgentInfo, Registration, ToAgent};
+use crate::tls::Client;
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -52,6 +53,8 @@ const BATCH: usize = 1000;
 pub struct Config {
     /// Where the master listens.
     pub master: SocketAddr,
+    /// What it is known by there, if the master speaks TLS.
+    pub tls: Option<Client>,
     /// Where it keeps what it has to remember.
     pub directory: PathBuf,
     /// Where its sandboxes are kept.
@@ -115,6 +118,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         sandboxes,
         link: None,
         connecting: false,
+        complaint: None,
         info: config.info.clone(),
     };
     agent.recover().await?;
@@ -142,9 +146,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = sleep_until(connect_at), if agent.link.is_none() && !agent.connecting => {
                 agent.connecting = true;
                 connections += 1;
-                let (master, sender) = (config.master, sender.clone());
+                let (master, tls, sender) = (config.master, config.tls.clone(), sender.clone());
                 tokio::spawn(async move {
-                    let link = Link::open(master, connections, sender.clone()).await;
+                    let link = Link::open(master, tls, connections, sender.clone()).await;
                     // The agent has ended if nobody listens.
                     let _ = sender.send(Happening::Connected(link));
                 });
@@ -166,6 +170,8 @@ struct Agent {
     sandboxes: Sandboxes,
     link: Option<Link>,
     connecting: bool,
+    /// Why the master could not be reached the last time.
+    complaint: Option<String>,
     info: AgentInfo,
 }
 
@@ -192,12 +198,13 @@ impl Agent {
                 self.connecting = false;
                 match result {
                     Ok(link) => {
+                        self.complaint = None;
                         // What a master is told is durable.
                         self.settle()?;
                         link.register(&Registration { info: self.info.clone(), ..self.tasks.registration() });
                         self.link = Some(link);
                     }
-                    Err(error) => tracing::debug!(%error, "the master cannot be reached"),
+                    Err(error) => self.complain(&error),
                 }
             }
             Happening::Heard(number, _) | Happening::Lost(number)
@@ -217,6 +224,15 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Says why the master cannot be reached: once, though it is tried again and again.
+    fn complain(&mut self, error: &io::Error) {
+        let complaint = error.to_string();
+        if self.complaint.as_ref() != Some(&complaint) {
+            tracing::warn!(%error, "the master cannot be reached");
+            self.complaint = Some(complaint);
+        }
     }
 
     /// Makes what has changed durable, and then does what follows from it.

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::link::Link;
+use super::link::{Link, Master};
 use super::manifest::Manifest;
 use super::scheduler::{Now, Refused, Scheduler};
 use super::server::{self, Answer, Request};
@@ -21,7 +21,9 @@ use super::state::Grace;
 use super::store::{self, Store};
 use super::view::Until;
 use super::wire::{Call, Event};
-use crate::master::{TaskId, TaskState};
+use crate::master::{self, FrameworkId, TaskId, TaskState};
+use crate::server::Credential;
+use crate::tls::Client;
 
 /// The shortest and the longest pause before the master is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
@@ -35,6 +37,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Where the master listens.
     pub master: SocketAddr,
+    /// What it is known by there, if the master speaks TLS.
+    pub tls: Option<Client>,
+    /// What it authenticates with, if the master asks for that.
+    pub credential: Option<Credential>,
     /// Where it keeps what it has to remember.
     pub directory: PathBuf,
     /// Where people reach it.
@@ -123,7 +129,12 @@ pub async fn run(config: Config, ready: impl FnOnce(), shutdown: impl Future<Out
                 jobs.connecting = true;
                 connections += 1;
                 let (own, roles) = (jobs.scheduler.own().clone(), jobs.scheduler.roles());
-                let (master, sender, number) = (config.master, sender.clone(), connections);
+                let master = Master {
+                    address: config.master,
+                    tls: config.tls.clone(),
+                    credential: config.credential.clone(),
+                };
+                let (sender, number) = (sender.clone(), connections);
                 tokio::spawn(async move {
                     let link = Link::open(master, number, own, roles, sender.clone()).await;
                     // The framework has ended if nobody listens.
@@ -174,7 +185,9 @@ impl Jobs {
             Happening::Heard(_, Event::Update(status)) => self.scheduler.told(status, now),
             Happening::Heard(_, Event::Error(message)) => {
                 tracing::warn!(message, "the master ends the subscription");
-                if !self.subscribed && self.scheduler.own().framework.is_some() {
+                // Whatever else the master has against it, its tasks run on.
+                let is_over = |id: &FrameworkId| message == master::Refused::FrameworkGone(id.clone()).to_string();
+                if !self.subscribed && self.scheduler.own().framework.as_ref().is_some_and(is_over) {
                     self.scheduler.refused(now);
                 }
                 self.disconnect();

@@ -90,6 +90,9 @@ pub struct Answer(pub Result<Value, Problem>);
 
 /// Listens at a path, in place of whoever did before.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

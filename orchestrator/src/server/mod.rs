@@ -9,9 +9,12 @@
 //! Start reading at [`Server`], then `core.rs`, which says what is durable when. What calls and events look like is in
 //! [`crate::api`].
 
+mod access;
 mod agents;
 mod answer;
+mod authentication;
 mod core;
+mod join;
 mod limits;
 mod metrics;
 mod operator;
@@ -38,17 +41,21 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use access::{Client, Gate};
 use answer::{Body, Problem};
 use core::{Core, Handle};
 use limits::{Bucket, FRAMEWORK_CALLS, OTHER_CALLS};
 
 pub use agents::{PATH as AGENT_PATH, PROTOCOL as AGENT_PROTOCOL};
+pub use authentication::{Credential, Credentials, Error as CredentialsError};
+pub(crate) use join::{Join, Joined, PATH as JOIN_PATH};
 pub use limits::Rate;
 pub(crate) use limits::{PATIENCE, SILENCE};
 
 use crate::api;
 use crate::master::{self, Master};
 use crate::store::{self, Store};
+use crate::tls;
 
 /// How a master's process behaves.
 #[derive(Debug, Clone)]
@@ -61,6 +68,12 @@ pub struct Config {
     pub allocation_interval: Duration,
     /// How many calls one framework may make.
     pub framework_calls: Rate,
+    /// What it is known by. Without it there is no TLS, and everything stays on this machine.
+    pub tls: Option<tls::Server>,
+    /// How long a client may take to shake hands.
+    pub handshake_timeout: Duration,
+    /// Who may be a framework. Without it, who may use the master may.
+    pub credentials: Option<Credentials>,
 }
 
 impl Config {
@@ -71,7 +84,9 @@ impl Config {
         master.heartbeat = Duration::from_secs(1);
         master.allocator.offer_timeout = Some(Duration::from_mins(5));
         master.allocator.seed = u64::from_ne_bytes(Uuid::new_v4().as_bytes()[..8].try_into().unwrap_or_default());
-        Config { listen, master, allocation_interval: Duration::from_secs(1), framework_calls: FRAMEWORK_CALLS }
+        let (allocation_interval, framework_calls) = (Duration::from_secs(1), FRAMEWORK_CALLS);
+        let handshake_timeout = limits::HANDSHAKE;
+        Config { listen, master, allocation_interval, framework_calls, tls: None, handshake_timeout, credentials: None }
     }
 }
 
@@ -80,7 +95,8 @@ impl Config {
 pub enum Error {
     /// It would be open to everybody.
     #[error(
-        "cannot listen on {0}: there is no TLS, so a master listens on loopback addresses only, such as 127.0.0.1:5050"
+        "cannot listen on {0}: without --tls a master listens on loopback addresses only, such as 127.0.0.1:5050; \
+         `berth cluster init` makes what --tls takes"
     )]
     NotLoopback(SocketAddr),
     /// The address cannot be had.
@@ -108,6 +124,8 @@ struct Shared {
     framework_calls: Rate,
     /// What bounds all requests that are no calls of subscribed frameworks.
     others: Mutex<Bucket>,
+    /// Who is let in.
+    gate: Arc<Gate>,
 }
 
 impl Shared {
@@ -134,7 +152,7 @@ fn ended(end: Result<Result<(), store::Error>, oneshot::error::RecvError>) -> Re
 impl Server {
     /// Takes over from earlier masters, and listens.
     pub async fn bind(config: Config, mut store: Box<dyn Store>) -> Result<Server, Error> {
-        if !config.listen.ip().is_loopback() {
+        if config.tls.is_none() && !config.listen.ip().is_loopback() {
             return Err(Error::NotLoopback(config.listen));
         }
         let listener = TcpListener::bind(config.listen).await;
@@ -160,6 +178,7 @@ impl Server {
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             framework_calls: config.framework_calls,
             others: Mutex::new(Bucket::new(OTHER_CALLS, Duration::ZERO)),
+            gate: Arc::new(Gate::new(config.tls, config.handshake_timeout, config.credentials)),
         };
         Ok(Server { listener, address, shared: Arc::new(shared), end })
     }
@@ -202,27 +221,23 @@ impl Server {
 }
 
 async fn serve_connection(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
-    let is_known = stream.local_addr().is_ok_and(|server| {
-        peer::owner(client, server).is_some_and(|user| user == rustix::process::geteuid().as_raw())
-    });
-    // Events are small and wanted at once; a peer that vanished is noticed.
-    let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
+    let Some((client, stream)) = Client::meet(&shared.gate, stream, client).await else { return };
+    let client = Arc::new(client);
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(route(&shared, request, is_known).await.unwrap_or_else(Problem::answer)) }
+        let (shared, client) = (Arc::clone(&shared), Arc::clone(&client));
+        async move { Ok::<_, Infallible>(route(&shared, request, &client).await.unwrap_or_else(Problem::answer)) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE).max_buf_size(limits::HEAD);
     // What goes wrong on a connection is the client's affair.
     let _ = builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
-/// Answers a request. `is_known`: it comes from the user who runs the master; others may only see that there is one.
-async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> Result<Response<Body>, Problem> {
+/// Answers a request.
+async fn route(shared: &Shared, request: Request<Incoming>, client: &Client) -> Result<Response<Body>, Problem> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let wanted = match path.as_str() {
-        "/api/v1/scheduler" | "/api/v1" => Method::POST,
+        "/api/v1/scheduler" | "/api/v1" | JOIN_PATH => Method::POST,
         "/version" | "/health" | "/metrics" | AGENT_PATH => Method::GET,
         _ => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
@@ -233,19 +248,19 @@ async fn route(shared: &Shared, request: Request<Incoming>, is_known: bool) -> R
         answer.headers_mut().insert(ALLOW, allow);
         return Ok(answer);
     }
-    if !is_known && !matches!(path.as_str(), "/version" | "/health") {
-        let message =
-            "only the user who runs the master may use it, since tasks run as that user; connect as that user";
-        return Err(Problem::new(StatusCode::FORBIDDEN, message.to_owned()));
-    }
+    let principal = client.check(&shared.gate, &path, request.headers())?;
     match path.as_str() {
         "/api/v1/scheduler" => {
             let (parts, body) = request.into_parts();
-            scheduler::answer(shared, &parts.headers, body).await
+            scheduler::answer(shared, principal, &parts.headers, body).await
         }
         "/api/v1" => {
             let (parts, body) = request.into_parts();
             operator::answer(shared, &parts.headers, body).await
+        }
+        JOIN_PATH => {
+            let (parts, body) = request.into_parts();
+            join::answer(shared, &parts.headers, body).await
         }
         AGENT_PATH => {
             shared.admit()?;

@@ -2,10 +2,12 @@
 
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode};
+use serde_json::Value;
 
 use super::Shared;
 use super::answer::{self, Body, Problem};
 use super::core::Core;
+use super::join;
 use crate::api::operator::{self, Change, Identity, Request};
 
 /// Answers one call.
@@ -25,6 +27,10 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
             };
             found.map(|found| answer::json(&found)).ok_or_else(unknown)
         }
+        Request::Token(call) => match join::operate(shared, call).await? {
+            Value::Null => Ok(answer::empty(StatusCode::OK)),
+            found => Ok(answer::json(&found)),
+        },
         Request::Change(change) => {
             shared.core.ask(move |core| change_core(core, change)).await??;
             Ok(answer::empty(StatusCode::OK))

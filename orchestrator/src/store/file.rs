@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use super::{Error, Store};
 use crate::allocator::{Quota, Weight};
 use crate::master::{AgentId, Change, Registry};
+use crate::tls::JoinToken;
 
-/// Keys are `agent/ID`, `gone/ID`, `weight/ROLE` and `quota/ROLE`, values JSON.
+/// Keys are `agent/ID`, `gone/ID`, `weight/ROLE`, `quota/ROLE` and `token/ID`, values JSON.
 const REGISTRY: TableDefinition<&str, &str> = TableDefinition::new("registry");
 
 /// The database.
@@ -63,6 +64,12 @@ impl FileStore {
                     Change::Quota(role, quota) => {
                         table.insert(&*format!("quota/{role}"), &*text(quota))?;
                     }
+                    Change::Token(id, token) => {
+                        table.insert(&*format!("token/{id}"), &*text(token))?;
+                    }
+                    Change::TokenGone(id) => {
+                        table.remove(&*format!("token/{id}"))?;
+                    }
                 }
             }
         }
@@ -82,6 +89,7 @@ fn change(key: &str, value: &str) -> Option<Change> {
         "gone" => Change::Gone(AgentId::from(name)),
         "weight" => Change::Weight(name.to_owned(), json::<Weight>(value)?),
         "quota" => Change::Quota(name.to_owned(), json::<Quota>(value)?),
+        "token" => Change::Token(name.parse().ok()?, json::<JoinToken>(value)?),
         _ => return None,
     })
 }
@@ -109,12 +117,16 @@ mod tests {
     use super::*;
     use crate::master::Admission;
     use crate::resources::Quantities;
+    use crate::tls::TokenId;
 
     #[test]
     fn what_was_committed_is_there_when_it_is_opened_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry");
         let quota = Quota { guarantee: Quantities::new(1, 2), ..Quota::default() };
+        let token = |id: &str| id.repeat(16).parse::<TokenId>().unwrap();
+        let kept = r#"{"hash": HASH, "expires": 7, "uses": 2}"#.replace("HASH", &format!("{:?}", [1; 32]));
+        let kept: JoinToken = serde_json::from_str(&kept).unwrap();
         let changes = vec![
             Change::Agent("a/1".into(), Admission { draining: true, ..Admission::default() }),
             Change::Agent("b".into(), Admission::default()),
@@ -123,6 +135,9 @@ mod tests {
             Change::Weight("s".to_owned(), Weight::MAX),
             Change::Weight("s".to_owned(), Weight::ONE),
             Change::Quota("q".to_owned(), quota),
+            Change::Token(token("a"), kept.clone()),
+            Change::Token(token("b"), kept),
+            Change::TokenGone(token("a")),
         ];
         let mut expected = Registry::default();
         changes.iter().cloned().for_each(|change| expected.apply(change));

@@ -1,7 +1,9 @@
 //! The master's process, from outside: bytes over a loopback socket.
 
+mod authentication;
 mod calls;
 mod client;
 mod http;
 mod lifecycle;
 mod operators;
+mod tls;
