@@ -345,7 +345,8 @@ fn wait_for_agents(plan: &Plan, cluster: &Cluster) -> Result<(), Error> {
             let reason = format!("it has ended; {} may say why", log.display());
             return Err(Error::Start { name: dead.name.clone(), reason });
         }
-        let agents = process::ask(&cluster.master.into(), &json!({ "type": "GET_AGENTS" }))?;
+        let contact = process::Contact { masters: cluster.master.into(), tls: None };
+        let agents = process::ask(&contact, &json!({ "type": "GET_AGENTS" }))?;
         let agents = agents["get_agents"]["agents"].as_array().cloned().unwrap_or_default();
         let connected = agents.iter().filter(|agent| agent["state"] == "connected").count();
         missing = format!("{connected} of {} agents take part", cluster.agents);

@@ -19,3 +19,4 @@ pub mod resources;
 pub mod server;
 pub mod simulator;
 pub mod store;
+pub mod tls;

@@ -61,6 +61,11 @@ impl Elsewhere {
         let authority = location.to_str().ok()?.split_once("//")?.1.split('/').next()?;
         authority.parse().ok().map(Elsewhere)
     }
+
+    /// What an attempt to connect that went wrong says of it, if it does.
+    pub fn sent_by(error: &io::Error) -> Option<Elsewhere> {
+        error.get_ref().and_then(|error| error.downcast_ref()).copied()
+    }
 }
 
 /// Looks for the master that leads: goes round, and where it is sent.
@@ -104,8 +109,7 @@ impl Search {
     /// That went wrong. Whether to go where this sends at once; who was sent there too waits, so that nobody is sent in
     /// circles.
     pub fn failed(&mut self, error: &io::Error) -> bool {
-        let sent = error.get_ref().and_then(|error| error.downcast_ref::<Elsewhere>());
-        self.sent = sent.map(|elsewhere| elsewhere.0);
+        self.sent = Elsewhere::sent_by(error).map(|elsewhere| elsewhere.0);
         self.sent.is_some() && !self.followed
     }
 }

@@ -19,16 +19,17 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::masters::{Elsewhere, Masters};
 use crate::recordio::Decoder;
-use crate::server::{self, Server};
+use crate::server::{self, JOIN_PATH, Join, Joined, Server};
 use crate::store::etcd::{Candidate, Location};
 use crate::store::{self, FileStore};
+use crate::tls::{self, Client, Key, Pinned, Token};
 use crate::{agent, jobs, server::Config};
 
 /// How long a master may take to answer.
@@ -60,6 +61,9 @@ pub enum Error {
     /// The answer is no.
     #[error("{0}")]
     Refusal(String),
+    /// Something is wrong with certificates.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// Nobody answers.
     #[error("no master answers: {0}; `berth cluster up` starts one")]
     Unreachable(String),
@@ -86,6 +90,15 @@ pub enum State {
         /// How long another master may have to wait after this one was last heard of.
         lease: Duration,
     },
+}
+
+/// Whom operators ask.
+#[derive(Debug, Clone)]
+pub struct Contact {
+    /// Where masters listen.
+    pub masters: Masters,
+    /// What the operator is known by there, if they speak TLS.
+    pub tls: Option<Client>,
 }
 
 /// Runs a master until it is told to end by `SIGTERM` or `SIGINT`, or cannot go on. `ready` is told where it listens, once
@@ -125,23 +138,23 @@ pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error>
 }
 
 /// Asks the master that leads something, as operators do: what it answers, null if nothing.
-pub fn ask(masters: &Masters, call: &Value) -> Result<Value, Error> {
-    ask_at(masters, "/api/v1", call)
+pub fn ask(contact: &Contact, call: &Value) -> Result<Value, Error> {
+    ask_at(contact, "/api/v1", call)
 }
 
 /// Asks an agent something by way of the master that leads.
-pub fn ask_agent(masters: &Masters, agent: &str, call: &Value) -> Result<Value, Error> {
-    ask_at(masters, &format!("/agent/{agent}/api/v1"), call)
+pub fn ask_agent(contact: &Contact, agent: &str, call: &Value) -> Result<Value, Error> {
+    ask_at(contact, &format!("/agent/{agent}/api/v1"), call)
 }
 
 /// Reads a piece of a task's file through its agent: the size of the whole, and what there is from `offset` on, nothing at
 /// its end.
-pub fn read_file(masters: &Masters, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
+pub fn read_file(contact: &Contact, agent: &str, path: &str, offset: u64) -> Result<(u64, Vec<u8>), Error> {
     let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": offset } });
-    let mut answer = ask_agent(masters, agent, &call)?;
+    let mut answer = ask_agent(contact, agent, &call)?;
     let read = answer["read_file"].take();
     let data = read["data"].as_str().and_then(|data| BASE64_STANDARD.decode(data).ok());
-    let wrong = || Error::Unreachable(format!("{masters}: what answers is no agent"));
+    let wrong = || Error::Unreachable(format!("{}: what answers is no agent", contact.masters));
     read["size"].as_u64().zip(data).ok_or_else(wrong)
 }
 
@@ -175,26 +188,32 @@ fn lead<T>(
     Err(Error::Unreachable(causes.join("; ")))
 }
 
-fn ask_at(masters: &Masters, path: &str, call: &Value) -> Result<Value, Error> {
-    lead(masters, |master, patience| {
-        let connect = async { post(TcpStream::connect(master).await?, &master.to_string(), path, call).await };
-        let answer = match exchange(connect, patience)? {
-            Ok(answer) => answer,
-            Err(cause) => return Ok(Err(cause)),
-        };
-        if let Some(Elsewhere(leader)) = Elsewhere::of(&answer) {
-            return Ok(Ok(Answered::Elsewhere(leader)));
-        }
-        let (status, body) = (answer.status(), answer.into_body());
-        match status {
-            StatusCode::OK if body.is_empty() => Ok(Ok(Answered::With(Value::Null))),
-            StatusCode::OK => Ok(serde_json::from_slice(&body)
-                .map(Answered::With)
-                .map_err(|error| format!("what answers is no master: {error}"))),
-            StatusCode::SERVICE_UNAVAILABLE => Ok(Err(said(&body))),
-            _ => Err(Error::Refused(master, said(&body))),
-        }
+fn ask_at(contact: &Contact, path: &str, call: &Value) -> Result<Value, Error> {
+    let tls = contact.tls.as_ref();
+    lead(&contact.masters, |master, patience| {
+        let connect = async { post(tls::connect(master, tls).await?, tls, &master.to_string(), path, call).await };
+        understand(master, exchange(connect, patience)?)
     })
+}
+
+/// What a master's answer means.
+fn understand(master: SocketAddr, exchanged: Exchanged) -> Result<Result<Answered<Value>, String>, Error> {
+    let answer = match exchanged {
+        Ok(answer) => answer,
+        Err(cause) => return Ok(Err(cause)),
+    };
+    if let Some(Elsewhere(leader)) = Elsewhere::of(&answer) {
+        return Ok(Ok(Answered::Elsewhere(leader)));
+    }
+    let (status, body) = (answer.status(), answer.into_body());
+    match status {
+        StatusCode::OK if body.is_empty() => Ok(Ok(Answered::With(Value::Null))),
+        StatusCode::OK => Ok(serde_json::from_slice(&body)
+            .map(Answered::With)
+            .map_err(|error| format!("what answers is no master: {error}"))),
+        StatusCode::SERVICE_UNAVAILABLE => Ok(Err(said(&body))),
+        _ => Err(Error::Refused(master, said(&body))),
+    }
 }
 
 /// What a master says in words.
@@ -207,10 +226,10 @@ type Events = (SocketAddr, SendRequest<Full<Bytes>>, Response<Incoming>);
 
 /// Watches what happens to agents, frameworks and tasks, as operators do, until `seen` says that it is enough. Heartbeats
 /// are not shown.
-pub fn watch(masters: &Masters, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
+pub fn watch(contact: &Contact, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
     let runtime = runtime()?;
-    let subscribe = |master, patience| runtime.block_on(subscribe(master, patience));
-    let (master, _sender, mut answer) = lead(masters, subscribe)?;
+    let subscribe = |master, patience| runtime.block_on(subscribe(master, contact.tls.as_ref(), patience));
+    let (master, _sender, mut answer) = lead(&contact.masters, subscribe)?;
     let lost = |cause: &dyn Display| Error::Lost(master, cause.to_string());
     runtime.block_on(async {
         let mut decoder = Decoder::new(MOST);
@@ -234,9 +253,13 @@ pub fn watch(masters: &Masters, mut seen: impl FnMut(Value) -> io::Result<Contro
 }
 
 /// Subscribes to the events of one master.
-async fn subscribe(master: SocketAddr, patience: Duration) -> Result<Result<Answered<Events>, String>, Error> {
+async fn subscribe(
+    master: SocketAddr,
+    tls: Option<&Client>,
+    patience: Duration,
+) -> Result<Result<Answered<Events>, String>, Error> {
     let call = json!({ "type": "SUBSCRIBE" });
-    let open = async { send(TcpStream::connect(master).await?, &master.to_string(), "/api/v1", &call).await };
+    let open = async { send(tls::connect(master, tls).await?, tls, &master.to_string(), "/api/v1", &call).await };
     let (sender, answer) = match timeout(patience, open).await {
         Err(_) => return Ok(Err(late(patience))),
         Ok(Err(error)) => return Ok(Err(error.to_string())),
@@ -257,14 +280,38 @@ async fn subscribe(master: SocketAddr, patience: Duration) -> Result<Result<Answ
     }
 }
 
+/// Gets an agent's certificate from the master that leads, for a new key, and keeps both in a directory that is not there or
+/// empty.
+pub fn join(masters: &Masters, token: &Token, name: &str, directory: &Path) -> Result<(), Error> {
+    let no_master = |what: &dyn Display| Error::Unreachable(format!("{masters}: what answers is no master: {what}"));
+    // Before a token is spent for nothing.
+    tls::expect_vacant(directory)?;
+    let key = Key::generate()?;
+    let request = BASE64_STANDARD.encode(key.request()?);
+    let join = Join { token: token.id.clone(), secret: token.secret(), name: name.to_owned(), request };
+    let call = json!(join);
+    let mut authority = None;
+    let joined = lead(masters, |master, patience| {
+        let connect = async {
+            let (stream, found) = Pinned::connect(master, token).await?;
+            authority = Some(found);
+            post(stream, None, &master.to_string(), JOIN_PATH, &call).await
+        };
+        understand(master, exchange(connect, patience)?)
+    })?;
+    let joined: Joined = serde_json::from_value(joined).map_err(|error| no_master(&error))?;
+    let authority = authority.ok_or_else(|| no_master(&"it has shown no certificate"))?;
+    Ok(tls::install(directory, &tls::agent_files(&authority, &joined.certificate, &key))?)
+}
+
 /// Asks a job framework something.
 pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> {
     let unreachable = |cause: String| Error::NoJobs(socket.to_owned(), cause);
     let request = serde_json::to_value(request).map_err(|error| unreachable(error.to_string()))?;
-    let connect = async { post(UnixStream::connect(socket).await?, "jobs", jobs::PATH, &request).await };
+    let connect = async { post(UnixStream::connect(socket).await?, None, "jobs", jobs::PATH, &request).await };
     let answer = exchange(connect, PATIENCE)?.map_err(unreachable)?;
     if answer.status() != StatusCode::OK {
-        return Err(Error::Refusal(String::from_utf8_lossy(answer.body()).trim().to_owned()));
+        return Err(Error::Refusal(said(answer.body())));
     }
     serde_json::from_slice(answer.body())
         .map_err(|error| unreachable(format!("what answers is no job framework: {error}")))
@@ -291,11 +338,12 @@ fn late(patience: Duration) -> String {
 
 async fn post(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: Option<&Client>,
     host: &str,
     path: &str,
     call: &Value,
 ) -> io::Result<Response<Bytes>> {
-    let (_sender, answer) = send(stream, host, path, call).await?;
+    let (_sender, answer) = send(stream, tls, host, path, call).await?;
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?;
     Ok(Response::from_parts(head, body.to_bytes()))
@@ -304,6 +352,7 @@ async fn post(
 /// Sends a call: the connection, which is closed when that is dropped, and the answer.
 async fn send(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: Option<&Client>,
     host: &str,
     path: &str,
     call: &Value,
@@ -315,7 +364,7 @@ async fn send(
         .header(CONTENT_TYPE, "application/json")
         .body(Full::<Bytes>::from(call.to_string()))
         .map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(|error| tls::explained(&error, tls))?;
     Ok((sender, answer))
 }
 

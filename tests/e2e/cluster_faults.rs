@@ -36,15 +36,15 @@ fn sh(line: &str) {
 }
 
 /// A cable from the network namespace of this thread to another one.
-struct Cable {
+pub struct Cable {
     far: Process,
 }
 
 impl Cable {
     /// Where the near end is.
-    const NEAR: &str = "10.77.0.1";
+    pub const NEAR: &str = "10.77.0.1";
 
-    fn lay() -> Cable {
+    pub fn lay() -> Cable {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         sh("ip link set lo up");
         let far = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap();
@@ -60,7 +60,7 @@ impl Cable {
         cable
     }
 
-    fn namespace(&self) -> PathBuf {
+    pub fn namespace(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/net", self.far.0.id()))
     }
 
@@ -93,7 +93,7 @@ impl Cable {
 }
 
 /// Runs a test in a thread of its own: it moves to other namespaces.
-fn apart(test: impl FnOnce() + Send + 'static) {
+pub fn apart(test: impl FnOnce() + Send + 'static) {
     if let Err(panic) = thread::spawn(test).join() {
         std::panic::resume_unwind(panic);
     }

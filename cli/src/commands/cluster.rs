@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
@@ -15,22 +15,24 @@ use berth_orchestrator::cluster::{self, MOST_AGENTS, Plan};
 use berth_orchestrator::jobs;
 use berth_orchestrator::master::AgentInfo;
 use berth_orchestrator::masters::Masters;
-use berth_orchestrator::process::{self, State};
+use berth_orchestrator::process::{self, Contact, State};
 use berth_orchestrator::resources::{Kind, Ports, Quantities, Resources};
 use berth_orchestrator::server;
 use berth_orchestrator::store::etcd::{Location, PASSWORD_VARIABLE};
+use berth_orchestrator::tls::{self, Client, Role};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::certificates::{Init, Join, Token};
 use super::{Context, job};
 use crate::failure;
 use crate::flags::{full_pair, time};
 use crate::output::{self, Format, Table};
 
 /// Where a master listens, if nobody says otherwise.
-const MASTER: &str = "127.0.0.1:5050";
+pub(super) const MASTER: &str = "127.0.0.1:5050";
 
 /// How often agents are asked how far they are.
 const LOOK: Duration = Duration::from_millis(200);
@@ -52,6 +54,9 @@ enum Command {
     Master(Master),
     Agent(Agent),
     Jobs(Jobs),
+    Init(Init),
+    Token(Token),
+    Join(Join),
 }
 
 impl Cluster {
@@ -65,6 +70,9 @@ impl Cluster {
             Command::Master(command) => command.run(context),
             Command::Agent(command) => command.run(context),
             Command::Jobs(command) => command.run(context),
+            Command::Init(command) => command.run(),
+            Command::Token(command) => command.run(context),
+            Command::Join(command) => command.run(),
         }
     }
 }
@@ -142,7 +150,7 @@ struct Events {
 
 impl Events {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        process::watch(&self.asked.masters(context)?, |event| {
+        process::watch(&self.asked.contact(context)?, |event| {
             match context.format {
                 Format::Json => output::json_line(&event)?,
                 Format::Table => output::lines([format!("{:.3} {}", Timestamp::now(), Events::describe(&event))])?,
@@ -197,7 +205,7 @@ struct Prefetch {
 
 impl Prefetch {
     fn run(self, context: &Context) -> Result<ExitCode> {
-        let masters = self.asked.masters(context)?;
+        let contact = self.asked.contact(context)?;
         let agents = self.asked.ask(context, &json!({ "type": "GET_AGENTS" }))?;
         let connected = items(&agents["agents"]).filter(|agent| agent["state"] == "connected");
         let agents: Vec<&str> = connected.map(|agent| text(&agent["agent_info"]["id"]["value"])).collect();
@@ -210,7 +218,7 @@ impl Prefetch {
         while !left.is_empty() {
             left.retain(|(agent, image)| {
                 let call = json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "image": image } });
-                match process::ask_agent(&masters, agent, &call) {
+                match process::ask_agent(&contact, agent, &call) {
                     Ok(answer) if answer["prefetch_image"]["state"] == "PRESENT" => {
                         fetched.push(json!({ "Agent": agent, "Image": image }));
                         false
@@ -253,6 +261,12 @@ struct Master {
     /// Where to listen; port 0 for any that is free
     #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Speak TLS, with the certificates that `berth cluster init` made here; only then it may listen beyond loopback
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
+    /// Who may be a framework: a file with principals, their secrets and roles, for its owner alone
+    #[arg(long, value_name = "FILE")]
+    credentials: Option<PathBuf>,
     /// Where to keep what it has to remember [default: cluster/master in the data root]
     #[arg(long, value_name = "DIR", conflicts_with = "store")]
     directory: Option<PathBuf>,
@@ -282,6 +296,8 @@ impl Master {
         // A reader that has gone has no need to know.
         let ready = |address| drop(output::lines([format!("listening on {address}")]));
         let mut config = server::Config::new(self.listen);
+        config.tls = self.tls.map(|directory| tls::Server::load(&directory)).transpose()?;
+        config.credentials = self.credentials.map(|file| server::Credentials::load(&file)).transpose()?;
         config.master.agent_timeout = self.agent_timeout.unwrap_or(config.master.agent_timeout);
         process::run_master(config, state, ready)?;
         Ok(ExitCode::SUCCESS)
@@ -294,6 +310,12 @@ struct Agent {
     /// Where the master listens; where all of them do, if there are several
     #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT[,…]")]
     master: Masters,
+    /// Speak TLS, with the certificate that `berth cluster join` got here
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
+    /// Where others reach its tasks [default: where the master is, if on loopback; else this host's name]
+    #[arg(long, value_name = "NAME|ADDRESS")]
+    hostname: Option<String>,
     /// Where to keep what it has to remember [default: cluster/agent in the data root]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -324,16 +346,19 @@ impl Agent {
         let memory = self.memory.unwrap_or(host.memory / 5 * 4);
         let quantities = Quantities::new(cpus, memory).with(Kind::Disk, self.disk.unwrap_or(0));
         let mut attributes = isolations(&host.kvm)?;
+        // Tasks share the host's network; a master on loopback is on the same host.
+        let ip = self.master.addresses()[0].ip();
+        let reached = if ip.is_loopback() { ip.to_string() } else { host.name.clone() };
         attributes.insert("hostname".to_owned(), host.name);
         attributes.extend(self.attribute);
         let config = agent::Config {
-            masters: self.master.clone(),
+            masters: self.master,
+            tls: client(self.tls.as_deref(), Role::Agent)?,
             directory: self.directory.unwrap_or_else(|| context.roots.data().join("cluster/agent")),
             roots: context.roots.clone(),
             berth: this_program()?,
             info: AgentInfo {
-                // Tasks share the host's network, and the master is on the same host.
-                hostname: self.master.addresses()[0].ip().to_string(),
+                hostname: self.hostname.unwrap_or(reached),
                 port: 0,
                 resources: Resources { quantities, ports: self.ports },
                 attributes,
@@ -352,6 +377,12 @@ struct Jobs {
     /// Where the master listens; where all of them do, if there are several
     #[arg(long, default_value = MASTER, value_name = "ADDRESS:PORT[,…]")]
     master: Masters,
+    /// Speak TLS, with the operator's certificate that `berth cluster init` made here
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
+    /// What to authenticate with: a file with a principal and its secret, for its owner alone
+    #[arg(long, value_name = "FILE")]
+    credential: Option<PathBuf>,
     /// Where to keep what it has to remember [default: cluster/jobs in the data root]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -360,7 +391,9 @@ struct Jobs {
 impl Jobs {
     fn run(self, context: &Context) -> Result<ExitCode> {
         let config = jobs::Config {
-            masters: self.master.clone(),
+            masters: self.master,
+            tls: client(self.tls.as_deref(), Role::Operator)?,
+            credential: self.credential.map(|file| server::Credential::load(&file)).transpose()?,
             directory: self.directory.unwrap_or_else(|| context.roots.data().join("cluster/jobs")),
             socket: cluster::jobs_socket(&context.roots),
         };
@@ -368,6 +401,11 @@ impl Jobs {
         process::run_jobs(config, || drop(output::lines(["running".to_owned()])))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What a client is known by, if the master speaks TLS.
+fn client(directory: Option<&Path>, role: Role) -> Result<Option<Client>> {
+    Ok(directory.map(|directory| Client::load(directory, role)).transpose()?)
 }
 
 /// What tasks can run in here.
@@ -425,25 +463,28 @@ fn ports(text: &str) -> Result<Ports, String> {
 
 /// Which master is asked
 #[derive(Debug, Args)]
-struct Asked {
+pub(super) struct Asked {
     /// Where the master listens, or several do [default: the one of the cluster on this machine]
     #[arg(long, env = "BERTH_MASTER", value_name = "ADDRESS:PORT[,…]", hide_env = true)]
     master: Option<Masters>,
+    /// Speak TLS, with the operator's certificate that `berth cluster init` made here
+    #[arg(long, env = "BERTH_TLS", value_name = "DIR", hide_env = true)]
+    tls: Option<PathBuf>,
 }
 
 impl Asked {
-    fn masters(&self, context: &Context) -> Result<Masters> {
-        match &self.master {
-            Some(masters) => Ok(masters.clone()),
-            None => Ok(cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master.into()),
-        }
+    pub(super) fn contact(&self, context: &Context) -> Result<Contact> {
+        let masters = match &self.master {
+            Some(masters) => masters.clone(),
+            None => cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master.into(),
+        };
+        Ok(Contact { masters, tls: client(self.tls.as_deref(), Role::Operator)? })
     }
 
     /// The answer to a call, without its wrapping.
-    fn ask(&self, context: &Context, call: &Value) -> Result<Value> {
-        let masters = self.masters(context)?;
+    pub(super) fn ask(&self, context: &Context, call: &Value) -> Result<Value> {
         let kind = call["type"].as_str().unwrap_or_default().to_ascii_lowercase();
-        let mut answer = process::ask(&masters, call)?;
+        let mut answer = process::ask(&self.contact(context)?, call)?;
         Ok(answer[kind.as_str()].take())
     }
 }

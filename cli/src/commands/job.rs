@@ -16,13 +16,13 @@ use berth_orchestrator::agent;
 use berth_orchestrator::cluster;
 use berth_orchestrator::jobs::manifest::{Group, LONGEST, Manifest};
 use berth_orchestrator::jobs::{Request, Until};
-use berth_orchestrator::process;
+use berth_orchestrator::process::{self, Contact};
 use berth_runtime::error::misleads;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::cluster::{items, text};
+use super::cluster::{Asked, items, text};
 use super::{Context, exec};
 use crate::failure;
 use crate::flags::time;
@@ -372,6 +372,8 @@ fn out_of_reach(job: &Value) -> Option<String> {
 struct Logs {
     #[command(flatten)]
     flags: super::logs::Flags,
+    #[command(flatten)]
+    asked: Asked,
     /// JOB, JOB.TASK or JOB.TASK.INDEX
     task: String,
 }
@@ -396,7 +398,7 @@ impl Logs {
             if tasks.len() > 1 {
                 output::lines([format!("==> {task} <==")])?;
             }
-            show(context, task, attempt, &wanted)?;
+            show(context, &self.asked, task, attempt, &wanted)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -419,7 +421,7 @@ fn why_not(task: &Value) -> String {
 }
 
 /// Shows what was written in the sandbox of an attempt, which is there or was.
-fn show(context: &Context, task: &str, attempt: &Value, wanted: &logs::Wanted) -> Result<()> {
+fn show(context: &Context, asked: &Asked, task: &str, attempt: &Value, wanted: &logs::Wanted) -> Result<()> {
     let sandbox = text(&attempt["sandbox"]);
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let mut stderr = io::BufWriter::new(io::stderr().lock());
@@ -429,7 +431,9 @@ fn show(context: &Context, task: &str, attempt: &Value, wanted: &logs::Wanted) -
             let kept = cluster::kept_log(&context.roots, sandbox);
             match kept {
                 Some(kept) => logs::show_file(&kept, None, wanted, &mut stdout, &mut stderr)?,
-                None => show_remote(context, task, attempt, wanted, &mut stdout, &mut stderr)?,
+                None => {
+                    show_remote(context, &asked.contact(context)?, task, attempt, wanted, &mut stdout, &mut stderr)?;
+                }
             }
         }
         Err(error) => return Err(error.into()),
@@ -440,13 +444,13 @@ fn show(context: &Context, task: &str, attempt: &Value, wanted: &logs::Wanted) -
 /// Shows what was written on another machine, of which the agent there is asked.
 fn show_remote(
     context: &Context,
+    contact: &Contact,
     task: &str,
     attempt: &Value,
     wanted: &logs::Wanted,
     stdout: &mut dyn Write,
     stderr: &mut dyn Write,
 ) -> Result<()> {
-    let masters = cluster::read(&context.roots)?.ok_or(cluster::Error::None)?.master.into();
     let part = |name: &str| text(&attempt[name]);
     let run = format!("executors/{}/runs/{}", part("id"), part("sandbox"));
     let log = format!("/frameworks/{}/{run}/{}", part("framework"), agent::LOG_FILE);
@@ -456,7 +460,7 @@ fn show_remote(
     let mut fetch = || -> Result<bool> {
         let before = copied;
         loop {
-            let piece = process::read_file(&masters, part("agent"), &log, copied);
+            let piece = process::read_file(contact, part("agent"), &log, copied);
             let (_, data) = piece.with_context(|| format!("cannot read the log of {task}"))?;
             if data.is_empty() {
                 return Ok(copied > before);

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bench;
+mod certificates;
 mod cluster;
 mod completion;
 mod container;

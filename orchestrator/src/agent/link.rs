@@ -4,13 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, UPGRADE};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt as _, split};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,9 +19,12 @@ use crate::master::{FromAgent, Registration};
 use crate::masters::{Elsewhere, OPENING, SILENCE};
 use crate::recordio::{self, Decoder};
 use crate::server::{AGENT_PATH, AGENT_PROTOCOL};
+use crate::tls::{self, Client};
 
 /// The largest message of a master: a task with all that is to be known of it.
 const MOST: usize = 64 << 20;
+/// The longest reason for a refusal, in bytes.
+const MOST_SAID: usize = 64 << 10;
 
 /// A connection, which is closed when it is dropped.
 #[derive(Debug)]
@@ -35,8 +37,13 @@ pub struct Link {
 
 impl Link {
     /// Connects. What the master says comes as happenings with this number, as does the end of the connection.
-    pub async fn open(master: SocketAddr, number: u64, happenings: UnboundedSender<Happening>) -> io::Result<Link> {
-        let upgraded = timeout(OPENING, upgrade(master)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    pub async fn open(
+        master: SocketAddr,
+        tls: Option<Client>,
+        number: u64,
+        happenings: UnboundedSender<Happening>,
+    ) -> io::Result<Link> {
+        let upgraded = timeout(OPENING, upgrade(master, tls.as_ref())).await.map_err(|_| io::ErrorKind::TimedOut)??;
         let (mut reader, mut writer) = split(TokioIo::new(upgraded));
         let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
         let mut tasks = JoinSet::new();
@@ -89,10 +96,8 @@ impl Link {
     }
 }
 
-async fn upgrade(master: SocketAddr) -> io::Result<hyper::upgrade::Upgraded> {
-    let stream = TcpStream::connect(master).await?;
-    stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, SILENCE.as_millis() as u32)?;
+async fn upgrade(master: SocketAddr, tls: Option<&Client>) -> io::Result<hyper::upgrade::Upgraded> {
+    let stream = tls::connect(master, tls).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection.with_upgrades());
     let request = Request::get(AGENT_PATH)
@@ -101,12 +106,15 @@ async fn upgrade(master: SocketAddr) -> io::Result<hyper::upgrade::Upgraded> {
         .header(UPGRADE, AGENT_PROTOCOL)
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(|error| tls::explained(&error, tls))?;
     if let Some(elsewhere) = Elsewhere::of(&answer) {
         return Err(io::Error::other(elsewhere));
     }
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(io::Error::other(format!("the master answers {}", answer.status())));
+        let status = answer.status();
+        let said = Limited::new(answer.into_body(), MOST_SAID).collect().await.map(Collected::to_bytes);
+        let said = String::from_utf8_lossy(&said.unwrap_or_default()).trim().to_owned();
+        return Err(io::Error::other(format!("the master answers {status}: {said}")));
     }
     hyper::upgrade::on(answer).await.map_err(io::Error::other)
 }

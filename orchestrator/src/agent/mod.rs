@@ -48,7 +48,8 @@ pub use sandboxes::kept_log;
 use crate::api::agent::{Answer, Question};
 use crate::attributes::Attributes;
 use crate::master::{AgentInfo, FromAgent, Registration, ToAgent};
-use crate::masters::{Masters, Search};
+use crate::masters::{Elsewhere, Masters, Search};
+use crate::tls::Client;
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -64,6 +65,8 @@ const QUESTIONS: usize = 16;
 pub struct Config {
     /// Where the masters listen.
     pub masters: Masters,
+    /// What it is known by there, if they speak TLS.
+    pub tls: Option<Client>,
     /// Where it keeps what it has to remember.
     pub directory: PathBuf,
     /// Where its sandboxes are kept.
@@ -143,6 +146,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         sandboxes,
         link: None,
         connecting: false,
+        complaint: None,
         info: config.info.clone(),
         pulls: Pulls::default(),
         config: config.clone(),
@@ -177,9 +181,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = sleep_until(connect_at), if agent.link.is_none() && !agent.connecting => {
                 agent.connecting = true;
                 connections += 1;
-                let (master, sender) = (search.master(), sender.clone());
+                let (master, tls, sender) = (search.master(), config.tls.clone(), sender.clone());
                 tokio::spawn(async move {
-                    let link = Link::open(master, connections, sender.clone()).await;
+                    let link = Link::open(master, tls, connections, sender.clone()).await;
                     // The agent has ended if nobody listens.
                     let _ = sender.send(Happening::Connected(link));
                 });
@@ -207,6 +211,8 @@ struct Agent {
     happenings: UnboundedSender<Happening>,
     link: Option<Link>,
     connecting: bool,
+    /// Why no master could be reached the last time.
+    complaint: Option<String>,
     /// What it says of itself, its images included.
     info: AgentInfo,
     pulls: Pulls,
@@ -236,12 +242,13 @@ impl Agent {
                 self.connecting = false;
                 match result {
                     Ok(link) => {
+                        self.complaint = None;
                         // What a master is told is durable.
                         self.settle()?;
                         link.register(&Registration { info: self.info.clone(), ..self.tasks.registration() });
                         self.link = Some(link);
                     }
-                    Err(error) => tracing::debug!(%error, "the master cannot be reached"),
+                    Err(error) => self.complain(&error),
                 }
             }
             Happening::Heard(number, _) | Happening::Lost(number) | Happening::Answered(number, _)
@@ -330,6 +337,16 @@ impl Agent {
             if let Some(link) = &self.link {
                 link.say(&FromAgent::Attributes(attributes));
             }
+        }
+    }
+
+    /// Says why no master can be reached: once, though it is tried again and again. One that sends on to the leader is no
+    /// cause for complaint.
+    fn complain(&mut self, error: &io::Error) {
+        let complaint = error.to_string();
+        if Elsewhere::sent_by(error).is_none() && self.complaint.as_ref() != Some(&complaint) {
+            tracing::warn!(%error, "the master cannot be reached");
+            self.complaint = Some(complaint);
         }
     }
 

@@ -15,6 +15,8 @@ use crate::master::{FrameworkId, FrameworkInfo};
 const MOST_ROLES: usize = 1000;
 /// The most constraints on offers in one role.
 const MOST_CONSTRAINTS: usize = 1000;
+/// The longest name of a principal, in bytes.
+pub(crate) const LONGEST_PRINCIPAL: usize = 1024;
 /// The longest time that tasks may live without their framework: ten years.
 const LONGEST_FAILOVER: f64 = 10.0 * 365.0 * 86_400.0;
 
@@ -32,6 +34,7 @@ pub struct Declaration {
 struct Info {
     id: Option<Id>,
     name: String,
+    principal: Option<String>,
     role: Option<String>,
     #[serde(default)]
     roles: Vec<String>,
@@ -152,6 +155,10 @@ impl Declaration {
         if info.name.len() > super::NAME_LENGTH {
             return Err(Invalid::new("framework_info.name", format!("has more than {} bytes", super::NAME_LENGTH)));
         }
+        if info.principal.as_ref().is_some_and(|principal| principal.len() > LONGEST_PRINCIPAL) {
+            let problem = format!("has more than {LONGEST_PRINCIPAL} bytes");
+            return Err(Invalid::new("framework_info.principal", problem));
+        }
         // Clients of old say an empty id when they have none.
         let id = info.id.filter(|id| !id.value.is_empty());
         Ok(Framework {
@@ -161,6 +168,7 @@ impl Declaration {
                 roles: subscriptions,
                 failover_timeout: Duration::from_secs_f64(info.failover_timeout),
                 partition_aware,
+                principal: info.principal.map(Into::into),
             },
             dialect,
         })

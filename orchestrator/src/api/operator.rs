@@ -1,7 +1,7 @@
 //! The operator API: what people and their tools ask of a master.
 //!
-//! The calls are those of Mesos, and two of berth's own: `GET_FAIRNESS` (who has what share, and waits for what) and
-//! `EXPLAIN_TASK` (why a task is where it is).
+//! The calls are those of Mesos, and some of berth's own: `GET_FAIRNESS` (who has what share, and waits for what),
+//! `EXPLAIN_TASK` (why a task is where it is), and `CREATE_JOIN_TOKEN`, `GET_JOIN_TOKENS` and `REVOKE_JOIN_TOKEN`.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,12 @@ use super::{Id, Invalid, VERSION, decode, payload};
 use crate::allocator::{Decision, FrameworkFairness, Quota, RoleFairness, Share, Weight};
 use crate::master::{AgentId, AgentState, AgentView, FrameworkId, FrameworkView, Snapshot, Task, TaskId};
 use crate::resources::{Kind, Quantities};
+use crate::tls::TokenId;
+
+/// The longest that a join token is good, in seconds: 30 days.
+const LONGEST_TOKEN: u32 = 30 * 86_400;
+/// The most agents that one lets in.
+const MOST_USES: u32 = 10_000;
 
 /// What is asked.
 #[derive(Debug)]
@@ -25,6 +31,24 @@ pub enum Request {
     Change(Change),
     /// To be told of everything that happens.
     Subscribe,
+    /// To do something about join tokens.
+    Token(TokenCall),
+}
+
+/// What can be done about join tokens.
+#[derive(Debug)]
+pub enum TokenCall {
+    /// To have a new one.
+    Create {
+        /// How long it is good.
+        seconds: u32,
+        /// How many agents it lets in.
+        uses: u32,
+    },
+    /// To be told which there are.
+    List,
+    /// That one is good no more.
+    Revoke(TokenId),
 }
 
 /// What there is to know.
@@ -82,6 +106,8 @@ struct Call {
     mark_agent_gone: Option<OneAgent>,
     teardown: Option<OneFramework>,
     explain_task: Option<ExplainTask>,
+    create_join_token: Option<CreateJoinToken>,
+    revoke_join_token: Option<RevokeJoinToken>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +158,17 @@ struct ExplainTask {
     framework_id: Option<Id>,
 }
 
+#[derive(Deserialize)]
+struct CreateJoinToken {
+    ttl_seconds: u32,
+    uses: u32,
+}
+
+#[derive(Deserialize)]
+struct RevokeJoinToken {
+    id: String,
+}
+
 /// Reads a call.
 pub fn read(call: Value) -> Result<Request, Invalid> {
     let call: Call = decode(call)?;
@@ -156,6 +193,16 @@ pub fn read(call: Value) -> Result<Request, Invalid> {
             Look::Explain(TaskId::from(asked.task_id.value), framework)
         }
         "SUBSCRIBE" => return Ok(Request::Subscribe),
+        "CREATE_JOIN_TOKEN" => {
+            let asked = payload(call.create_join_token, "create_join_token")?;
+            return Ok(Request::Token(asked.read().map_err(|wrong| wrong.within("create_join_token"))?));
+        }
+        "GET_JOIN_TOKENS" => return Ok(Request::Token(TokenCall::List)),
+        "REVOKE_JOIN_TOKEN" => {
+            let id = payload(call.revoke_join_token, "revoke_join_token")?.id;
+            let id = id.parse().map_err(|problem| Invalid::new("revoke_join_token.id", problem))?;
+            return Ok(Request::Token(TokenCall::Revoke(id)));
+        }
         "UPDATE_WEIGHTS" => {
             let infos = payload(call.update_weights, "update_weights")?.weight_infos.into_iter().enumerate();
             let weights = infos.map(|(index, info)| {
@@ -189,6 +236,18 @@ pub fn read(call: Value) -> Result<Request, Invalid> {
         other => return Err(Invalid::new("type", format!("`{other}` is no call that is known"))),
     };
     Ok(Request::Look(look))
+}
+
+impl CreateJoinToken {
+    fn read(self) -> Result<TokenCall, Invalid> {
+        if !(1..=LONGEST_TOKEN).contains(&self.ttl_seconds) {
+            return Err(Invalid::new("ttl_seconds", format!("has to be between 1 and {LONGEST_TOKEN}: 30 days")));
+        }
+        if !(1..=MOST_USES).contains(&self.uses) {
+            return Err(Invalid::new("uses", format!("has to be between 1 and {MOST_USES}")));
+        }
+        Ok(TokenCall::Create { seconds: self.ttl_seconds, uses: self.uses })
+    }
 }
 
 impl QuotaConfig {
@@ -317,6 +376,7 @@ pub(super) fn framework(framework: &FrameworkView) -> Value {
         "framework_info": {
             "id": id(framework.id.as_str()),
             "name": info.name,
+            "principal": info.principal,
             "roles": info.roles.keys().collect::<Vec<_>>(),
             "failover_timeout": info.failover_timeout.as_secs_f64(),
             "capabilities": capabilities,

@@ -10,11 +10,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -25,7 +24,8 @@ use super::wire::{self, Call, Event};
 use crate::master::{FrameworkId, TaskId};
 use crate::masters::{Elsewhere, OPENING, SILENCE};
 use crate::recordio::Decoder;
-use crate::server::PATIENCE;
+use crate::server::{Credential, PATIENCE};
+use crate::tls::{self, Client};
 
 /// The header by which calls belong to a subscription.
 const STREAM_ID: &str = "mesos-stream-id";
@@ -49,7 +49,7 @@ pub struct Link {
 impl Link {
     /// Subscribes.
     pub async fn open(
-        master: SocketAddr,
+        master: Master,
         number: u64,
         own: Own,
         roles: Vec<(String, bool)>,
@@ -58,8 +58,9 @@ impl Link {
         let call = wire::subscribe(&own, &roles);
         let mut tasks = JoinSet::new();
         let open = async {
-            let mut sender = connect(master, &mut tasks).await?;
-            let answer = sender.send_request(request(master, &call, None)?).await.map_err(io::Error::other)?;
+            let mut sender = master.connect(&mut tasks).await?;
+            let sent = sender.send_request(master.request(&call, None)?).await;
+            let answer = sent.map_err(|error| tls::explained(&error, master.tls.as_ref()))?;
             Ok::<_, io::Error>((sender, answer))
         };
         let (sender, answer) = timeout(OPENING, open).await.map_err(|_| io::ErrorKind::TimedOut)??;
@@ -73,7 +74,7 @@ impl Link {
         }
         let stream = stream.ok_or_else(|| io::Error::other("the master gave the subscription no id"))?;
         let (calls, queue) = unbounded_channel();
-        let caller = Caller { master, number, stream, happenings: happenings.clone() };
+        let caller = Caller { master: master.clone(), number, stream, happenings: happenings.clone() };
         tasks.spawn(caller.run(queue));
         Ok(Link { number, calls, happenings, events: Some((sender, answer)), tasks })
     }
@@ -130,7 +131,7 @@ async fn listen(mut answer: Response<Incoming>, number: u64, happenings: &Unboun
 
 /// Makes the calls of one subscription.
 struct Caller {
-    master: SocketAddr,
+    master: Master,
     number: u64,
     stream: HeaderValue,
     happenings: UnboundedSender<Happening>,
@@ -152,11 +153,11 @@ impl Caller {
 
     async fn make_calls(&self, queue: &mut UnboundedReceiver<(Call, FrameworkId)>) -> io::Result<()> {
         let mut tasks = JoinSet::new();
-        let mut sender = connect(self.master, &mut tasks).await?;
+        let mut sender = self.master.connect(&mut tasks).await?;
         while let Some((call, framework)) = queue.recv().await {
             let body = call.write(&framework);
             loop {
-                let request = request(self.master, &body, Some(&self.stream))?;
+                let request = self.master.request(&body, Some(&self.stream))?;
                 let answer = timeout(PATIENCE, sender.send_request(request)).await;
                 let answer = answer.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)?;
                 let status = answer.status();
@@ -184,27 +185,38 @@ impl Caller {
     }
 }
 
-async fn connect(master: SocketAddr, tasks: &mut JoinSet<()>) -> io::Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(master).await?;
-    stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, SILENCE.as_millis() as u32)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tasks.spawn(async move {
-        // Whoever waits for an answer is told of its end.
-        let _ = connection.await;
-    });
-    Ok(sender)
+/// Where a master is, and what the framework is known by there.
+#[derive(Debug, Clone)]
+pub struct Master {
+    pub address: SocketAddr,
+    pub tls: Option<Client>,
+    pub credential: Option<Credential>,
 }
 
-fn request(master: SocketAddr, body: &Value, stream: Option<&HeaderValue>) -> io::Result<Request<Full<Bytes>>> {
-    let mut request = Request::post("/api/v1/scheduler")
-        .header(HOST, master.to_string())
-        .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT, "application/json");
-    if let Some(stream) = stream {
-        request = request.header(STREAM_ID, stream);
+impl Master {
+    async fn connect(&self, tasks: &mut JoinSet<()>) -> io::Result<SendRequest<Full<Bytes>>> {
+        let stream = tls::connect(self.address, self.tls.as_ref()).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        tasks.spawn(async move {
+            // Whoever waits for an answer is told of its end.
+            let _ = connection.await;
+        });
+        Ok(sender)
     }
-    request.body(Full::from(body.to_string())).map_err(io::Error::other)
+
+    fn request(&self, body: &Value, stream: Option<&HeaderValue>) -> io::Result<Request<Full<Bytes>>> {
+        let mut request = Request::post("/api/v1/scheduler")
+            .header(HOST, self.address.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json");
+        if let Some(credential) = &self.credential {
+            request = request.header(AUTHORIZATION, credential.header());
+        }
+        if let Some(stream) = stream {
+            request = request.header(STREAM_ID, stream);
+        }
+        request.body(Full::from(body.to_string())).map_err(io::Error::other)
+    }
 }
 
 /// What an answer says.

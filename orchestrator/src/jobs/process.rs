@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::link::Link;
+use super::link::{Link, Master};
 use super::manifest::Manifest;
 use super::scheduler::{Now, Refused, Scheduler};
 use super::server::{self, Answer, Request};
@@ -20,8 +20,10 @@ use super::state::Grace;
 use super::store::{self, Store};
 use super::view::Until;
 use super::wire::{Call, Event};
-use crate::master::{TaskId, TaskState};
+use crate::master::{self, FrameworkId, TaskId, TaskState};
 use crate::masters::{Masters, Search};
+use crate::server::Credential;
+use crate::tls::Client;
 
 /// The shortest and the longest pause before a master is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -35,6 +37,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Where the masters listen.
     pub masters: Masters,
+    /// What it is known by there, if they speak TLS.
+    pub tls: Option<Client>,
+    /// What it authenticates with, if they ask for that.
+    pub credential: Option<Credential>,
     /// Where it keeps what it has to remember.
     pub directory: PathBuf,
     /// Where people reach it.
@@ -129,7 +135,12 @@ pub async fn run(config: Config, ready: impl FnOnce(), shutdown: impl Future<Out
                 jobs.connecting = true;
                 connections += 1;
                 let (own, roles) = (jobs.scheduler.own().clone(), jobs.scheduler.roles());
-                let (master, sender, number) = (search.master(), sender.clone(), connections);
+                let master = Master {
+                    address: search.master(),
+                    tls: config.tls.clone(),
+                    credential: config.credential.clone(),
+                };
+                let (sender, number) = (sender.clone(), connections);
                 tokio::spawn(async move {
                     let link = Link::open(master, number, own, roles, sender.clone()).await;
                     // The framework has ended if nobody listens.
@@ -180,7 +191,9 @@ impl Jobs {
             Happening::Heard(_, Event::Update(status)) => self.scheduler.told(status, now),
             Happening::Heard(_, Event::Error(message)) => {
                 tracing::warn!(message, "the master ends the subscription");
-                if !self.subscribed && self.scheduler.own().framework.is_some() {
+                // Whatever else the master has against it, its tasks run on.
+                let is_over = |id: &FrameworkId| message == master::Refused::FrameworkGone(id.clone()).to_string();
+                if !self.subscribed && self.scheduler.own().framework.as_ref().is_some_and(is_over) {
                     self.scheduler.refused(now);
                 }
                 self.disconnect();

@@ -387,6 +387,10 @@ impl Scheduler {
     /// The connection with the master is lost.
     pub fn disconnected(&mut self) {
         self.subscribed = false;
+        // The next subscription must not fail for a role, which the master may refuse, that no job is in any more.
+        let jobs = &self.jobs;
+        let in_use = |name: &str| jobs.values().any(|job| job.ended.is_none() && *job.manifest.role == *name);
+        self.roles.retain(|name, _| in_use(name));
     }
 
     /// The master lets nobody in under the framework's id any more: its tasks were ended.

@@ -63,6 +63,7 @@ impl Master {
         match self.frameworks.get(&id) {
             None => self.add_framework(&id, info, Link::Disconnected { until: now }),
             Some(known) if known.is_gone() => return Err(Refused::FrameworkGone(id)),
+            Some(known) if known.info.principal != info.principal => return Err(Refused::OtherPrincipal(id)),
             Some(known) => {
                 if let Link::Connected { connection, .. } = known.link {
                     let superseded = "the framework subscribed again by another connection".to_owned();

@@ -25,6 +25,9 @@ pub struct FrameworkInfo {
     pub failover_timeout: Duration,
     /// Whether it can tell an unreachable task from a lost one.
     pub partition_aware: bool,
+    /// Whose it is, if it said or proved that.
+    #[serde(default)]
+    pub principal: Option<Arc<str>>,
 }
 
 /// What a framework asks for, once it is subscribed.

@@ -33,6 +33,7 @@ mod reconcile;
 mod registry;
 mod snapshot;
 mod task;
+mod tokens;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -55,6 +56,7 @@ pub use snapshot::Snapshot;
 pub use task::{Reason, Task, TaskInfo, TaskState, TaskStatus, UpdateId};
 
 use crate::allocator::{self, AgentKey, Allocator, FrameworkKey};
+use crate::tls::TokenId;
 
 /// How many frameworks that are over are remembered, so that they cannot come back: as in Mesos.
 const REMOVED_FRAMEWORKS: usize = 50;
@@ -99,6 +101,20 @@ pub enum Refused {
     /// No framework has this id.
     #[error("there is no framework {0}")]
     UnknownFramework(FrameworkId),
+    /// A framework that comes back is another principal's.
+    #[error("framework {0} belongs to another principal; subscribe without an id to be a new framework")]
+    OtherPrincipal(FrameworkId),
+    /// A join token lets nobody in.
+    #[error(
+        "the join token is not good: it has expired, was used up or revoked, or never was; `berth cluster token` makes one"
+    )]
+    Token,
+    /// There is no such join token.
+    #[error("there is no join token {0}")]
+    UnknownToken(TokenId),
+    /// There are enough join tokens.
+    #[error("there are {0} join tokens already; revoke some")]
+    TooManyTokens(usize),
     /// No agent has this id.
     #[error("there is no agent {0}")]
     UnknownAgent(AgentId),

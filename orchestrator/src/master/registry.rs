@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AgentId;
 use crate::allocator::{Quota, Weight};
+use crate::tls::{JoinToken, TokenId};
 
 /// All that masters remember.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Registry {
     pub weights: BTreeMap<String, Weight>,
     /// The quotas of roles that have one.
     pub quotas: BTreeMap<String, Quota>,
+    /// What lets agents in.
+    pub tokens: BTreeMap<TokenId, JoinToken>,
 }
 
 /// An agent that takes part.
@@ -49,6 +52,10 @@ pub enum Change {
     Weight(String, Weight),
     /// A role's quota.
     Quota(String, Quota),
+    /// A join token, new or used.
+    Token(TokenId, JoinToken),
+    /// A join token that is good no more.
+    TokenGone(TokenId),
 }
 
 impl Registry {
@@ -73,6 +80,12 @@ impl Registry {
             }
             Change::Quota(role, quota) => {
                 self.quotas.insert(role, quota);
+            }
+            Change::Token(id, token) => {
+                self.tokens.insert(id, token);
+            }
+            Change::TokenGone(id) => {
+                self.tokens.remove(&id);
             }
         }
     }

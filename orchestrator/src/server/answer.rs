@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -45,7 +45,10 @@ impl Problem {
     pub fn answer(self) -> Response<Body> {
         let mut answer = text(self.status, self.message + "\n");
         if self.status == StatusCode::TOO_MANY_REQUESTS {
-            answer.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="berth""#));
         }
         answer
     }
@@ -66,9 +69,10 @@ impl From<Stopped> for Problem {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Problem {
         let status = match refused {
-            Refused::NotSubscribed(_) => StatusCode::FORBIDDEN,
-            Refused::UnknownFramework(_) | Refused::UnknownAgent(_) => StatusCode::NOT_FOUND,
+            Refused::NotSubscribed(_) | Refused::OtherPrincipal(_) | Refused::Token => StatusCode::FORBIDDEN,
+            Refused::UnknownFramework(_) | Refused::UnknownAgent(_) | Refused::UnknownToken(_) => StatusCode::NOT_FOUND,
             Refused::NotConnected(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::TooManyTokens(_) => StatusCode::CONFLICT,
             Refused::FrameworkGone(_) | Refused::Allocator(_) => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, refused.to_string())
@@ -108,6 +112,11 @@ pub fn stream(body: Body) -> Response<Body> {
 
 /// Reads a call, whose body has to be JSON, as the answer will be.
 pub async fn read_call(headers: &HeaderMap, body: Incoming) -> Result<Value, Problem> {
+    read_json(headers, body, limits::BODY).await
+}
+
+/// The same, of a body with so many bytes at most.
+pub async fn read_json(headers: &HeaderMap, body: Incoming, most: usize) -> Result<Value, Problem> {
     let content_type =
         header(headers, &CONTENT_TYPE)?.ok_or_else(|| Problem::bad("the header Content-Type is missing"))?;
     if media_type(content_type) != JSON {
@@ -119,12 +128,11 @@ pub async fn read_call(headers: &HeaderMap, body: Incoming) -> Result<Value, Pro
         let message = format!("answers are {JSON}, which `{accepted}` does not accept");
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, message));
     }
-    let too_large =
-        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {} bytes", limits::BODY));
-    if body.size_hint().lower() > limits::BODY as u64 {
+    let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {most} bytes"));
+    if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    let body = timeout(limits::PATIENCE, Limited::new(body, limits::BODY).collect()).await;
+    let body = timeout(limits::PATIENCE, Limited::new(body, most).collect()).await;
     let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
     let body = body.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {

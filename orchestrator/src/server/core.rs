@@ -99,6 +99,8 @@ pub struct FrameworkLink {
     pub stream: Uuid,
     pub writer: Writer,
     pub calls: Bucket,
+    /// Whose it is, if frameworks authenticate.
+    pub principal: Option<Arc<str>>,
 }
 
 /// What is to be sent to a client.
@@ -165,6 +167,11 @@ impl Core {
     /// The time on the core's clock, which never goes back or jumps.
     pub fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// The time that calendars have, in seconds since 1970, for what has to outlive the process.
+    pub fn seconds() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
     /// There may be something to offer.

@@ -11,9 +11,12 @@
 //! Start reading at [`Server`], then `core.rs`, which says what is durable when. What calls and events look like is in
 //! [`crate::api`].
 
+mod access;
 mod agents;
 mod answer;
+mod authentication;
 mod core;
+mod join;
 mod limits;
 mod metrics;
 mod operator;
@@ -43,11 +46,14 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use uuid::Uuid;
 
+use access::{Client, Gate};
 use answer::{Body, Problem};
 use core::{Core, Handle};
 use limits::{Bucket, FRAMEWORK_CALLS, OTHER_CALLS};
 
 pub use agents::{PATH as AGENT_PATH, PROTOCOL as AGENT_PROTOCOL};
+pub use authentication::{Credential, Credentials, Error as CredentialsError};
+pub(crate) use join::{Join, Joined, PATH as JOIN_PATH};
 pub(crate) use limits::PATIENCE;
 pub use limits::Rate;
 
@@ -55,6 +61,7 @@ use crate::api;
 use crate::master::{self, Master};
 use crate::store::etcd::{Candidate, EtcdStore};
 use crate::store::{self, Store};
+use crate::tls;
 
 /// How a master's process behaves.
 #[derive(Debug, Clone)]
@@ -67,6 +74,12 @@ pub struct Config {
     pub allocation_interval: Duration,
     /// How many calls one framework may make.
     pub framework_calls: Rate,
+    /// What it is known by. Without it there is no TLS, and everything stays on this machine.
+    pub tls: Option<tls::Server>,
+    /// How long a client may take to shake hands.
+    pub handshake_timeout: Duration,
+    /// Who may be a framework. Without it, who may use the master may.
+    pub credentials: Option<Credentials>,
 }
 
 impl Config {
@@ -77,7 +90,9 @@ impl Config {
         master.heartbeat = Duration::from_secs(1);
         master.allocator.offer_timeout = Some(Duration::from_mins(5));
         master.allocator.seed = u64::from_ne_bytes(Uuid::new_v4().as_bytes()[..8].try_into().unwrap_or_default());
-        Config { listen, master, allocation_interval: Duration::from_secs(1), framework_calls: FRAMEWORK_CALLS }
+        let (allocation_interval, framework_calls) = (Duration::from_secs(1), FRAMEWORK_CALLS);
+        let handshake_timeout = limits::HANDSHAKE;
+        Config { listen, master, allocation_interval, framework_calls, tls: None, handshake_timeout, credentials: None }
     }
 }
 
@@ -86,9 +101,15 @@ impl Config {
 pub enum Error {
     /// It would be open to everybody.
     #[error(
-        "cannot listen on {0}: there is no TLS, so a master listens on loopback addresses only, such as 127.0.0.1:5050"
+        "cannot listen on {0}: without --tls a master listens on loopback addresses only, such as 127.0.0.1:5050; \
+         `berth cluster init` makes what --tls takes"
     )]
     NotLoopback(SocketAddr),
+    /// Nobody could be sent there.
+    #[error(
+        "cannot listen on {0}: other masters send clients to where this one listens; give the address they reach it by"
+    )]
+    Unspecified(SocketAddr),
     /// The address cannot be had.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
@@ -101,12 +122,20 @@ pub enum Error {
 }
 
 /// What all connections share: they outlast the change from a standby to a leader.
-#[derive(Default)]
 struct Host {
+    /// Who is let in.
+    gate: Gate,
     /// What there is once this master leads.
     leads: OnceLock<Arc<Shared>>,
     /// Which other master leads, as far as this one knows.
     leader: watch::Sender<Option<SocketAddr>>,
+}
+
+impl Host {
+    fn new(config: &Config) -> Host {
+        let gate = Gate::new(config.tls.clone(), config.handshake_timeout, config.credentials.clone());
+        Host { gate, leads: OnceLock::new(), leader: watch::Sender::default() }
+    }
 }
 
 /// What all requests to a master that leads share.
@@ -123,6 +152,8 @@ struct Shared {
     framework_calls: Rate,
     /// What bounds all requests that are no calls of subscribed frameworks.
     others: Mutex<Bucket>,
+    /// What it is known by, and signs certificates with.
+    tls: Option<tls::Server>,
 }
 
 impl Shared {
@@ -153,8 +184,9 @@ enum Turn {
     Wants(Arc<Candidate>),
 }
 
-async fn listen(at: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    if !at.ip().is_loopback() {
+async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), Error> {
+    let at = config.listen;
+    if config.tls.is_none() && !at.ip().is_loopback() {
         return Err(Error::NotLoopback(at));
     }
     let listener = TcpListener::bind(at).await.map_err(|error| Error::Listen(at, error))?;
@@ -165,16 +197,20 @@ async fn listen(at: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
 impl Server {
     /// Takes over from earlier masters, and listens.
     pub async fn bind(config: Config, store: Box<dyn Store>) -> Result<Server, Error> {
-        let (listener, address) = listen(config.listen).await?;
-        let host = Arc::<Host>::default();
+        let (listener, address) = listen(&config).await?;
+        let host = Arc::new(Host::new(&config));
         let turn = Turn::Has(lead(address, &host, &config, store).await?);
         Ok(Server { listener, address, config, host, turn })
     }
 
     /// Listens, and stands by until it is elected.
     pub async fn stand_by(config: Config, candidate: Candidate) -> Result<Server, Error> {
-        let (listener, address) = listen(config.listen).await?;
-        Ok(Server { listener, address, config, host: Arc::default(), turn: Turn::Wants(Arc::new(candidate)) })
+        if config.listen.ip().is_unspecified() {
+            return Err(Error::Unspecified(config.listen));
+        }
+        let (listener, address) = listen(&config).await?;
+        let host = Arc::new(Host::new(&config));
+        Ok(Server { listener, address, config, host, turn: Turn::Wants(Arc::new(candidate)) })
     }
 
     /// Where it listens.
@@ -260,6 +296,7 @@ async fn lead(address: SocketAddr, host: &Host, config: &Config, mut store: Box<
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
         framework_calls: config.framework_calls,
         others: Mutex::new(Bucket::new(OTHER_CALLS, Duration::ZERO)),
+        tls: config.tls.clone(),
     };
     // A master leads once in its life.
     let _ = host.leads.set(Arc::new(shared));
@@ -267,27 +304,23 @@ async fn lead(address: SocketAddr, host: &Host, config: &Config, mut store: Box<
 }
 
 async fn serve_connection(stream: TcpStream, client: SocketAddr, host: Arc<Host>) {
-    let is_known = stream.local_addr().is_ok_and(|server| {
-        peer::owner(client, server).is_some_and(|user| user == rustix::process::geteuid().as_raw())
-    });
-    // Events are small and wanted at once; a peer that vanished is noticed.
-    let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
+    let Some((client, stream)) = Client::meet(&host.gate, stream, client).await else { return };
+    let client = Arc::new(client);
     let service = service_fn(move |request| {
-        let host = Arc::clone(&host);
-        async move { Ok::<_, Infallible>(route(&host, request, is_known).await.unwrap_or_else(Problem::answer)) }
+        let (host, client) = (Arc::clone(&host), Arc::clone(&client));
+        async move { Ok::<_, Infallible>(route(&host, request, &client).await.unwrap_or_else(Problem::answer)) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE).max_buf_size(limits::HEAD);
     // What goes wrong on a connection is the client's affair.
     let _ = builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
-/// Answers a request. `is_known`: it comes from the user who runs the master; others may only see that there is one.
-async fn route(host: &Host, request: Request<Incoming>, is_known: bool) -> Result<Response<Body>, Problem> {
+/// Answers a request.
+async fn route(host: &Host, request: Request<Incoming>, client: &Client) -> Result<Response<Body>, Problem> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let wanted = match path.as_str() {
-        "/api/v1/scheduler" | "/api/v1" => Method::POST,
+        "/api/v1/scheduler" | "/api/v1" | JOIN_PATH => Method::POST,
         path if questions::agent(path).is_some() => Method::POST,
         "/version" | "/health" | "/metrics" | AGENT_PATH => Method::GET,
         _ => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
@@ -299,11 +332,7 @@ async fn route(host: &Host, request: Request<Incoming>, is_known: bool) -> Resul
         answer.headers_mut().insert(ALLOW, allow);
         return Ok(answer);
     }
-    if !is_known && !matches!(path.as_str(), "/version" | "/health") {
-        let message =
-            "only the user who runs the master may use it, since tasks run as that user; connect as that user";
-        return Err(Problem::new(StatusCode::FORBIDDEN, message.to_owned()));
-    }
+    let principal = client.check(&host.gate, &path, request.headers())?;
     let Some(shared) = host.leads.get() else { return standby::answer(&path, request.uri(), *host.leader.borrow()) };
     if let Some(agent) = questions::agent(&path) {
         let (parts, body) = request.into_parts();
@@ -312,11 +341,15 @@ async fn route(host: &Host, request: Request<Incoming>, is_known: bool) -> Resul
     match path.as_str() {
         "/api/v1/scheduler" => {
             let (parts, body) = request.into_parts();
-            scheduler::answer(shared, &parts.headers, body).await
+            scheduler::answer(shared, principal, &parts.headers, body).await
         }
         "/api/v1" => {
             let (parts, body) = request.into_parts();
             operator::answer(shared, &parts.headers, body).await
+        }
+        JOIN_PATH => {
+            let (parts, body) = request.into_parts();
+            join::answer(shared, &parts.headers, body).await
         }
         AGENT_PATH => {
             shared.admit()?;

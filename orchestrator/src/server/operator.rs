@@ -6,11 +6,12 @@ use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{HeaderMap, Response, StatusCode};
+use serde_json::Value;
 
 use super::answer::{self, Body, Problem};
 use super::core::Core;
 use super::scheduler::Events;
-use super::{Shared, limits};
+use super::{Shared, join, limits};
 use crate::api::events;
 use crate::api::operator::{self, Change, Identity, Request};
 use crate::recordio;
@@ -33,6 +34,10 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
             found.map(|found| answer::json(&found)).ok_or_else(unknown)
         }
         Request::Subscribe => subscribe(shared).await,
+        Request::Token(call) => match join::operate(shared, call).await? {
+            Value::Null => Ok(answer::empty(StatusCode::OK)),
+            found => Ok(answer::json(&found)),
+        },
         Request::Change(change) => {
             shared.core.ask(move |core| change_core(core, change)).await??;
             Ok(answer::empty(StatusCode::OK))

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::answer::{self, Body, Problem, header};
+use super::authentication::Principal;
 use super::core::{Core, FrameworkLink, Handle, Queue};
 use super::limits::Bucket;
 use crate::api::framework::Framework;
@@ -23,18 +25,33 @@ use crate::master::{Call, Connection, FrameworkId};
 const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
 
 /// Answers one call.
-pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Problem> {
+pub async fn answer(
+    shared: &Shared,
+    principal: Option<Arc<Principal>>,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Response<Body>, Problem> {
     let call = answer::read_call(headers, body).await?;
-    let request = scheduler::read(call, &shared.id)?;
+    let mut request = scheduler::read(call, &shared.id)?;
+    if let (Some(principal), Request::Subscribe(framework) | Request::Update(_, framework)) = (&principal, &mut request)
+    {
+        principal.claim(&mut framework.info)?;
+    }
     let stream = header(headers, &STREAM_ID)?;
     let framework = match request {
         Request::Subscribe(framework) => {
             if stream.is_some() {
                 return Err(Problem::bad("a SUBSCRIBE call comes without the header Mesos-Stream-Id"));
             }
-            return subscribe(shared, framework).await;
+            return subscribe(shared, principal, framework).await;
         }
-        Request::Update(ref id, _) | Request::Call(ref id, _) | Request::Nothing(ref id) => id.clone(),
+        Request::Update(ref id, ref framework) => {
+            if let Some(refusal) = principal.as_ref().and_then(|principal| principal.refusal(&framework.info)) {
+                return Err(Problem::new(StatusCode::FORBIDDEN, refusal));
+            }
+            id.clone()
+        }
+        Request::Call(ref id, _) | Request::Nothing(ref id) => id.clone(),
     };
     let missing = || Problem::bad("the header Mesos-Stream-Id is missing: every call but SUBSCRIBE has it");
     let wrong = || Problem::bad("the header Mesos-Stream-Id is not that of the framework's present subscription");
@@ -42,7 +59,8 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
     shared
         .core
         .ask(move |core| {
-            let done = check(core, &framework, stream, wrong).and_then(|from| call_core(core, from, request));
+            let done = check(core, &framework, stream, principal.as_deref(), wrong)
+                .and_then(|from| call_core(core, from, request));
             match done {
                 Ok(_) => core.counters.calls += 1,
                 Err(Problem { status: StatusCode::TOO_MANY_REQUESTS, .. }) => core.counters.throttled += 1,
@@ -55,7 +73,13 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
 }
 
 /// Whether a call comes from whoever is subscribed as its framework, and not too often.
-fn check(core: &mut Core, id: &FrameworkId, stream: Uuid, wrong: impl Fn() -> Problem) -> Result<Connection, Problem> {
+fn check(
+    core: &mut Core,
+    id: &FrameworkId,
+    stream: Uuid,
+    principal: Option<&Principal>,
+    wrong: impl Fn() -> Problem,
+) -> Result<Connection, Problem> {
     let connection = core.master.connection_of(id).ok_or_else(|| {
         Problem::new(StatusCode::FORBIDDEN, format!("framework_id: framework {id} is not subscribed"))
     })?;
@@ -63,6 +87,12 @@ fn check(core: &mut Core, id: &FrameworkId, stream: Uuid, wrong: impl Fn() -> Pr
     let link = core.framework_link(connection).ok_or_else(&wrong)?;
     if link.stream != stream {
         return Err(wrong());
+    }
+    if link.principal.as_deref() != principal.map(|principal| &*principal.name) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            format!("framework_id: framework {id} is another principal's"),
+        ));
     }
     if !link.calls.take(now) {
         return Err(Problem::too_often());
@@ -92,7 +122,11 @@ fn call_core(core: &mut Core, from: Connection, request: Request) -> Result<Stat
     }
 }
 
-async fn subscribe(shared: &Shared, framework: Framework) -> Result<Response<Body>, Problem> {
+async fn subscribe(
+    shared: &Shared,
+    principal: Option<Arc<Principal>>,
+    framework: Framework,
+) -> Result<Response<Body>, Problem> {
     shared.admit()?;
     let stream = Uuid::new_v4();
     let writer = Writer {
@@ -104,12 +138,18 @@ async fn subscribe(shared: &Shared, framework: Framework) -> Result<Response<Bod
     let (handle, rate) = (shared.core.clone(), shared.framework_calls);
     let subscribed = shared.core.ask(move |core| {
         let now = core.now();
-        let link = FrameworkLink { stream, writer, calls: Bucket::new(rate, now) };
+        let refusal = principal.as_ref().and_then(|principal| principal.refusal(&framework.info));
+        let principal = principal.map(|principal| Arc::clone(&principal.name));
+        let link = FrameworkLink { stream, writer, calls: Bucket::new(rate, now), principal };
         let (connection, queue) = core.open_framework(link);
         // From here on the connection is closed when the stream is dropped, whoever drops it.
         let events = Events { queue, connection, core: handle };
-        if let Err(refused) = core.master.subscribe(connection, framework.id, framework.info, now) {
-            core.refuse(connection, refused.to_string());
+        let refusal = match refusal {
+            None => core.master.subscribe(connection, framework.id, framework.info, now).err().map(|it| it.to_string()),
+            refusal => refusal,
+        };
+        if let Some(refusal) = refusal {
+            core.refuse(connection, refusal);
         }
         core.wants_allocation();
         events

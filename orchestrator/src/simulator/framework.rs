@@ -56,6 +56,7 @@ impl SimulatedFramework {
             roles: [(role, Subscription::default())].into(),
             failover_timeout: chance.u32(10..200) * SECOND,
             partition_aware: chance.bool(),
+            principal: None,
         };
         SimulatedFramework {
             temper,

@@ -78,12 +78,16 @@ mod tests {
     use crate::allocator::{Quota, Weight};
     use crate::master::Admission;
     use crate::resources::Quantities;
+    use crate::tls::{JoinToken, TokenId};
 
     #[test]
     fn what_was_committed_is_there_when_it_is_opened_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry");
         let quota = Quota { guarantee: Quantities::new(1, 2), ..Quota::default() };
+        let token = |id: &str| id.repeat(16).parse::<TokenId>().unwrap();
+        let kept = r#"{"hash": HASH, "expires": 7, "uses": 2}"#.replace("HASH", &format!("{:?}", [1; 32]));
+        let kept: JoinToken = serde_json::from_str(&kept).unwrap();
         let changes = vec![
             Change::Agent("a/1".into(), Admission { draining: true, ..Admission::default() }),
             Change::Agent("b".into(), Admission::default()),
@@ -92,6 +96,9 @@ mod tests {
             Change::Weight("s".to_owned(), Weight::MAX),
             Change::Weight("s".to_owned(), Weight::ONE),
             Change::Quota("q".to_owned(), quota),
+            Change::Token(token("a"), kept.clone()),
+            Change::Token(token("b"), kept),
+            Change::TokenGone(token("a")),
         ];
         let mut expected = Registry::default();
         changes.iter().cloned().for_each(|change| expected.apply(change));

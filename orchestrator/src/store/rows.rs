@@ -1,11 +1,12 @@
-//! The registry as rows of text, for stores of keys and values: keys are `agent/ID`, `gone/ID`, `weight/ROLE` and
-//! `quota/ROLE`, values JSON.
+//! The registry as rows of text, for stores of keys and values: keys are `agent/ID`, `gone/ID`, `weight/ROLE`,
+//! `quota/ROLE` and `token/ID`, values JSON.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::allocator::{Quota, Weight};
 use crate::master::{AgentId, Change};
+use crate::tls::JoinToken;
 
 /// The rows to write for a change; to remove, where there is no value.
 pub(super) fn write(change: &Change) -> Vec<(String, Option<String>)> {
@@ -14,6 +15,8 @@ pub(super) fn write(change: &Change) -> Vec<(String, Option<String>)> {
         Change::Gone(id) => vec![(format!("agent/{id}"), None), (format!("gone/{id}"), Some("{}".to_owned()))],
         Change::Weight(role, weight) => vec![(format!("weight/{role}"), Some(text(weight)))],
         Change::Quota(role, quota) => vec![(format!("quota/{role}"), Some(text(quota)))],
+        Change::Token(id, token) => vec![(format!("token/{id}"), Some(text(token)))],
+        Change::TokenGone(id) => vec![(format!("token/{id}"), None)],
     }
 }
 
@@ -28,6 +31,7 @@ pub(super) fn read(key: &str, value: &str) -> Option<Change> {
         "gone" => Change::Gone(AgentId::from(name)),
         "weight" => Change::Weight(name.to_owned(), json::<Weight>(value)?),
         "quota" => Change::Quota(name.to_owned(), json::<Quota>(value)?),
+        "token" => Change::Token(name.parse().ok()?, json::<JoinToken>(value)?),
         _ => return None,
     })
 }

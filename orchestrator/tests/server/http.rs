@@ -1,7 +1,7 @@
 //! HTTP as bytes, and a framework that knows of a master what the public API says. Also for tests of other crates.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn read(reader: &mut BufReader<TcpStream>) -> Answer {
+    pub fn read(reader: &mut impl BufRead) -> Answer {
         let mut answer = Answer::read_head(reader);
         let length = answer.header("content-length").map(|length| length.parse::<usize>().unwrap());
         let mut body = vec![0; length.unwrap_or_default()];
@@ -49,7 +49,7 @@ impl Answer {
         answer
     }
 
-    pub fn read_head(reader: &mut BufReader<TcpStream>) -> Answer {
+    pub fn read_head(reader: &mut impl BufRead) -> Answer {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -73,7 +73,7 @@ impl Answer {
 }
 
 /// The next event of a stream: one chunk, which is one record, which is one line of JSON. None at the end.
-pub fn next_event(stream: &mut BufReader<TcpStream>) -> Option<Value> {
+pub fn next_event(stream: &mut impl BufRead) -> Option<Value> {
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
     let size = usize::from_str_radix(line.trim_end(), 16).unwrap();

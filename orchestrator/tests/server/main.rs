@@ -1,5 +1,6 @@
 //! The master's process, from outside: bytes over a loopback socket.
 
+mod authentication;
 mod calls;
 mod client;
 mod etcd;
@@ -9,3 +10,4 @@ mod http;
 mod lifecycle;
 mod operators;
 mod standby;
+mod tls;

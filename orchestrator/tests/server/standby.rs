@@ -11,15 +11,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use berth_orchestrator::allocator::Weight;
 use berth_orchestrator::master::{Admission, Change, Registry};
+use berth_orchestrator::process;
 use berth_orchestrator::server::{Config, Error, Server};
 use berth_orchestrator::store::Store;
 use berth_orchestrator::store::etcd::{Candidate, EtcdStore, Location};
+use berth_orchestrator::tls::{self, Role, Token};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::etcd::Etcd;
 use crate::http::{Answer, DEADLINE, connect, post, send};
+use crate::tls::{client, contact, exchange};
 
 /// A lease that does not end while a test runs.
 const LONG: Duration = Duration::from_mins(1);
@@ -44,9 +47,14 @@ struct Master {
 
 impl Master {
     fn start(url: &str, lease: Duration) -> Master {
+        Master::with(url, lease, |_| {})
+    }
+
+    fn with(url: &str, lease: Duration, adjust: impl FnOnce(&mut Config)) -> Master {
         let runtime = runtime();
         let candidate = Candidate::new(url.parse().unwrap(), lease);
-        let config = Config::new("127.0.0.1:0".parse().unwrap());
+        let mut config = Config::new("127.0.0.1:0".parse().unwrap());
+        adjust(&mut config);
         let server = runtime.block_on(Server::stand_by(config, candidate)).unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel();
@@ -144,6 +152,48 @@ fn who_stands_by_says_who_leads_and_takes_over() {
 
 fn decode(value: &Value) -> String {
     String::from_utf8(STANDARD.decode(value.as_str().unwrap()).unwrap()).unwrap()
+}
+
+#[test]
+fn with_tls_too_who_stands_by_sends_on_and_join_tokens_outlast_their_master() {
+    let (etcd, home) = (Etcd::start(), tempfile::tempdir().unwrap());
+    let authority = home.path().join("tls");
+    tls::init(&authority, &[]).unwrap();
+    let start = || Master::with(&etcd.url(), LONG, |config| config.tls = Some(tls::Server::load(&authority).unwrap()));
+    let operator = tls::Client::load(&authority, Role::Operator).unwrap();
+    let ask = |master: &Master, call: Value| process::ask(&contact(master.address, Some(operator.clone())), &call);
+    let answers = |master: &Master| ask(master, json!({ "type": "GET_WEIGHTS" })).is_ok();
+    let leader = start();
+    leader.until(answers);
+    let standby = start();
+    standby.until(answers);
+    let create = json!({ "type": "CREATE_JOIN_TOKEN", "create_join_token": { "ttl_seconds": 600, "uses": 2 } });
+    let token = ask(&standby, create).unwrap();
+    let token: Token = token["create_join_token"]["token"].as_str().unwrap().parse().unwrap();
+    let join = |name: &str| process::join(&standby.address.into(), &token, name, &home.path().join(name));
+    join("a").unwrap();
+    // Of an agent it takes no questions, as a leader does not.
+    let agent = client(&home.path().join("a"), Some("agent"), &[&rustls::version::TLS13]);
+    let state = post("/api/v1", "", r#"{"type": "GET_STATE"}"#);
+    assert_eq!(exchange(standby.address, &agent, &state).unwrap().status, 403);
+    leader.stop();
+    standby.until(answers);
+    join("b").unwrap();
+    let refused = join("c").unwrap_err().to_string();
+    assert!(refused.contains("the join token is not good"), "{refused}");
+    standby.stop();
+}
+
+#[test]
+fn others_have_to_be_able_to_reach_who_stands_by() {
+    let home = tempfile::tempdir().unwrap();
+    let authority = home.path().join("tls");
+    tls::init(&authority, &[]).unwrap();
+    let mut config = Config::new("0.0.0.0:0".parse().unwrap());
+    config.tls = Some(tls::Server::load(&authority).unwrap());
+    let candidate = Candidate::new("etcd://127.0.0.1:1".parse().unwrap(), LONG);
+    let error = runtime().block_on(Server::stand_by(config, candidate)).err().unwrap();
+    assert!(matches!(error, Error::Unspecified(_)) && error.to_string().contains("0.0.0.0"), "{error}");
 }
 
 #[test]
