@@ -99,6 +99,11 @@ impl Simulation {
         if framework.connection.is_none() {
             return self.framework_connects(index);
         }
+        if self.in_trouble() && self.frameworks[index].id.is_some() && self.chance.u32(..10) == 0 {
+            self.change_roles(index);
+            let info = self.frameworks[index].info.clone();
+            self.call(index, Call::Update(info));
+        }
         // A second instance takes over while the first is still there.
         if self.in_trouble() && self.frameworks[index].id.is_some() && self.chance.u32(..40) == 0 {
             return self.framework_connects(index);
@@ -116,11 +121,28 @@ impl Simulation {
 
     fn framework_connects(&mut self, index: usize) {
         let Some(connection) = self.connect(Party::Framework(index)) else { return };
+        // It comes back in other roles, and may have tasks in those it has left.
+        if self.in_trouble() && self.chance.u32(..3) == 0 {
+            self.change_roles(index);
+        }
         let framework = &mut self.frameworks[index];
         framework.connection = Some(connection);
         framework.offers.clear();
         let (id, info) = (framework.id.clone(), framework.info.clone());
         self.send_to_master(connection, ToMaster::Subscribe(id, info));
+    }
+
+    /// Some of the roles there are, or none.
+    fn change_roles(&mut self, index: usize) {
+        let (chance, roles) = (&mut self.chance, 0..self.frameworks.len());
+        let mut some = BTreeMap::new();
+        for role in roles {
+            if chance.bool() {
+                let subscription = Subscription { suppressed: chance.u32(..5) == 0, ..Subscription::default() };
+                some.insert(format!("role{role}"), subscription);
+            }
+        }
+        self.frameworks[index].info.roles = some;
     }
 
     fn call(&mut self, index: usize, call: Call) {
