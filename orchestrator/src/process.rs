@@ -5,7 +5,9 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,6 +19,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -103,8 +106,8 @@ pub struct Contact {
 
 /// Runs a master until it is told to end by `SIGTERM` or `SIGINT`, or cannot go on. `ready` is told where it listens, once
 /// it does.
-pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
-    runtime()?.block_on(async {
+pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
+    block_on(&runtime()?, async || {
         let shutdown = terminated()?;
         let server = match state {
             State::Directory(directory) => {
@@ -122,7 +125,7 @@ pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr)) 
 
 /// Runs an agent until it is told to end by `SIGTERM` or `SIGINT`, which leaves its tasks running, or cannot go on.
 pub fn run_agent(config: agent::Config) -> Result<(), Error> {
-    runtime()?.block_on(async {
+    block_on(&runtime()?, async || {
         let shutdown = terminated()?;
         Ok(agent::run(config, shutdown).await?)
     })
@@ -130,8 +133,8 @@ pub fn run_agent(config: agent::Config) -> Result<(), Error> {
 
 /// Runs a job framework until it is told to end by `SIGTERM` or `SIGINT`, which leaves its tasks running, or cannot go on.
 /// `ready` is called once people can reach it.
-pub fn run_jobs(config: jobs::Config, ready: impl FnOnce()) -> Result<(), Error> {
-    runtime()?.block_on(async {
+pub fn run_jobs(config: jobs::Config, ready: impl FnOnce() + Send) -> Result<(), Error> {
+    block_on(&runtime()?, async || {
         let shutdown = terminated()?;
         Ok(jobs::run(config, ready, shutdown).await?)
     })
@@ -228,9 +231,11 @@ type Events = (SocketAddr, SendRequest<Full<Bytes>>, Response<Incoming>);
 /// are not shown.
 pub fn watch(contact: &Contact, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
     let runtime = runtime()?;
-    let subscribe = |master, patience| runtime.block_on(subscribe(master, contact.tls.as_ref(), patience));
+    let subscribe =
+        |master, patience| block_on(&runtime, async move || subscribe(master, contact.tls.as_ref(), patience).await);
     let (master, _sender, mut answer) = lead(&contact.masters, subscribe)?;
     let lost = |cause: &dyn Display| Error::Lost(master, cause.to_string());
+    // Nothing is sent any more, and what is seen is written as any other output.
     runtime.block_on(async {
         let mut decoder = Decoder::new(MOST);
         loop {
@@ -321,10 +326,10 @@ pub fn ask_jobs(socket: &Path, request: &jobs::Request) -> Result<Value, Error> 
 type Exchanged = Result<Response<Bytes>, String>;
 
 fn exchange(
-    exchange: impl Future<Output = io::Result<Response<Bytes>>>,
+    exchange: impl Future<Output = io::Result<Response<Bytes>>> + Send,
     patience: Duration,
 ) -> Result<Exchanged, Error> {
-    runtime()?.block_on(async {
+    block_on(&runtime()?, async || {
         Ok(match timeout(patience, exchange).await {
             Err(_) => Err(late(patience)),
             Ok(answer) => answer.map_err(|error| error.to_string()),
@@ -369,8 +374,24 @@ async fn send(
 }
 
 fn runtime() -> Result<Runtime, Error> {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().on_thread_start(block_sigpipe).build();
     runtime.map_err(|error| Error::System("start the threads of the process", error))
+}
+
+/// Does something to its end in a thread of its own, which is as those of the runtime are.
+fn block_on<T: Send>(runtime: &Runtime, work: impl AsyncFnOnce() -> T + Send) -> T {
+    let run = || {
+        block_sigpipe();
+        runtime.block_on(work())
+    };
+    thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// A peer that hangs up while it is written to is an error of the write, not a signal that ends the program, which may have
+/// the signal's default action: nothing else keeps a write of several buffers from raising it. Threads and no programs that
+/// this thread starts inherit the mask.
+fn block_sigpipe() {
+    SigSet::from(Signal::SIGPIPE).thread_block().expect("the signal is one");
 }
 
 /// Is ready when the process is told to end.
