@@ -42,8 +42,7 @@ fn network_none_has_a_loopback_that_works() {
     let home = Home::new();
     for flags in ["", "--network none"] {
         assert_eq!(home.prints(flags, "ls /sys/class/net"), "lo");
-        let talk =
-            "nc -l -p 7 127.0.0.1 > /heard & until echo ahoy | nc 127.0.0.1 7 -w 1; do :; done; wait; cat /heard";
+        let talk = "nc -l -p 7 127.0.0.1 > /heard & until echo ahoy | nc 127.0.0.1 7; do :; done; wait; cat /heard";
         assert_eq!(home.prints(flags, talk), "ahoy");
     }
     // Links come and go with other tests; the namespace does not.
