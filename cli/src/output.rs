@@ -18,6 +18,11 @@ pub enum Format {
     Json,
 }
 
+/// So many of something.
+pub fn counted(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// A table with columns as wide as their widest cell.
 #[derive(Debug)]
 pub struct Table {

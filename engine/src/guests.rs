@@ -1,5 +1,5 @@
-//! What Linux guests boot with: initramfs files that `berth-vmm initramfs` makes and keeps in the data root, one for each
-//! kernel and build. Those that nobody needs any more are removed when a new one is made.
+//! What Linux guests boot with: unpacked kernels, and initramfs files for each kernel and build, which `berth-vmm initramfs` makes
+//! and keeps in the data root. Those that nobody needs any more are removed when a new one is made.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use berth_runtime::executor::{self, Executor};
 
 use crate::document;
 use crate::error::{Attempt as _, Result};
-use crate::microvm::INITRAMFS;
+use crate::microvm::{INITRAMFS, KERNEL};
 use crate::names;
 use crate::paths::Roots;
 
@@ -47,8 +47,8 @@ fn needed(roots: &Roots) -> Result<BTreeSet<OsString>> {
     for id in names::ids(roots)? {
         let path = roots.container(&id).join(executor::FILE);
         let executor: Option<Executor> = document::read(&path, "remove the container")?;
-        let file = executor.as_ref().and_then(|executor| executor.files.get(INITRAMFS));
-        needed.extend(file.and_then(|file| file.path.file_name()).map(ToOwned::to_owned));
+        let files = executor.iter().flat_map(|executor| [KERNEL, INITRAMFS].map(|name| executor.files.get(name)));
+        needed.extend(files.flatten().filter_map(|file| file.path.file_name()).map(ToOwned::to_owned));
     }
     Ok(needed)
 }
@@ -69,26 +69,31 @@ mod tests {
         fs::create_dir_all(roots.guests()).unwrap();
         let container = roots.container(&"a".repeat(64));
         fs::create_dir_all(&container).unwrap();
-        for (name, age) in [("used.cpio", 30), ("old.cpio", 30), ("new.cpio", 1), (".half.cpio.7", 30)] {
+        for (name, age) in
+            [("used.cpio", 30), ("used.vmlinux", 30), ("old.cpio", 30), ("new.cpio", 1), (".half.cpio.7", 30)]
+        {
             let file = File::create(roots.guests().join(name)).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_hours(age)).unwrap();
         }
         let executor = json!({
             "program": "/x", "root": "empty", "settings": null, "memory_overhead": 0, "pids_overhead": 0,
-            "files": { "initramfs": { "path": roots.guests().join("used.cpio") } },
+            "files": {
+                "initramfs": { "path": roots.guests().join("used.cpio") },
+                "kernel": { "path": roots.guests().join("used.vmlinux") },
+            },
         });
         let path = container.join(executor::FILE);
         fs::write(&path, "{").unwrap();
         prune(&roots).unwrap_err();
         assert_eq!(
             fs::read_dir(roots.guests()).unwrap().count(),
-            4,
+            5,
             "nothing goes while it is not known who needs what"
         );
         fs::write(&path, executor.to_string()).unwrap();
         prune(&roots).unwrap();
         let mut left: Vec<_> = fs::read_dir(roots.guests()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["new.cpio", "used.cpio"]);
+        assert_eq!(left, ["new.cpio", "used.cpio", "used.vmlinux"]);
     }
 }

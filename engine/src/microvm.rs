@@ -27,6 +27,8 @@ const FLAG: &str = "--isolation microvm";
 pub(crate) const BINARY: &str = "berth-vmm";
 /// Names the VMM where it is not found.
 pub(crate) const BINARY_VARIABLE: &str = "BERTH_VMM";
+/// What the VMM calls the file with the kernel.
+pub(crate) const KERNEL: &str = "kernel";
 /// What the VMM calls the file with the first root filesystem.
 pub(crate) const INITRAMFS: &str = "initramfs";
 /// Bytes of guest memory unless told otherwise.
@@ -194,7 +196,7 @@ fn linux(store: &Store, image: &Image, kernel: Kernel, options: &Options, live_d
     let file = |path: PathBuf, write| HostFile { path, write };
     let mut files = BTreeMap::from([
         ("kvm".to_owned(), file(KVM.into(), true)),
-        ("kernel".to_owned(), file(kernel.kernel, false)),
+        (KERNEL.to_owned(), file(kernel.kernel, false)),
         (INITRAMFS.to_owned(), file(kernel.initramfs, false)),
         ("root".to_owned(), file(store.disk(image, kernel.root_format)?, false)),
     ]);

@@ -206,6 +206,11 @@ fn the_report_is_drawn_by_a_browser() {
     let merged = home.berth("bench report").arg(path("density.json")).arg("-o").arg(path("density.html"));
     let _ = merged.ok();
     assert!(std::fs::read_to_string(path("density.html")).unwrap().contains("Density"));
+    let printed = home.berth("bench report").arg(path("density.json")).ok().text();
+    assert!(printed.contains("idle instances in a budget"), "{printed}");
+    let same = home.berth("bench report --format json").arg(path("density.json")).ok().text();
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    assert_eq!(read(&same), read(&std::fs::read_to_string(path("density.json")).unwrap()));
     // Nothing that was begun stands beside what is whole.
     let left = std::fs::read_dir(home.scratch()).unwrap().flatten();
     assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().contains(".berth-report")));

@@ -113,7 +113,8 @@ fn top_lists_processes() {
 #[test]
 fn events_tell_the_life_of_a_container() {
     let home = Home::new();
-    let events = home.berth("events").spawn();
+    // What was before it has begun to watch, too.
+    let events = home.berth("events --since 1h").spawn();
     let id = home.detached("--name it", "exit 5");
     let _ = home.berth("wait it").ok();
     let _ = home.berth("rm it").ok();

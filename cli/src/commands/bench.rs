@@ -105,9 +105,9 @@ struct ReportArgs {
     /// The results, in the order in which they are to stand
     #[arg(required = true)]
     file: Vec<PathBuf>,
-    /// The report to write
+    /// The report to write; nothing: they are printed
     #[arg(short, long, value_name = "FILE.html")]
-    output: PathBuf,
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -142,7 +142,7 @@ impl Bench {
             Command::Cpu(args) => args.run(context, WorkKind::Cpu),
             Command::Io(args) => args.run(context, WorkKind::Io),
             Command::Net(args) => args.run(context, WorkKind::Net),
-            Command::Report(args) => args.run(),
+            Command::Report(args) => args.run(context),
         }
     }
 }
@@ -186,9 +186,10 @@ impl WorkArgs {
 }
 
 impl ReportArgs {
-    fn run(self) -> Result<ExitCode> {
-        let destination = Destination::new(&self.output)?;
-        if let Some(input) = self.file.iter().find(|path| destination.is(path)) {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let destination = self.output.as_deref().map(Destination::new).transpose()?;
+        let is_input = |path: &&PathBuf| destination.as_ref().is_some_and(|destination| destination.is(path));
+        if let Some(input) = self.file.iter().find(is_input) {
             bail!("{} holds results: write the report to another file", input.display());
         }
         let [first, rest @ ..] = &self.file[..] else { bail!("name the results to put together") };
@@ -196,7 +197,10 @@ impl ReportArgs {
         for path in rest {
             document.add(Document::read(path)?);
         }
-        destination.write(&document)?;
+        match destination {
+            Some(destination) => destination.write(&document)?,
+            None => print(context, &document)?,
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -230,13 +234,7 @@ impl ResultArgs {
         };
         let measured = Measured::new(host, began, Load { before, after: load() }, what);
         let mut document = Document::of(measured);
-        if context.is_csv {
-            output::print(&csv::of(&document))?;
-        } else if context.format == Format::Json {
-            output::json(&document)?;
-        } else {
-            print(&document.results[0])?;
-        }
+        print(context, &document)?;
         let is_empty = document.results[0].what.is_empty();
         if let Some(destination) = destination {
             for other in others {
@@ -263,7 +261,25 @@ fn bar() -> ProgressBar {
     ProgressBar::new(1).with_style(style.progress_chars("=> "))
 }
 
-fn print(measured: &Measured) -> Result<()> {
+fn print(context: &Context, document: &Document) -> Result<()> {
+    if context.is_csv {
+        output::print(&csv::of(document))?;
+        return Ok(());
+    }
+    if context.format == Format::Json {
+        output::json(document)?;
+        return Ok(());
+    }
+    for (number, measured) in document.results.iter().enumerate() {
+        if number > 0 {
+            output::print("\n")?;
+        }
+        print_measured(measured)?;
+    }
+    Ok(())
+}
+
+fn print_measured(measured: &Measured) -> Result<()> {
     let (host, load) = (&measured.host, &measured.load);
     output::lines([
         format!("{}: {} × {}, {}", host.title(), host.cpus, host.cpu, output::bytes(host.memory)),

@@ -108,7 +108,7 @@ impl Up {
         if context.format == Format::Json {
             output::json(&cluster)?;
         } else {
-            let agents = if cluster.agents == 1 { "1 agent".to_owned() } else { format!("{} agents", cluster.agents) };
+            let agents = output::counted(cluster.agents.into(), "agent");
             output::lines([format!("The cluster is up: a master at {} and {agents}", cluster.master)])?;
         }
         Ok(ExitCode::SUCCESS)

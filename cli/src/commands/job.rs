@@ -158,8 +158,8 @@ impl Validate {
             output::json(&manifest)?;
         } else {
             let tasks: u32 = manifest.tasks.values().map(Group::count).sum();
-            let file = name(&self.manifest);
-            output::lines([format!("{file} is right: the job {} with {tasks} tasks", manifest.name)])?;
+            let (file, tasks) = (name(&self.manifest), output::counted(tasks.into(), "task"));
+            output::lines([format!("{file} is right: the job {} with {tasks}", manifest.name)])?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -242,7 +242,7 @@ impl Scheduler {
             ended: None,
             events: [].into(),
         };
-        job.note(now.time, format!("submitted, with {count} tasks"));
+        job.note(now.time, format!("submitted, with {count} {}", if count == 1 { "task" } else { "tasks" }));
         self.own.next_job += 1;
         self.changed_own = true;
         self.enter(&job.manifest.role);

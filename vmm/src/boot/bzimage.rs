@@ -160,6 +160,11 @@ fn broken(why: &str) -> Error {
     Error::BzImage(format!("its LZ4 payload {why}"))
 }
 
+/// Whether the vmlinux in the bzImage `file` is packed with LZ4.
+pub fn is_lz4(file: &File) -> Result<bool, Error> {
+    Payload::of(&read_header(file)?).is_lz4(file)
+}
+
 /// Writes the vmlinux that is packed in the bzImage `file`, if it is with LZ4.
 pub fn write_vmlinux(file: &File, to: &mut impl Write) -> Result<(), Error> {
     let payload = Payload::of(&read_header(file)?);

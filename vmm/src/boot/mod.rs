@@ -104,6 +104,11 @@ pub fn write_vmlinux(kernel: &mut File, to: &mut impl Write) -> Result<(), Error
     }
 }
 
+/// Whether a kernel is a bzImage that is packed with LZ4, so that [`write_vmlinux`] has something to do and can.
+pub fn is_unpackable(kernel: &File) -> Result<bool, Error> {
+    Ok(matches!(Format::of(kernel)?, Format::BzImage) && bzimage::is_lz4(kernel)?)
+}
+
 /// What a kernel comes as.
 enum Format {
     Elf,

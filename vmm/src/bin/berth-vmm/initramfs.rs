@@ -11,7 +11,7 @@ use serde_json::json;
 
 const USAGE: &str = "usage: berth-vmm initramfs CACHE [--kernel FILE] [--init FILE] [--network]";
 
-/// Prints as JSON: the paths of the kernel and the initramfs, whether that is new, and which file system the image's disk must have.
+/// Prints as JSON: the paths of the kernel, unpacked, and the initramfs, whether one of them is new, and which file system the image's disk must have.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     host::kvm(host::open()?)?;
     host::runs_linux()?;
@@ -36,8 +36,9 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
         None => std::env::current_exe().context("finding this program")?.with_file_name("berth-guest-init"),
     };
     let made = initramfs::open(&kernel, &init, with_network, &cache)?;
+    let (image, is_unpacked_now) = kernel.unpacked(&cache)?;
     let document = json!({
-        "kernel": kernel.image, "version": kernel.version, "initramfs": made.path, "is_new": made.is_new,
+        "kernel": image, "version": kernel.version, "initramfs": made.path, "is_new": made.is_new || is_unpacked_now,
         "root_format": made.root_format,
     });
     println!("{document}");

@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::{Error, keep, key};
+use crate::boot;
 
 /// A kernel and its modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,23 @@ impl Kernel {
         let version = version.ok_or_else(|| Error::NoVersion { path: image.to_owned() })?;
         let modules = modules.join(&version);
         Ok(Self { image: image.to_owned(), version, modules })
+    }
+}
+
+impl Kernel {
+    /// The file to boot so that no start has to unpack it, kept in the directory `cache`, and whether it is new there. What is no
+    /// bzImage, or is packed in a way that is left to the guest, is booted as it is.
+    pub fn unpacked(&self, cache: &Path) -> Result<(PathBuf, bool), Error> {
+        let mut image = File::open(&self.image).map_err(Error::io("open", &self.image))?;
+        if !boot::is_unpackable(&image).unwrap_or(false) {
+            return Ok((self.image.clone(), false));
+        }
+        let name = format!("{}-{}.vmlinux", self.version, key(std::iter::once(self.image.as_path()))?);
+        let unpack = |file: &mut File, path: &Path| {
+            let written = boot::write_vmlinux(&mut image, file);
+            written.map_err(|error| Error::Unpack { kernel: self.image.clone(), path: path.to_owned(), error })
+        };
+        keep(cache, &name, unpack).map(|(path, _, is_new)| (path, is_new))
     }
 }
 

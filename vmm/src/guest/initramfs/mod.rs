@@ -1,7 +1,7 @@
 //! The first root filesystem of a Linux guest: the init, and the modules of the host's kernel that it loads.
 //!
 //! Everything in it is the host's own, nothing comes from an image, so it is made outside the sandbox, in the prepare step. It is
-//! kept, under a name that says what it was made of, until that changes.
+//! kept, under a name that says what it was made of, until that changes. So is the kernel, as it is when it is unpacked.
 
 mod archive;
 mod kernel;
@@ -78,6 +78,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The kernel cannot be unpacked.
+    #[error("cannot unpack the kernel {} to {}: {error}", kernel.display(), path.display())]
+    Unpack {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        error: crate::boot::Error,
+    },
 }
 
 impl Error {
@@ -104,30 +114,42 @@ pub struct Initramfs {
 pub fn open(kernel: &Kernel, init: &Path, with_network: bool, cache: &Path) -> Result<Initramfs, Error> {
     let required: Vec<&str> = REQUIRED.into_iter().chain(with_network.then_some(NETWORK)).collect();
     let (modules, root_format) = with_root_format(kernel, &required)?;
-    let name = format!("{}-{}.cpio", kernel.version, key(init, &modules)?);
-    let path = cache.join(&name);
+    let name =
+        format!("{}-{}.cpio", kernel.version, key(std::iter::once(init).chain(modules.iter().map(PathBuf::as_path)))?);
+    let (path, file, is_new) = keep(cache, &name, |file, path| {
+        file.write_all(&archive::build(init, &modules)?).map_err(Error::io("write", path))
+    })?;
+    Ok(Initramfs { path, file, is_new, root_format })
+}
+
+/// Opens the file `name` of the directory `cache`, after making it if it is not there: its path, and whether it is new.
+fn keep(
+    cache: &Path,
+    name: &str,
+    make: impl FnOnce(&mut File, &Path) -> Result<(), Error>,
+) -> Result<(PathBuf, File, bool), Error> {
+    let path = cache.join(name);
     match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => {
             let file = other.map_err(Error::io("open", &path))?;
             // When it was last used, for whoever removes old ones; a cache that only another user can change is none the worse.
             let _ = file.set_modified(SystemTime::now());
-            return Ok(Initramfs { path, file, is_new: false, root_format });
+            return Ok((path, file, false));
         }
     }
     fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     let unfinished = cache.join(format!(".{name}.{}", std::process::id()));
     let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
     let mut file = file.map_err(Error::io("create", &unfinished))?;
-    let made = archive::build(init, &modules)
-        .and_then(|content| file.write_all(&content).map_err(Error::io("write", &unfinished)))
-        .and_then(|()| fs::rename(&unfinished, &path).map_err(Error::io("create", &path)));
+    let made =
+        make(&mut file, &unfinished).and_then(|()| fs::rename(&unfinished, &path).map_err(Error::io("create", &path)));
     if let Err(error) = made {
         let _ = fs::remove_file(&unfinished);
         return Err(error);
     }
     io::Seek::rewind(&mut file).map_err(Error::io("rewind", &path))?;
-    Ok(Initramfs { path, file, is_new: true, root_format })
+    Ok((path, file, true))
 }
 
 /// The modules, with those for the image's disk, and how that is formatted: as erofs or, if the kernel lacks it, as ext4.
@@ -141,9 +163,9 @@ fn with_root_format(kernel: &Kernel, required: &[&str]) -> Result<(Vec<PathBuf>,
 }
 
 /// Says what files there are without reading them: a file that changes has another time or number.
-fn key(init: &Path, modules: &[PathBuf]) -> Result<String, Error> {
+fn key<'a>(files: impl Iterator<Item = &'a Path>) -> Result<String, Error> {
     let mut hash = Sha256::new();
-    for path in std::iter::once(init).chain(modules.iter().map(PathBuf::as_path)) {
+    for path in files {
         let stat = fs::metadata(path).map_err(Error::io("examine", path))?;
         hash.update(path.as_os_str().as_encoded_bytes());
         for number in [stat.size(), stat.ino(), stat.dev(), stat.ctime() as u64, stat.ctime_nsec() as u64] {
@@ -196,6 +218,32 @@ mod tests {
         fs::remove_file(kernel.modules.join("kernel/erofs.ko")).unwrap();
         let error = open(&kernel, &init, false, &cache).unwrap_err().to_string();
         assert!(error.contains("erofs.ko"), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_is_unpacked_once() {
+        let Ok(kernel) = Kernel::newest(Path::new("/boot"), Path::new("/lib/modules")) else {
+            eprintln!("NOT TESTED: unpacking a real kernel: there is none in /boot; scripts/setup test installs one");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (path, is_new) = kernel.unpacked(dir.path()).unwrap();
+        assert_eq!(kernel.unpacked(dir.path()).unwrap(), (path.clone(), false));
+        assert_eq!(is_new, path.starts_with(dir.path()));
+        let magic = fs::read(&path).unwrap()[..4].to_vec();
+        assert!(!is_new || magic == b"\x7fELF", "{magic:?}");
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_unpacked_is_booted_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = fake(dir.path());
+        for content in ["\x7fELF and so on", "no kernel", ""] {
+            fs::write(&kernel.image, content).unwrap();
+            assert_eq!(kernel.unpacked(&dir.path().join("cache")).unwrap(), (kernel.image.clone(), false));
+        }
+        let left = fs::read_dir(dir.path().join("cache")).map_or(0, Iterator::count);
+        assert_eq!(left, 0);
     }
 
     #[test]
