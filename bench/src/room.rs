@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::env;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use berth_engine::{Container, Roots};
 use berth_images::Store;
+use nix::unistd::geteuid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -44,7 +46,7 @@ impl<'a> Room<'a> {
     /// A room over these roots; Ctrl-C ends what goes on in it.
     pub fn new(roots: &'a Roots, progress: Progress<'a>) -> Result<Self> {
         interrupt::watch()?;
-        let scratch = tempfile::Builder::new().prefix(PREFIX).tempdir();
+        let scratch = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir();
         let room = Self {
             roots,
             progress,
@@ -69,6 +71,12 @@ impl<'a> Room<'a> {
                 entries.iter().filter_map(|entry| entry[field].as_str()).filter(|name| is_left(name)).collect();
             for some in left.chunks(MANY) {
                 timed::prepare(self.berth(&[remove, some].concat()))?;
+            }
+        }
+        for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+            let own = entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == geteuid().as_raw());
+            if own && entry.file_name().to_str().is_some_and(is_left) {
+                fs::remove_dir_all(entry.path()).map_err(Error::file("remove", &entry.path()))?;
             }
         }
         Ok(())

@@ -301,14 +301,19 @@ fn a_start_that_does_not_end_is_ended_by_an_interruption() {
 #[test]
 fn what_a_killed_measurement_has_left_goes_with_the_next() {
     let home = Home::new();
-    let running = home.berth("bench density --isolation container,wasm --count 500").spawn();
+    let scratch = home.path().join("temporary");
+    std::fs::create_dir_all(&scratch).unwrap();
+    let running = home.berth("bench density --isolation container,wasm --count 500").env("TMPDIR", &scratch).spawn();
     wait::until("something is there", || home.containers().len() > 2);
     running.signal(Signal::SIGKILL);
     assert_eq!(running.wait().exit_code(), 137);
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1, "what it worked with");
     // The start that was under way ends by itself.
-    let _ = home.berth("bench syscall --isolation container --rounds 1").ok();
+    let next = || home.berth("bench syscall --isolation container --rounds 1").env("TMPDIR", &scratch).ok();
+    let _ = next();
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);
     let leave = || {
-        let _ = home.berth("bench syscall --isolation container --rounds 1").ok();
+        let _ = next();
         home.containers().is_empty() && left_images(&home).is_empty()
     };
     assert!(wait::within(wait::DEADLINE, leave), "{:?} {:?}", home.containers(), left_images(&home));
