@@ -116,7 +116,12 @@ impl Host {
 
 /// As [`Host::runs_linux`], where there is no `/sys` to probe the rest.
 pub fn runs_linux() -> Result<(), Error> {
-    if extensions() == (false, false) { Err(Error::NoLinux) } else { Ok(()) }
+    if has_hardware_virtualization() { Ok(()) } else { Err(Error::NoLinux) }
+}
+
+/// Whether guests have a ring 0 of the processor's: see [`Translation::Pvm`] for where they do not.
+pub fn has_hardware_virtualization() -> bool {
+    extensions() != (false, false)
 }
 
 /// Whether the processor has hardware virtualization of Intel's and of AMD's kind, as `cpuid` says: no file is needed, so

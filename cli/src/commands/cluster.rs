@@ -414,7 +414,7 @@ fn isolations(kvm: &info::Kvm) -> Result<Attributes> {
     let available = [
         ("isolation.container", true),
         ("isolation.microvm-linux", kvm.linux),
-        ("isolation.microvm-process", kvm.translation == "pvm"),
+        ("isolation.microvm-process", kvm.translation != "none"),
         ("isolation.wasm", wasm),
     ];
     Ok(available.into_iter().map(|(name, is_there)| (name.to_owned(), is_there.to_string())).collect())

@@ -84,8 +84,8 @@ const ALLOWED: &[libc::c_long] = &[
 ];
 
 /// The requests to KVM (`<linux/kvm.h>`): run a vCPU; make one, with its `cpuid`, registers, XCR0, MSRs, vector
-/// registers and state; add memory; translate an address, by registers and `cpuid` as they are.
-const KVM_REQUESTS: [u64; 13] = [
+/// registers, state and clock; add memory; translate an address, by registers and `cpuid` as they are.
+const KVM_REQUESTS: [u64; 14] = [
     0xae80,
     0xae41,
     0x4008_ae90,
@@ -95,6 +95,7 @@ const KVM_REQUESTS: [u64; 13] = [
     0x4008_ae89,
     0x9000_aea4,
     0x4004_ae99,
+    0x4018_aee1,
     0x4020_ae46,
     0xc018_ae85,
     0x8090_ae81,

@@ -4,7 +4,7 @@
 //! ```text
 //!  ring 3     busybox          python3            one page-table root a process, one vCPU a running thread
 //!                | syscall        | page fault
-//!  stub       out %al,$0x10       | (empty IDT: a shutdown exit, RIP and CR2 are valid)
+//!  stub       out %al,$0x10       | (on PVM an empty IDT: a shutdown exit, RIP and CR2 are valid)
 //!  -----------|-------------------|------------------------------------------------------------------ KVM_RUN returns
 //!  task/      Task::run: one host thread for each guest thread
 //!  syscalls/  one file a category                memory/  areas -> page tables, copy on write, file windows
@@ -18,12 +18,14 @@
 //! instructions ([`task::gate`]) closes the race between looking for a signal and entering the call.
 //!
 //! # Leaving ring 3
-//! `LSTAR` points at a stub page that every address space maps. With VT-x `syscall` enters ring 0 there; on a PVM host it
-//! stays in ring 3. Either way the next instruction is an `out` that leaves the VM, RCX holds where to go on and R11 the
-//! flags, and the answer is written into the sync registers.
+//! `LSTAR` points at a stub page that every address space maps. With hardware virtualization `syscall` enters ring 0 there; on a
+//! PVM host it stays in ring 3. Either way the next instruction is an `out` that leaves the VM, RCX holds where to go on and
+//! R11 the flags, and the answer is written into the sync registers.
 //!
-//! The interrupt table is empty. Every fault is a triple fault and leaves the VM as a shutdown, with the registers as the
-//! instruction found them. CR2 is set to a mark beforehand: if it is still there, it was no page fault.
+//! On a PVM host the interrupt table is empty. Every fault is a triple fault and leaves the VM as a shutdown, with the
+//! registers as the instruction found them. CR2 is set to a mark beforehand: if it is still there, it was no page fault.
+//! Where there is a ring 0 it has a gate for each exception, behind which is an `out` too ([`vm::supervisor`]). What the
+//! VMM sees of a thread is the same: [`vm::vcpu::Exit`], and the registers the program had.
 //!
 //! # Memory
 //! Guest-physical memory is one sparse memfd ([`vm::arena`]), given to KVM slot by slot as it grows, and cut into frames
@@ -45,8 +47,8 @@
 //! path. One guest descriptor is one host descriptor behind a table, so offsets, locks and flags are the kernel's.
 //!
 //! # What is not here yet
-//! See [`syscalls`] for the table of what is served. Not yet: `kvm_amd` (a shutdown resets the vCPU there: faults need an
-//! IDT with stub handlers), `/proc` beyond a few files, ptrace, namespaces, `io_uring` (refused for good).
+//! See [`syscalls`] for the table of what is served. Not yet: `/proc` beyond a few files, ptrace, namespaces, `io_uring`
+//! (refused for good).
 
 pub mod files;
 pub mod loader;

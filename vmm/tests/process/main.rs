@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod clock;
+mod hardware;
 mod wild;
 
 use std::arch::asm;
@@ -58,6 +59,14 @@ fn inside() -> bool {
         println!("skipped: this part of a test runs in a guest");
     }
     inside
+}
+
+/// Whether the processor is QEMU's emulation of one, by its name (Intel SDM volume 2, CPUID).
+fn is_emulated() -> bool {
+    let leaves = [0x8000_0002, 0x8000_0003, 0x8000_0004].map(core::arch::x86_64::__cpuid);
+    let words = leaves.iter().flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]);
+    let name: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+    String::from_utf8_lossy(&name).contains("QEMU TCG")
 }
 
 /// Runs `action` in a child and gives the status it ends with.
@@ -261,6 +270,16 @@ fn guest_faults_become_signals() {
         assert!(dies_of(libc::SIGSEGV, || asm!("wrmsr", in("ecx") 0xc000_0080u32, in("eax") 0, in("edx") 0)));
         let divide = || asm!("xor edx, edx", "div {0:e}", in(reg) 0, inout("eax") 1 => _, out("edx") _);
         assert!(dies_of(libc::SIGFPE, divide));
+        // Divisions by zero that are not masked.
+        let (x87, vector) = (0x37bu16, 0x1d80u32);
+        let divide = || asm!("fldcw [{}]", "fld1", "fldz", "fdivp", "fwait", in(reg) &raw const x87);
+        assert!(dies_of(libc::SIGFPE, divide));
+        let divide = || asm!("ldmxcsr [{}]", "divsd {}, {}", in(reg) &raw const vector, inout(xmm_reg) 1.0f64 => _, in(xmm_reg) 0.0f64);
+        if is_emulated() {
+            println!("skipped: QEMU's own processor raises no exception of vector arithmetic");
+        } else {
+            assert!(dies_of(libc::SIGFPE, divide));
+        }
     }
     for address in [0usize, 8, 0x7fff_ff00_0000, 0x7fff_ff00_1000, 1 << 47, usize::MAX, 0xffff_8000_0000_0000] {
         assert!(dies_of(libc::SIGSEGV, || write(address as *mut u8, 1)), "{address:#x}");

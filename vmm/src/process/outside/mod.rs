@@ -30,8 +30,9 @@ const STACK: usize = 256 << 10;
 const MOST_CONNECTIONS: usize = 32;
 /// Longest request in bytes, its newline included; real ones have a tenth of it.
 const REQUEST_MAX: usize = 1024;
-/// How long a client may take to send its request, or to take the answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client may take to send its request, or to take the answer. One is connected before it is executed, which takes its time
+/// on a machine that has much to do.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause when no connection can be accepted: the process has too many descriptors open.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -114,6 +114,12 @@ pub struct Task {
     last_fault: Option<(u64, u64)>,
 }
 
+/// The `si_code` of an exception in floating-point arithmetic that nothing more is known of.
+const FPE_FLTUNK: i32 = 14;
+/// The exceptions of the x87 and of the vector unit.
+const X87: u8 = 16;
+const VECTOR: u8 = 19;
+
 /// How a system call was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -139,7 +145,7 @@ impl Task {
                 Ok(Exit::Syscall) => self.system_call(),
                 Ok(Exit::PageFault(address)) => self.page_fault(address),
                 Ok(Exit::Restored) => self.restored(),
-                Ok(Exit::Fault) => self.other_fault(),
+                Ok(Exit::Fault(exception)) => self.other_fault(exception),
                 Ok(Exit::NoPage) => self.no_page(),
                 // Who interrupts sets the flag before the kick: the flag may be taken in between, and the kick be left. A look
                 // takes it back.
@@ -219,18 +225,36 @@ impl Task {
         self.force(signal);
     }
 
-    /// Another exception than a page fault: the instruction tells which.
-    fn other_fault(&mut self) {
+    /// Another exception than a page fault. Where the processor does not tell which the instruction does.
+    fn other_fault(&mut self, exception: Option<u8>) {
         let at = self.vcpu.registers().rip;
+        if self.kernel.trace {
+            eprintln!("[{}] exception {exception:?} at {at:#x}", self.tid);
+        }
+        let info = match exception {
+            Some(0) => Info::fault(libc::SIGFPE, 1, at),
+            Some(1) => Info::fault(libc::SIGTRAP, 2, at),
+            Some(3) => Info::fault(libc::SIGTRAP, 0x80, 0),
+            Some(6) => Info::fault(libc::SIGILL, 2, at),
+            Some(12) => Info::fault(libc::SIGBUS, 0x80, 0),
+            Some(number @ (X87 | VECTOR)) => {
+                Info::fault(libc::SIGFPE, self.floating_point_code(number).unwrap_or(FPE_FLTUNK), at)
+            }
+            Some(17) => Info::fault(libc::SIGBUS, 1, 0),
+            Some(_) => Info::fault(libc::SIGSEGV, 0x80, 0),
+            None => self.guess(at),
+        };
+        self.force(info);
+    }
+
+    /// What exception an instruction is likely to have raised.
+    fn guess(&mut self, at: u64) -> Info {
         let (mut before, mut code) = ([0; 1], [0; 2]);
         let mut memory = lock(&self.memory);
         let read = memory.read(at, &mut code);
         let _ = memory.read(at.wrapping_sub(1), &mut before);
         drop(memory);
-        if self.kernel.trace {
-            eprintln!("[{}] exception at {at:#x}: {code:02x?}", self.tid);
-        }
-        let info = match code {
+        match code {
             _ if read.is_err() => Info::fault(libc::SIGSEGV, 1, at),
             [0xcc, _] => {
                 self.vcpu.registers().rip = at + 1;
@@ -240,9 +264,31 @@ impl Task {
             [0x0f, 0x0b | 0xb9 | 0xff] => Info::fault(libc::SIGILL, 2, at),
             // PVM leaves RIP behind a breakpoint.
             _ if before == [0xcc] => Info::fault(libc::SIGTRAP, 0x80, 0),
-            _ => Info::fault(libc::SIGSEGV, 0x80, 0),
+            _ => match [VECTOR, X87].into_iter().find_map(|unit| self.floating_point_code(unit)) {
+                Some(code) => Info::fault(libc::SIGFPE, code, at),
+                None => Info::fault(libc::SIGSEGV, 0x80, 0),
+            },
+        }
+    }
+
+    /// Which `FPE_…` of sigaction(2) an exception of the x87 or vector unit is, by what that says has happened and is not masked
+    /// (Intel SDM volume 1, 8.5 and 11.5); `None` where nothing has.
+    fn floating_point_code(&self, exception: u8) -> Option<i32> {
+        let state = self.vcpu.extended().ok()?;
+        let (happened, masked) = if exception == X87 {
+            (state.region[0] >> 16, state.region[0])
+        } else {
+            (state.region[6], state.region[6] >> 7)
         };
-        self.force(info);
+        let code = match happened & !masked & 0x3f {
+            0 => return None,
+            what if what & 1 != 0 => 7,
+            what if what & 1 << 2 != 0 => 3,
+            what if what & 1 << 3 != 0 => 4,
+            what if what & (1 << 1 | 1 << 4) != 0 => 5,
+            _ => 6,
+        };
+        Some(code)
     }
 
     /// The host has no page behind a frame: the file of a window is shorter now.

@@ -370,7 +370,7 @@ impl Task {
         match self.returning.take() {
             Some(registers) => *self.vcpu.registers() = registers,
             // A program has jumped there.
-            None => self.other_fault(),
+            None => self.other_fault(None),
         }
         // What came meanwhile was put off.
         self.handle.flag.set();

@@ -33,7 +33,7 @@ impl Counts {
         let index = match exit {
             Exit::Syscall => 0,
             Exit::PageFault(_) => 1,
-            Exit::Fault => 2,
+            Exit::Fault(_) => 2,
             Exit::Restored => 3,
             Exit::Interrupted => 4,
             Exit::NoPage => 5,

@@ -6,6 +6,7 @@ pub mod cpuid;
 pub mod exits;
 pub mod frames;
 pub mod layout;
+pub mod supervisor;
 pub mod vcpu;
 mod vdso;
 
@@ -13,7 +14,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_runtime::span::{self, Phase};
-use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress};
@@ -22,7 +23,9 @@ use self::arena::Arena;
 use self::clock::Clock;
 use self::exits::Counts;
 use self::frames::FrameAllocator;
-use self::vcpu::Vcpu;
+use self::vcpu::{Model, Vcpu};
+use crate::host;
+use crate::paging::entry::PAGE_SIZE;
 use crate::paging::tables::{AddressSpace, EditError, Frames, Rights};
 use crate::paging::{Entry, PageSize};
 use crate::vcpu::translate::Checked;
@@ -58,7 +61,7 @@ pub struct Vm {
     /// Guest-physical memory.
     pub arena: Arena,
     fd: VmFd,
-    cpuid: CpuId,
+    model: Model,
     frames: Mutex<FrameAllocator>,
     retired: Mutex<Vec<u64>>,
     idle: Mutex<(Vec<Vcpu>, u64)>,
@@ -88,29 +91,45 @@ impl Vm {
         let arena = Arena::new(reserve)?;
         let mut frames = FrameAllocator::new(reserve, limit);
         arena.grow(&fd, frames.end())?;
-        let mut frame =
-            || frames.allocate(1).ok_or(VmError::Memory("reserve the first pages", io::ErrorKind::OutOfMemory.into()));
-        let pages = [(layout::STUB, CODE), (layout::TASK, HIDDEN), (layout::CLOCK, DATA), (layout::VDSO, CODE)];
+        let short = || VmError::Memory("reserve the first pages", io::ErrorKind::OutOfMemory.into());
+        let has_ring_0 = host::has_hardware_virtualization();
+        let hidden = if has_ring_0 { layout::TABLES } else { layout::TASK };
+        let pages = [(layout::STUB, CODE), (hidden, HIDDEN), (layout::CLOCK, DATA), (layout::VDSO, CODE)];
         let mut fixed = Vec::new();
         for (address, rights) in pages {
-            fixed.push((address, frame()?, rights));
+            fixed.push((address, frames.allocate(1).ok_or_else(short)?, rights));
         }
-        let [stub, task, page, vdso] = std::array::from_fn(|at| fixed[at].1);
+        let [stub, hidden, page, vdso] = std::array::from_fn(|at| fixed[at].1);
         let write = |bytes: &[u8], at| {
             let written = arena.memory().write_slice(bytes, GuestAddress(at));
             written.map_err(|error| VmError::Memory("write the first pages", io::Error::other(error)))
         };
-        for (address, code) in layout::STUB_CODE {
-            write(code, stub + (address - layout::STUB))?;
-        }
-        // The I/O permission bitmap starts at byte 104 of the task segment, as the word at 102 says; zeroes allow.
-        write(&104u16.to_le_bytes(), task + 102)?;
+        write(&layout::stub(), stub)?;
         write(&vdso::image(), vdso)?;
-        let clock = Clock::new(arena.host(page));
-        let cpuid = cpuid::table();
-        let (frames, retired, idle) = (Mutex::new(frames), Mutex::default(), Mutex::default());
+        let mut blocks = None;
+        if has_ring_0 {
+            write(&supervisor::tables(), hidden)?;
+            // None of it is the programs' memory, and little of it is ever touched.
+            let count = layout::BLOCKS_LENGTH / PAGE_SIZE;
+            let start = frames.window(count).ok_or_else(short)?;
+            fixed.extend((0..count).map(|page| page * PAGE_SIZE).map(|at| (layout::BLOCKS + at, start + at, HIDDEN)));
+            // SAFETY: the window is as long, no frame of it is given to anyone else, and no vCPU runs once the VM is gone.
+            blocks = Some(unsafe { supervisor::Blocks::new(arena.host(start)) });
+        } else {
+            // The I/O permission bitmap starts at byte 104 of the task segment, as the word at 102 says; zeroes allow.
+            write(&104u16.to_le_bytes(), hidden + 102)?;
+        }
+        let model = Model { cpuid: cpuid::table(), blocks };
+        let mut idle = (Vec::new(), 0);
+        let mut clock = Clock::new(arena.host(page));
+        if has_ring_0 {
+            let vcpu = Vcpu::new(&fd, 0, &model)?;
+            clock = clock.filter(|_| vcpu.count_as_the_host());
+            idle = (vec![vcpu], 1);
+        }
+        let (frames, retired, idle) = (Mutex::new(frames), Mutex::default(), Mutex::new(idle));
         let exits = Counts::default();
-        Ok(Self { arena, fd, cpuid, frames, retired, idle, exits, clock, fixed })
+        Ok(Self { arena, fd, model, frames, retired, idle, exits, clock, fixed })
     }
 
     /// A vCPU that no thread uses.
@@ -122,7 +141,11 @@ impl Vm {
         let index = idle.1;
         idle.1 += 1;
         drop(idle);
-        Vcpu::new(&self.fd, index, &self.cpuid)
+        let vcpu = Vcpu::new(&self.fd, index, &self.model)?;
+        if self.clock.is_some() && !vcpu.count_as_the_host() {
+            return Err(VmError::Kvm("set a vCPU's clock", kvm_ioctls::Error::last()));
+        }
+        Ok(vcpu)
     }
 
     /// Follows an address through the page tables at `root`, which nobody may change meanwhile, on a vCPU that no thread uses.

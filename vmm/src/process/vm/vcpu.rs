@@ -1,25 +1,32 @@
-//! One vCPU, in ring 3 for good.
+//! One vCPU, whose programs are in ring 3.
 
 use core::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::os::fd::AsRawFd as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    CpuId, KVM_MP_STATE_RUNNABLE, Msrs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr,
-    kvm_xcrs, kvm_xsave,
+    CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_mp_state,
+    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 use vm_memory::GuestMemoryMmap;
 
+use super::supervisor::{self, About, Blocks, KERNEL_CS, MASKED_FLAGS, Supervisor};
 use super::{VmError, layout};
 use crate::vcpu::translate::{self, Checked};
 
+/// Of `<linux/kvm.h>`; the crate has it for other processors only.
+const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_FMASK: u32 = 0xc000_0084;
 /// Selectors as programs on Linux find them.
-const USER_CS: u16 = 0x33;
-const USER_SS: u16 = 0x2b;
+pub const USER_CS: u16 = 0x33;
+/// That of its stack and data.
+pub const USER_SS: u16 = 0x2b;
+/// Addresses from here on are no program's, and not all are addresses.
+const PROGRAMS_END: u64 = 1 << 47;
 /// The mark in CR2 that no page fault leaves: it is not canonical.
 const NO_FAULT: u64 = 0xbe47_0000_0000_0000;
 
@@ -65,8 +72,8 @@ pub enum Exit {
     Restored,
     /// A page fault at this address.
     PageFault(u64),
-    /// Another fault, at RIP.
-    Fault,
+    /// Another fault, at RIP: the number of its exception, where the processor tells.
+    Fault(Option<u8>),
     /// A host signal, or a call of [`Kick::kick`].
     Interrupted,
     /// The host could not provide a page: a window's file is shorter now, or memory is short.
@@ -79,6 +86,18 @@ pub struct Vcpu {
     fd: VcpuFd,
     special: kvm_sregs,
     dirty_special: bool,
+    /// Ring 0, where there is one.
+    supervisor: Option<Supervisor>,
+}
+
+/// What vCPUs of a VM have in common.
+#[derive(Debug)]
+pub struct Model {
+    /// What `cpuid` says.
+    pub cpuid: CpuId,
+    /// The memory for all vCPUs' ring 0, on machines with hardware virtualization. There `syscall` enters it; on a PVM host it
+    /// stays in ring 3.
+    pub blocks: Option<Blocks>,
 }
 
 /// Makes a vCPU leave the guest before its next instruction.
@@ -99,20 +118,25 @@ impl Kick {
 }
 
 impl Vcpu {
-    pub(super) fn new(vm: &VmFd, index: u64, cpuid: &CpuId) -> Result<Self, VmError> {
+    pub(super) fn new(vm: &VmFd, index: u64, model: &Model) -> Result<Self, VmError> {
         let failed = |what| move |error| VmError::Kvm(what, error);
         let mut fd = vm.create_vcpu(index).map_err(failed("create a vCPU"))?;
-        fd.set_cpuid2(cpuid).map_err(failed("set CPUID"))?;
+        fd.set_cpuid2(&model.cpuid).map_err(failed("set CPUID"))?;
         let mut special = fd.get_sregs().map_err(failed("read a vCPU's registers"))?;
         let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, dpl: 3, ..Default::default() };
         special.cs = kvm_segment { selector: USER_CS, type_: 11, l: 1, ..flat };
         special.ss = kvm_segment { selector: USER_SS, type_: 3, db: 1, ..flat };
         let null = kvm_segment { unusable: 1, ..Default::default() };
         (special.ds, special.es, special.fs, special.gs) = (null, null, null, null);
-        let limit = 104 + 32;
-        special.tr =
-            kvm_segment { base: layout::TASK, limit, selector: 0x40, type_: 11, present: 1, ..Default::default() };
-        special.idt.limit = 0;
+        let supervisor = if let Some(blocks) = &model.blocks {
+            let supervisor = Supervisor::new(index, blocks, &mut special);
+            Some(supervisor.ok_or(VmError::Kvm("make so many vCPUs", kvm_ioctls::Error::new(libc::ENOSPC)))?)
+        } else {
+            let (base, limit) = (layout::TASK, 104 + 32);
+            special.tr = kvm_segment { base, limit, selector: 0x40, type_: 11, present: 1, ..Default::default() };
+            special.idt.limit = 0;
+            None
+        };
         // PE, MP, ET, NE, WP, AM, PG; PAE, OSFXSR, OSXMMEXCPT, OSXSAVE; SCE, LME, LMA, NXE.
         (special.cr0, special.cr2, special.cr4, special.efer) = (0x8005_0033, NO_FAULT, 0x4_0620, 0xd01);
         fd.set_sregs(&special).map_err(failed("set a vCPU's registers"))?;
@@ -120,14 +144,30 @@ impl Vcpu {
         xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: 7, ..Default::default() };
         fd.set_xcrs(&xcrs).map_err(failed("enable AVX"))?;
         let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-        let star = u64::from(USER_CS - 16) << 48 | 0x10 << 32;
-        let msrs = Msrs::from_entries(&[msr(MSR_STAR, star), msr(MSR_LSTAR, layout::STUB), msr(MSR_FMASK, 0)])
+        let star = u64::from(USER_CS - 16) << 48 | u64::from(KERNEL_CS) << 32;
+        let mask = if supervisor.is_some() { MASKED_FLAGS } else { 0 };
+        let msrs = Msrs::from_entries(&[msr(MSR_STAR, star), msr(MSR_LSTAR, layout::STUB), msr(MSR_FMASK, mask)])
             .expect("three entries fit");
         fd.set_msrs(&msrs).map_err(failed("set a vCPU's system call entry"))?;
         // With a local APIC of KVM's own all but the first vCPU would wait to be started by it.
         fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE }).map_err(failed("start a vCPU"))?;
         fd.set_sync_valid_reg(SyncReg::Register);
-        Ok(Self { fd, special, dirty_special: true })
+        Ok(Self { fd, special, dirty_special: true, supervisor })
+    }
+
+    /// Makes the time-stamp counter the host's. KVM begins a hardware guest's at 0, and cannot change that before Linux 5.16; on
+    /// PVM it is the host's anyway.
+    pub(super) fn count_as_the_host(&self) -> bool {
+        let offset = 0_u64;
+        let attribute = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: KVM_VCPU_TSC_OFFSET.into(),
+            addr: (&raw const offset) as u64,
+            ..Default::default()
+        };
+        // SAFETY: the call reads the attribute and, where it points, the offset.
+        let set = || unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) };
+        self.supervisor.is_none() || set() == 0
     }
 
     /// The handle that makes this vCPU leave the guest.
@@ -201,30 +241,101 @@ impl Vcpu {
 
     /// Runs in ring 3 until something happens.
     pub fn run(&mut self) -> Result<Exit, VmError> {
+        if let Some(supervisor) = &self.supervisor {
+            let registers = &mut self.fd.sync_regs_mut().regs;
+            // The processor would refuse to go there, in one way or another.
+            if registers.rip >= PROGRAMS_END {
+                return Ok(Exit::Fault(Some(supervisor::GENERAL_PROTECTION)));
+            }
+            if supervisor.enter(registers) {
+                self.fd.set_sync_dirty_reg(SyncReg::Register);
+            }
+        }
         if self.dirty_special {
-            self.fd.sync_regs_mut().sregs = self.special;
+            let mut special = self.special;
+            if let Some(supervisor) = &self.supervisor {
+                supervisor.segments(&mut special);
+            }
+            self.fd.sync_regs_mut().sregs = special;
             self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
             self.dirty_special = false;
         }
-        match self.fd.run() {
-            Ok(VcpuExit::IoOut(layout::PORT, _)) => Ok(Exit::Syscall),
-            Ok(VcpuExit::IoOut(layout::RESTORED, _)) => Ok(Exit::Restored),
-            Ok(VcpuExit::Shutdown) => {
-                let found = self.fd.get_sregs().map_err(|error| VmError::Kvm("read a vCPU's registers", error))?;
+        let left = match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, _)) => Left::Port(port),
+            Ok(VcpuExit::Shutdown) => Left::Shutdown,
+            Ok(VcpuExit::Intr) => Left::Stopped(Exit::Interrupted),
+            // Ports, privileged state, instructions that KVM would emulate and cannot: nothing a program may do.
+            Ok(_) => Left::Stopped(Exit::Fault(None)),
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                Left::Stopped(Exit::Interrupted)
+            }
+            Err(error) if error.errno() == libc::EFAULT => Left::Stopped(Exit::NoPage),
+            Err(error) => return Err(VmError::Kvm("run a vCPU", error)),
+        };
+        if self.supervisor.is_some() { self.left_by_ring_0(left) } else { self.left_from_ring_3(left) }
+    }
+
+    /// Why ring 3 was left, where there is no other.
+    fn left_from_ring_3(&mut self, left: Left) -> Result<Exit, VmError> {
+        match left {
+            Left::Port(layout::PORT) => Ok(Exit::Syscall),
+            Left::Port(layout::RESTORED) => Ok(Exit::Restored),
+            Left::Port(_) => Ok(Exit::Fault(None)),
+            Left::Shutdown => {
+                let found = self.special()?;
                 // The registers have to be loaded again to leave the shutdown state.
                 self.fd.set_sync_dirty_reg(SyncReg::Register);
                 if found.cr2 == NO_FAULT {
-                    return Ok(Exit::Fault);
+                    return Ok(Exit::Fault(None));
                 }
                 self.dirty_special = true;
                 Ok(Exit::PageFault(found.cr2))
             }
-            // Ports, privileged state, instructions that KVM would emulate and cannot: nothing a program may do.
-            Ok(VcpuExit::Intr) => Ok(Exit::Interrupted),
-            Ok(_) => Ok(Exit::Fault),
-            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => Ok(Exit::Interrupted),
-            Err(error) if error.errno() == libc::EFAULT => Ok(Exit::NoPage),
-            Err(error) => Err(VmError::Kvm("run a vCPU", error)),
+            Left::Stopped(exit) => Ok(exit),
         }
     }
+
+    /// Why ring 3 was left, by way of ring 0 for the most part.
+    fn left_by_ring_0(&mut self, left: Left) -> Result<Exit, VmError> {
+        let stopped = if let Left::Stopped(_) = left { Some(self.special()?) } else { None };
+        let Some(supervisor) = &mut self.supervisor else { return self.left_from_ring_3(left) };
+        let registers = &mut self.fd.sync_regs_mut().regs;
+        let number = match left {
+            Left::Port(layout::PORT) => {
+                supervisor.called();
+                return Ok(Exit::Syscall);
+            }
+            Left::Port(port) => {
+                supervisor.faulted(registers);
+                (port.wrapping_sub(layout::FAULTS)) as u8
+            }
+            Left::Stopped(exit) => match stopped.and_then(|special| supervisor.stopped(&special, registers)) {
+                Some(About::Call) => return Ok(Exit::Syscall),
+                Some(About::Fault(number)) => number,
+                None => return Ok(exit),
+            },
+            // No exception comes that has no gate.
+            Left::Shutdown => return Err(VmError::Kvm("keep a vCPU running", kvm_ioctls::Error::new(libc::EIO))),
+        };
+        match number {
+            supervisor::PAGE_FAULT => Ok(Exit::PageFault(self.special()?.cr2)),
+            supervisor::GENERAL_PROTECTION if registers.rip == layout::RESTORE_END => Ok(Exit::Restored),
+            number => Ok(Exit::Fault(Some(number))),
+        }
+    }
+
+    fn special(&self) -> Result<kvm_sregs, VmError> {
+        self.fd.get_sregs().map_err(|error| VmError::Kvm("read a vCPU's registers", error))
+    }
+}
+
+/// How `KVM_RUN` ended.
+#[derive(Debug, Clone, Copy)]
+enum Left {
+    /// By a port.
+    Port(u16),
+    /// By a fault that had nowhere to go.
+    Shutdown,
+    /// Where it happened to be.
+    Stopped(Exit),
 }
