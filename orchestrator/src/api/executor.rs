@@ -18,6 +18,9 @@ use crate::master::{
 /// The most tasks or updates in one call.
 const MOST_ITEMS: usize = 10_000;
 
+/// The longest status, in bytes: it is kept until the framework has acknowledged it.
+const MOST_STATUS: usize = 256 << 10;
+
 /// What an executor wants, and which it says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -211,12 +214,16 @@ impl Said {
             fields.retain(|name, _| !["task_id", "state", "uuid", "message", "agent_id", "source"].contains(&&**name));
         }
         details["executor_id"] = id(executor.as_str());
+        let details = details.to_string();
+        if details.len() + status.message.len() > MOST_STATUS {
+            return Err(Invalid::new("status", format!("has more than {MOST_STATUS} bytes")));
+        }
         Ok(Update {
             task: TaskId::from(status.task_id.value),
             state,
             id: update,
             message: status.message,
-            details: details.to_string().into(),
+            details: details.into(),
         })
     }
 }
@@ -312,6 +319,13 @@ mod tests {
             (status(&format!(r#"{task}, "state": "TASK_DANCING", "uuid": """#)), "update.status.state"),
             (status(&format!(r#"{task}, "state": "TASK_UNREACHABLE", "uuid": """#)), "update.status.state"),
             (status(&format!(r#"{task}, "state": "TASK_RUNNING", "uuid": "AAAA""#)), "update.status.uuid"),
+            (
+                status(&format!(
+                    r#"{task}, "state": "TASK_RUNNING", "uuid": "AAAAAAAAAAAAAAAAAAAABw==", "data": "{}""#,
+                    "A".repeat(MOST_STATUS)
+                )),
+                "update.status",
+            ),
             (format!(r#"{{"type": "MESSAGE", {WHO}}}"#), "message"),
             (format!(r#"{{"type": "MESSAGE", {WHO}, "message": {{"data": "?"}}}}"#), "message.data"),
             (
