@@ -1,6 +1,6 @@
 //! Whatever is sent, reading it ends with a value or an error that names a field: never with a panic.
 
-use berth_orchestrator::api::{Invalid, agent, operator, parse, scheduler};
+use berth_orchestrator::api::{Invalid, agent, executor, operator, parse, scheduler};
 use berth_orchestrator::recordio::{Decoder, frame};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -13,7 +13,12 @@ fn calls() -> Vec<Value> {
         { "name": "ports", "type": "RANGES", "ranges": { "range": [{ "begin": 31000, "end": 31005 }] } },
     ]);
     let task = json!({ "name": "n", "task_id": id("t"), "agent_id": id("a"), "resources": resources, "command": {} });
-    let launch = json!([{ "type": "LAUNCH", "launch": { "task_infos": [task] } }]);
+    let mut by_executor = task.clone();
+    by_executor["executor"] = json!({ "executor_id": id("e"), "command": {}, "resources": resources });
+    let launch = json!([{ "type": "LAUNCH", "launch": { "task_infos": [task, by_executor] } }]);
+    let status = json!({ "task_id": id("t"), "state": "TASK_RUNNING", "uuid": "AAAAAAAAAAAAAAAAAAAABw==" });
+    let unacknowledged =
+        json!({ "unacknowledged_tasks": [{ "task_id": id("t") }], "unacknowledged_updates": [{ "status": status }] });
     let constraint =
         json!({ "selector": { "attribute_name": "zone" }, "predicate": { "text_matches": { "regex": "b+" } } });
     let constraints = json!({ "role_constraints": { "a": { "groups": [{ "attribute_constraints": [constraint] }] } } });
@@ -34,6 +39,10 @@ fn calls() -> Vec<Value> {
         json!({ "type": "ACKNOWLEDGE", "framework_id": framework, "acknowledge": acknowledge }),
         json!({ "type": "RECONCILE", "framework_id": framework, "reconcile": { "tasks": [{ "task_id": id("t") }] } }),
         json!({ "type": "MESSAGE", "framework_id": framework, "message": message }),
+        json!({ "type": "SHUTDOWN", "framework_id": framework, "shutdown": { "agent_id": id("a"), "executor_id": id("e") } }),
+        json!({ "type": "SUBSCRIBE", "framework_id": framework, "executor_id": id("e"), "subscribe": unacknowledged }),
+        json!({ "type": "UPDATE", "framework_id": framework, "executor_id": id("e"), "update": { "status": status } }),
+        json!({ "type": "MESSAGE", "framework_id": framework, "executor_id": id("e"), "message": { "data": "eA==" } }),
         json!({ "type": "UPDATE_QUOTA", "update_quota": { "quota_configs": [quota] } }),
         json!({ "type": "UPDATE_WEIGHTS", "update_weights": { "weight_infos": [{ "role": "a", "weight": 2.5 }] } }),
         json!({ "type": "DRAIN_AGENT", "drain_agent": { "agent_id": id("a") } }),
@@ -82,8 +91,13 @@ fn spoil(part: &mut Value, choices: &[prop::sample::Index], by: Value) {
     }
 }
 
-fn read_all(call: &Value) -> [Option<Invalid>; 3] {
-    [scheduler::read(call.clone(), "m").err(), operator::read(call.clone()).err(), agent::read(call.clone()).err()]
+fn read_all(call: &Value) -> [Option<Invalid>; 4] {
+    [
+        scheduler::read(call.clone(), "m").err(),
+        operator::read(call.clone()).err(),
+        agent::read(call.clone()).err(),
+        executor::read(call.clone()).err(),
+    ]
 }
 
 #[test]

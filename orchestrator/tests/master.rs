@@ -1,12 +1,13 @@
 //! The master core, one exchange at a time. What thousands of them come to is in `simulation.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_orchestrator::allocator::{OfferKey, Quota, Subscription, Weight};
 use berth_orchestrator::master::{
-    Admission, AgentId, AgentInfo, AgentState, Call, Change, Config, Connection, Event, FrameworkId, FrameworkInfo,
-    FromAgent, Master, Output, Reason, Refused, Registration, Registry, TaskId, TaskInfo, TaskReport, TaskState,
-    TaskStatus, ToAgent, UpdateId,
+    Admission, AgentId, AgentInfo, AgentState, Call, Change, Config, Connection, Event, ExecutorId, ExecutorInfo,
+    ExecutorReport, FrameworkId, FrameworkInfo, FromAgent, Master, Output, Reason, Refused, Registration, Registry,
+    TaskId, TaskInfo, TaskReport, TaskState, TaskStatus, ToAgent, UpdateId,
 };
 use berth_orchestrator::resources::{Kind, Quantities};
 
@@ -85,7 +86,19 @@ impl Cluster {
     }
 
     fn task(&self, id: &str, resources: Quantities) -> TaskInfo {
-        TaskInfo { id: TaskId::from(id), agent: self.agent.clone(), resources: resources.into(), payload: "{}".into() }
+        TaskInfo {
+            id: TaskId::from(id),
+            agent: self.agent.clone(),
+            resources: resources.into(),
+            executor: None,
+            payload: "{}".into(),
+        }
+    }
+
+    /// A task that an executor runs, which uses as much as a task besides.
+    fn task_of(&self, executor: &str, id: &str) -> TaskInfo {
+        let info = ExecutorInfo { id: executor.into(), resources: TASK.into(), payload: "{}".into() };
+        TaskInfo { executor: Some(Arc::new(info)), ..self.task(id, TASK) }
     }
 
     fn launch(&mut self, id: &str) {
@@ -390,4 +403,104 @@ fn a_lost_task_that_runs_is_ended_though_the_master_dies_meanwhile() {
         |output: &Output| matches!(output, Output::Store(Change::Agent(_, admission)) if !admission.unreachable);
     assert!(outputs.iter().any(reachable), "{outputs:?}");
     cluster.offer();
+}
+
+/// How many times a task's resources are in use.
+fn tasks_worth(cluster: &Cluster) -> u64 {
+    cluster.used()[Kind::Cpus] / TASK[Kind::Cpus]
+}
+
+fn ended(cluster: &Cluster, executor: &str) -> FromAgent {
+    FromAgent::ExecutorEnded { framework: cluster.framework.clone(), executor: executor.into(), status: Some(3) }
+}
+
+#[test]
+fn an_executor_is_counted_once_until_it_ends() {
+    let mut cluster = Cluster::new(true);
+    let offers = vec![cluster.offer()];
+    let tasks = vec![cluster.task_of("e", "t"), cluster.task_of("e", "u")];
+    cluster.call(Call::Accept { offers, tasks, refuse: Duration::ZERO });
+    let launched: Vec<bool> =
+        cluster.sent().iter().map(|sent| matches!(sent, ToAgent::Run { launch_executor: true, .. })).collect();
+    assert_eq!((launched, tasks_worth(&cluster)), (vec![true, false], 3));
+
+    // There is enough for one more task, and not for another executor with it.
+    cluster.master.allocate(seconds(1));
+    let told = cluster.told();
+    let [Event::Offers(offers)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(offers[0].executors, [ExecutorId::from("e")]);
+    let offers = vec![offers[0].key];
+    let tasks = vec![cluster.task_of("another", "v"), cluster.task_of("e", "w")];
+    cluster.call(Call::Accept { offers, tasks, refuse: Duration::ZERO });
+    let outputs = cluster.master.take_outputs();
+    let error =
+        |output: &Output| matches!(output, Output::Framework(_, Event::Update(it)) if it.state == TaskState::Error);
+    let run = |output: &Output| matches!(output, Output::Agent(_, ToAgent::Run { launch_executor: false, .. }));
+    assert!(outputs.iter().any(error) && outputs.iter().any(run), "{outputs:?}");
+    assert_eq!(tasks_worth(&cluster), 4);
+
+    for (number, task) in (1..).zip(["t", "u", "w"]) {
+        cluster.update(task, TaskState::Finished, number);
+    }
+    assert_eq!(tasks_worth(&cluster), 1, "it is there without tasks");
+    cluster.told();
+    let message = ended(&cluster, "e");
+    cluster.master.agent_says(AGENT_LINK, message.clone(), seconds(3));
+    assert_eq!(tasks_worth(&cluster), 0);
+    let told = cluster.told();
+    assert!(
+        matches!(&told[..], [Event::ExecutorFailure { executor, status: Some(3), .. }] if executor.as_str() == "e"),
+        "{told:?}"
+    );
+    cluster.master.agent_says(AGENT_LINK, message, seconds(3));
+    assert!(cluster.told().is_empty());
+}
+
+#[test]
+fn another_executor_of_the_same_name_is_none() {
+    let mut cluster = Cluster::new(true);
+    let offers = vec![cluster.offer()];
+    let mut other = cluster.task_of("e", "u");
+    let info = ExecutorInfo { id: "e".into(), resources: TASK.into(), payload: "{\"name\":\"other\"}".into() };
+    other.executor = Some(Arc::new(info));
+    cluster.call(Call::Accept { offers, tasks: vec![cluster.task_of("e", "t"), other], refuse: Duration::ZERO });
+    assert_eq!(cluster.states(), [(TaskState::Error, Some(Reason::TaskInvalid))]);
+    assert_eq!(tasks_worth(&cluster), 2);
+}
+
+#[test]
+fn an_agent_brings_back_its_executors() {
+    let mut cluster = Cluster::new(true);
+    let report = |cluster: &Cluster| ExecutorReport {
+        framework: cluster.framework.clone(),
+        role: "a".into(),
+        info: cluster.task_of("e", "t").executor.unwrap(),
+    };
+    let mut with = registration(Some(&cluster.agent), vec![]);
+    with.executors = vec![report(&cluster)];
+    cluster.master.register(Connection(3), with.clone(), seconds(2));
+    assert_eq!(tasks_worth(&cluster), 1);
+    assert_eq!(cluster.master.executors().count(), 1);
+    cluster.told();
+    // Twice is impossible, and so is more than there is.
+    let mut twice = with.clone();
+    twice.executors.push(report(&cluster));
+    cluster.master.register(Connection(4), twice, seconds(2));
+    assert!(cluster.sent().iter().any(|sent| matches!(sent, ToAgent::Refused(_))));
+
+    // It comes back without.
+    let without = registration(Some(&cluster.agent), vec![]);
+    cluster.master.register(Connection(5), without, seconds(3));
+    assert_eq!(tasks_worth(&cluster), 0);
+    assert!(matches!(&cluster.told()[..], [Event::ExecutorFailure { status: None, .. }]));
+
+    // A framework that is over has to be rid of its executors too.
+    cluster.master.register(Connection(6), with, seconds(4));
+    cluster.call(Call::Teardown);
+    let sent = cluster.sent();
+    assert!(sent.iter().any(|sent| matches!(sent, ToAgent::ShutDownFramework(_))), "{sent:?}");
+    assert_eq!((tasks_worth(&cluster), cluster.master.frameworks().count()), (1, 1));
+    let message = ended(&cluster, "e");
+    cluster.master.agent_says(Connection(6), message, seconds(5));
+    assert_eq!((cluster.used(), cluster.master.frameworks().count()), (Quantities::ZERO, 0));
 }

@@ -156,9 +156,10 @@ fn tasks_run_in_sandboxes_with_the_limits_that_were_accepted() {
 
     framework.call(json!({ "type": "REVIVE" }));
     let offer = framework.offer();
-    framework.launch_as(&offer, "wrong", 0.1, 32.0, json!({ "executor": {}, "command": { "value": "true" } }));
+    let executor = json!({ "executor_id": { "value": "e" } });
+    framework.launch_as(&offer, "wrong", 0.1, 32.0, json!({ "executor": executor, "command": { "value": "true" } }));
     let status = until(&mut framework, "wrong", "TASK_ERROR");
-    assert!(status["message"].as_str().unwrap().contains("executor: is not supported"), "{status}");
+    assert!(status["message"].as_str().unwrap().contains("a task has one of them"), "{status}");
     wait::until("all that has ended is removed", || cluster.containers().is_empty());
 }
 
@@ -275,7 +276,7 @@ fn people_see_nodes_shares_and_reasons() {
 }
 
 /// What a call to an agent is answered, by way of the master.
-fn ask(cluster: &Cluster, path: &str, call: &Value) -> (u16, Value) {
+pub fn ask(cluster: &Cluster, path: &str, call: &Value) -> (u16, Value) {
     let answer = http::send(cluster.master, http::post(&format!("{path}/api/v1"), "", &call.to_string()).as_bytes());
     (answer.status, serde_json::from_str(&answer.body).unwrap_or(Value::String(answer.body)))
 }

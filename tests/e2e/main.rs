@@ -14,6 +14,7 @@ mod damaged_records;
 mod debian;
 mod documents;
 mod exec;
+mod executors;
 mod failover;
 mod harness;
 mod health;

@@ -41,6 +41,7 @@ fn registration(agent: usize) -> Registration {
             id: TaskId::from(format!("task-{agent}-{task}")),
             agent: id.clone(),
             resources: Quantities::new(1000, GIB).into(),
+            executor: None,
             payload: "{}".into(),
         },
         state: TaskState::Running,
@@ -50,7 +51,7 @@ fn registration(agent: usize) -> Registration {
     let frameworks = frameworks.map(|framework| (framework_id(framework), framework_info(framework))).collect();
     let info =
         AgentInfo { hostname: format!("host-{agent}"), port: 5051, resources: AGENT.into(), ..AgentInfo::default() };
-    Registration { id: Some(id), info, frameworks, tasks }
+    Registration { id: Some(id), info, frameworks, executors: Vec::new(), tasks }
 }
 
 /// The resident memory of this process, in MiB.

@@ -1,12 +1,14 @@
-//! What a task says is to be run, as arguments of `berth run`.
+//! What a task or an executor says is to be run, as arguments of `berth run`.
 //!
 //! What a task asks for and does not get would be a lie to its framework, so what is not supported is an error that
 //! names the field.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_engine::options::Limits;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,11 +16,21 @@ use super::checks::{self, CheckInfo, Checks, HealthCheckInfo, Means};
 use super::files;
 use crate::api::scheduler::DurationInfo;
 use crate::api::{Invalid, decode, parse};
-use crate::master::TaskInfo;
+use crate::master::{AgentId, ExecutorInfo, FrameworkId, TaskInfo};
 use crate::resources::{Kind, Quantities};
 
 /// How long a task may take to end by itself, unless it says so (Mesos').
 const GRACE: Duration = Duration::from_secs(3);
+/// The same of an executor.
+const EXECUTOR_GRACE: Duration = Duration::from_secs(5);
+/// How long an executor shall try to reach an agent that is not there, and the longest pause it shall make meanwhile.
+const RECOVERY: Duration = Duration::from_mins(15);
+const BACK_OFF: Duration = Duration::from_secs(2);
+/// The least that an executor's sandbox gets: 10 thousandths of a CPU and 32 MiB, as in Mesos. Frameworks may say that it
+/// uses nothing.
+const LEAST: Quantities = Quantities::new(10, 32 << 20);
+/// By what an executor shows its agent which it is.
+const TOKEN: &str = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN";
 /// The label that chooses the isolation of a task.
 pub const ISOLATION: &str = "org.berth.isolation";
 
@@ -30,6 +42,8 @@ type Isolation = (&'static str, &'static [&'static str]);
 pub struct Start {
     /// Those of `berth`.
     pub arguments: Vec<String>,
+    /// Variables of its environment that nobody reads among its arguments.
+    pub secrets: Vec<(String, String)>,
     /// The directory that is the task's own, if it has one. It has to be there before.
     pub directory: Option<PathBuf>,
 }
@@ -55,6 +69,7 @@ pub struct Command {
     program: Option<String>,
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
+    secrets: Vec<(String, String)>,
     user: Option<String>,
     isolation: Isolation,
     host_network: bool,
@@ -72,10 +87,28 @@ struct Task {
     #[serde(default)]
     labels: Labels,
     kill_policy: Option<KillPolicy>,
-    executor: Option<Value>,
     health_check: Option<HealthCheckInfo>,
     check: Option<CheckInfo>,
     max_completion_time: Option<Value>,
+}
+
+/// `ExecutorInfo`
+#[derive(Deserialize)]
+struct Executor {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    command: Option<CommandInfo>,
+    container: Option<Container>,
+    #[serde(default)]
+    labels: Labels,
+    shutdown_grace_period: Option<DurationInfo>,
+}
+
+/// What a task or an executor is as a program in a sandbox.
+struct Program {
+    command: Option<CommandInfo>,
+    container: Option<Container>,
+    labels: Labels,
 }
 
 /// `CommandInfo`
@@ -166,42 +199,128 @@ struct KillPolicy {
 /// What a task wants to be run.
 pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Invalid> {
     let task: Task = decode(parse(info.payload.as_bytes())?)?;
-    let unsupported =
-        [("executor", task.executor.is_some()), ("max_completion_time", task.max_completion_time.is_some())];
-    if let Some((field, _)) = unsupported.into_iter().find(|(_, is_there)| *is_there) {
-        return Err(Invalid::new(field, "is not supported"));
+    if task.max_completion_time.is_some() {
+        return Err(Invalid::new("max_completion_time", "is not supported"));
     }
-    let asked = task.labels.labels.into_iter().find(|label| label.key == ISOLATION).and_then(|label| label.value);
-    let asked = asked.as_deref().unwrap_or(ISOLATIONS[0].0);
-    let isolation = ISOLATIONS.into_iter().find(|(name, _)| *name == asked).ok_or_else(|| {
-        let known = ISOLATIONS.map(|(name, _)| name).join(", ");
-        Invalid::new(format!("labels.{ISOLATION}"), format!("`{asked}` is not known; there are {known}"))
-    })?;
-    let Surroundings { image, network, volumes } = task.container.map(Container::read).transpose()?.unwrap_or_default();
-    let missing = || Invalid::missing("container.mesos.image.docker.name");
-    let image = image.or_else(|| default_image.map(str::to_owned)).ok_or_else(missing)?;
-    if image.starts_with('-') {
-        return Err(Invalid::new("container.mesos.image.docker.name", format!("`{image}` is no name of an image")));
+    let Task { command, container, labels, .. } = task;
+    let mut command = Program { command, container, labels }.read(default_image)?;
+    let means = Means { exec: command.isolation.0 != WASM, network: command.host_network };
+    command.checks = checks::read(task.health_check, task.check, means)?;
+    command.resources = info.resources.quantities;
+    Ok(command)
+}
+
+/// What a task that an executor runs may not say.
+pub fn check_of_executor(info: &TaskInfo) -> Result<(), Invalid> {
+    let task: Task = decode(parse(info.payload.as_bytes())?)?;
+    if task.command.is_some() {
+        return Err(Invalid::new("command", "is there, and so is `executor`: a task has one of them"));
     }
-    let command = task.command.ok_or_else(|| Invalid::missing("command"))?;
-    let (program, arguments) = command.line().map_err(|wrong| wrong.within("command"))?;
-    // Containers share the host's network, as in Mesos; the others have none yet.
-    let host_network = network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0];
-    let means = Means { exec: isolation.0 != WASM, network: host_network };
-    let checks = checks::read(task.health_check, task.check, means)?;
-    let variables = command.environment.variables.into_iter().map(|variable| (variable.name, variable.value));
-    Ok(Command {
-        image,
-        program,
-        arguments,
-        environment: variables.collect(),
-        user: command.user,
-        host_network,
-        isolation,
-        volumes,
-        resources: info.resources.quantities,
-        checks,
-    })
+    Ok(())
+}
+
+/// What an executor finds in its environment.
+#[derive(Debug)]
+pub struct Surrounding<'a> {
+    /// Whose it is.
+    pub framework: &'a FrameworkId,
+    /// Where it is, if the agent has an id.
+    pub agent: Option<&'a AgentId>,
+    /// Where the agent listens.
+    pub endpoint: SocketAddr,
+    /// By what the agent knows it.
+    pub token: String,
+    /// The directory that is its own, outside of the sandbox.
+    pub directory: &'a Path,
+}
+
+/// What an executor is, with `resources` for itself and its tasks.
+pub fn read_executor(
+    info: &ExecutorInfo,
+    resources: Quantities,
+    default_image: Option<&str>,
+    surrounding: Surrounding,
+) -> Result<Command, Invalid> {
+    let executor: Executor = decode(parse(info.payload.as_bytes())?)?;
+    if let Some(kind) = executor.kind.filter(|kind| !["CUSTOM", "UNKNOWN"].contains(&&**kind)) {
+        return Err(Invalid::new("type", format!("`{kind}` is not supported; CUSTOM is")));
+    }
+    let grace = executor.shutdown_grace_period.map_or(EXECUTOR_GRACE, |grace| grace.duration());
+    let Executor { command, container, labels, .. } = executor;
+    let mut command = Program { command, container, labels }.read(default_image)?;
+    if !command.host_network {
+        let problem =
+            "an executor reaches its agent over the host's network, which only containers have that say nothing else";
+        return Err(Invalid::new("container", problem));
+    }
+    command.resources = resources;
+    let seconds = |duration: Duration| format!("{}secs", duration.as_secs_f64());
+    let agent = surrounding.agent.map_or("", AgentId::as_str);
+    let variables = [
+        ("MESOS_FRAMEWORK_ID", surrounding.framework.to_string()),
+        ("MESOS_EXECUTOR_ID", info.id.to_string()),
+        ("MESOS_AGENT_ID", agent.to_owned()),
+        // Its name of old.
+        ("MESOS_SLAVE_ID", agent.to_owned()),
+        ("MESOS_AGENT_ENDPOINT", surrounding.endpoint.to_string()),
+        ("MESOS_DIRECTORY", surrounding.directory.display().to_string()),
+        (files::VARIABLE, files::PLACE.to_owned()),
+        ("MESOS_CHECKPOINT", "1".to_owned()),
+        ("MESOS_RECOVERY_TIMEOUT", seconds(RECOVERY)),
+        ("MESOS_SUBSCRIPTION_BACKOFF_MAX", seconds(BACK_OFF)),
+        ("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", seconds(grace)),
+    ];
+    command.environment.extend(variables.map(|(name, value)| (name.to_owned(), value)));
+    command.environment.remove(TOKEN);
+    command.secrets = vec![(TOKEN.to_owned(), surrounding.token)];
+    Ok(command)
+}
+
+/// How much an executor's sandbox gets, of which it and its tasks use so much.
+pub fn limits(used: &Quantities) -> Quantities {
+    used.iter().fold(*used, |limits, (kind, amount)| limits.with(kind, amount.max(LEAST[kind])))
+}
+
+/// The same, as the engine counts them.
+#[expect(clippy::cast_precision_loss, reason = "what agents have is far below 2⁵³")]
+pub fn engine_limits(limits: &Quantities) -> Limits {
+    let (memory, cpus) = (Some(limits[Kind::Memory]), Some(limits[Kind::Cpus] as f64 / 1000.0));
+    Limits { memory, cpus, ..Limits::default() }
+}
+
+impl Program {
+    fn read(self, default_image: Option<&str>) -> Result<Command, Invalid> {
+        let asked = self.labels.labels.into_iter().find(|label| label.key == ISOLATION).and_then(|label| label.value);
+        let asked = asked.as_deref().unwrap_or(ISOLATIONS[0].0);
+        let isolation = ISOLATIONS.into_iter().find(|(name, _)| *name == asked).ok_or_else(|| {
+            let known = ISOLATIONS.map(|(name, _)| name).join(", ");
+            Invalid::new(format!("labels.{ISOLATION}"), format!("`{asked}` is not known; there are {known}"))
+        })?;
+        let Surroundings { image, network, volumes } =
+            self.container.map(Container::read).transpose()?.unwrap_or_default();
+        let missing = || Invalid::missing("container.mesos.image.docker.name");
+        let image = image.or_else(|| default_image.map(str::to_owned)).ok_or_else(missing)?;
+        if image.starts_with('-') {
+            return Err(Invalid::new("container.mesos.image.docker.name", format!("`{image}` is no name of an image")));
+        }
+        let command = self.command.ok_or_else(|| Invalid::missing("command"))?;
+        let (program, arguments) = command.line().map_err(|wrong| wrong.within("command"))?;
+        let variables = command.environment.variables.into_iter().map(|variable| (variable.name, variable.value));
+        Ok(Command {
+            image,
+            program,
+            arguments,
+            environment: variables.collect(),
+            secrets: Vec::new(),
+            user: command.user,
+            // Containers share the host's network, as in Mesos; the others have none yet.
+            host_network: network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0],
+            isolation,
+            volumes,
+            resources: Quantities::ZERO,
+            checks: Checks::default(),
+        })
+    }
 }
 
 impl CommandInfo {
@@ -298,6 +417,10 @@ impl Command {
         for (name, value) in &self.environment {
             flag("env", &format!("{name}={value}"));
         }
+        // `berth` finds their values in its own environment.
+        for (name, _) in &self.secrets {
+            flag("env", name);
+        }
         for volume in &self.volumes {
             flag("volume", volume);
         }
@@ -307,7 +430,7 @@ impl Command {
         arguments.push(self.image);
         arguments.extend(self.program);
         arguments.extend(self.arguments);
-        Start { arguments, directory }
+        Start { arguments, secrets: self.secrets, directory }
     }
 }
 
@@ -316,6 +439,13 @@ pub fn grace(info: &TaskInfo) -> Duration {
     let task = parse(info.payload.as_bytes()).and_then(decode::<Task>).ok();
     let policy = task.and_then(|task| task.kill_policy).and_then(|policy| policy.grace_period);
     policy.map_or(GRACE, |grace| grace.duration())
+}
+
+/// How long an executor may take to end by itself.
+pub fn executor_grace(info: &ExecutorInfo) -> Duration {
+    let executor = parse(info.payload.as_bytes()).and_then(decode::<Executor>).ok();
+    let grace = executor.and_then(|executor| executor.shutdown_grace_period);
+    grace.map_or(EXECUTOR_GRACE, |grace| grace.duration())
 }
 
 #[cfg(test)]
@@ -329,6 +459,7 @@ mod tests {
             id: "t".into(),
             agent: "a".into(),
             resources: Quantities::new(1500, 64 << 20).into(),
+            executor: None,
             payload: payload.to_string().into(),
         };
         Ok(read(&info, None)?.start("n", Path::new("/d")).arguments)
@@ -369,7 +500,6 @@ mod tests {
             (json!({ "container": { "docker": { "image": "b" } } }), "command"),
             (json!({ "container": { "docker": { "image": "b" } }, "command": {} }), "command.value"),
             (json!({ "container": { "docker": { "image": "b" } }, "command": { "value": 7 } }), "command.value"),
-            (json!({ "executor": {}, "command": { "value": "x" } }), "executor"),
             (
                 json!({
                     "container": { "docker": { "image": "b", "network": "NONE" } },

@@ -5,6 +5,7 @@
 //!                     │    ▲ started, ended
 //!                     ▼    │
 //!                  sandboxes: `berth run --detach`, one for each task
+//!                     ┊            or executor, which runs several and talks to the agent by the [listener]
 //! ```
 //!
 //! Start reading at [`tasks`], which decides what follows from what, as pure as the master's core. What it knows is
@@ -18,27 +19,32 @@ pub(crate) mod command;
 mod files;
 pub(crate) mod images;
 mod link;
+mod listener;
 mod sandboxes;
 mod tasks;
+mod tokens;
 
-use std::future::Future;
+use std::collections::BTreeMap;
+use std::future::{Future, ready};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_engine::Roots;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::task::spawn_blocking;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use checkpoints::Checkpoints;
 use files::Files;
 use images::Pulls;
 use link::Link;
+use listener::Called;
 use sandboxes::Sandboxes;
-use tasks::{Effect, Tasks};
+use tasks::{Effect, Means, Tasks};
+use tokens::Tokens;
 
 pub use checkpoints::Error as CheckpointError;
 pub use command::ISOLATION;
@@ -46,9 +52,13 @@ pub use files::LOG_FILE;
 pub use sandboxes::kept_log;
 
 use crate::api::agent::{Answer, Question};
+use crate::api::executor::{Call, Event};
 use crate::attributes::Attributes;
 use crate::master::{AgentInfo, FromAgent, Registration, ToAgent};
 use crate::masters::{Elsewhere, Masters, Search};
+use crate::resources::Quantities;
+use crate::server::limits::Bucket;
+use crate::server::queue::{Feed, queue};
 use crate::tls::Client;
 
 /// How often the master hears from an agent, and is told again what it did not acknowledge.
@@ -88,6 +98,9 @@ pub enum Error {
     /// Its sandboxes cannot be looked at.
     #[error("cannot find the agent's sandboxes: {0}")]
     Sandboxes(#[from] berth_engine::Error),
+    /// Its executors could not reach it.
+    #[error("cannot listen for executors on a port of 127.0.0.1: {0}")]
+    Listen(io::Error),
     /// The master does not let it take part.
     #[error("the master does not let the agent take part: {0}")]
     Refused(String),
@@ -123,6 +136,21 @@ enum Happening {
     Checked(String, checks::Report),
     /// A task's sandbox has ended.
     Ended(String, sandboxes::End),
+    /// A sandbox has other limits.
+    Limited(String, Quantities),
+    /// An executor should have subscribed by now.
+    Awaited(String),
+    /// An executor calls.
+    Called(Called),
+    /// A subscription of an executor is no more.
+    Unsubscribed(String, u64),
+}
+
+/// An executor that calls.
+struct Caller {
+    calls: Bucket,
+    /// Its present subscription.
+    subscription: Option<(u64, Feed)>,
 }
 
 /// Runs an agent until `shutdown` is ready, which leaves its tasks running, or it cannot go on.
@@ -130,15 +158,33 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (sender, mut happenings) = mpsc::unbounded_channel();
     let directory = std::path::absolute(&config.directory).unwrap_or_else(|_| config.directory.clone());
     let config = Config { directory, ..config };
-    let (checkpoints, recovered) = Checkpoints::open(&config.directory)?;
+    let (mut checkpoints, recovered) = Checkpoints::open(&config.directory)?;
     let sandboxes = Sandboxes::new(&config, checkpoints.instance(), sender.clone());
+    let tokens = Tokens::new(checkpoints.secret());
+    // Serves executors until the agent ends.
+    let mut listening = JoinSet::new();
+    let endpoint = if let Some(endpoint) = checkpoints.endpoint() {
+        listening.spawn(listener::serve(listener::bind_again(endpoint), tokens.clone(), sender.clone()));
+        endpoint
+    } else {
+        let (socket, endpoint) = listener::bind(&config.info.resources.ports).await.map_err(Error::Listen)?;
+        checkpoints.set_endpoint(endpoint)?;
+        listening.spawn(listener::serve(ready(socket), tokens.clone(), sender.clone()));
+        endpoint
+    };
+    let means = Means {
+        default_image: config.default_image.clone(),
+        directory: config.directory.clone(),
+        prefix: checkpoints.instance().to_owned(),
+        endpoint,
+        tokens,
+    };
     let mut agent = Agent {
-        tasks: Tasks::new(
-            recovered,
-            config.default_image.clone(),
-            checkpoints.instance().to_owned(),
-            config.directory.clone(),
-        ),
+        tasks: Tasks::new(recovered, means),
+        callers: BTreeMap::new(),
+        subscriptions: 0,
+        answers: Vec::new(),
+        start: Instant::now(),
         files: Files::new(&config.roots, &config.directory),
         questions: Arc::new(Semaphore::new(QUESTIONS)),
         happenings: sender.clone(),
@@ -203,6 +249,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
 struct Agent {
     tasks: Tasks,
+    /// Executors that have called, by the names of their sandboxes.
+    callers: BTreeMap<String, Caller>,
+    subscriptions: u64,
+    /// What executors are answered when all that follows from their calls is durable.
+    answers: Vec<(oneshot::Sender<listener::Answer>, listener::Answer)>,
+    start: Instant,
     checkpoints: Checkpoints,
     sandboxes: Sandboxes,
     files: Files,
@@ -274,8 +326,68 @@ impl Agent {
                 self.sandboxes.end_checks(&name);
                 self.tasks.ended(&name, &end);
             }
+            Happening::Limited(name, limits) => self.tasks.limited(&name, limits),
+            Happening::Awaited(name) => self.tasks.awaited(&name),
+            Happening::Called(called) => self.call(called),
+            Happening::Unsubscribed(name, number) => {
+                if let Some(caller) = self.callers.get_mut(&name)
+                    && caller.subscription.as_ref().is_some_and(|(present, _)| *present == number)
+                {
+                    caller.subscription = None;
+                    self.tasks.unsubscribed(&name);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// An executor calls.
+    fn call(&mut self, Called { name, request, answer: sender }: Called) {
+        let answer = match self.tasks.check_executor(&name, &request) {
+            Err(refusal) => listener::Answer::Refused(refusal),
+            Ok(()) => self.answer_executor(&name, request.call),
+        };
+        self.answers.push((sender, answer));
+    }
+
+    fn answer_executor(&mut self, name: &str, call: Call) -> listener::Answer {
+        let now = self.start.elapsed();
+        let new = || Caller { calls: Bucket::new(listener::CALLS, now), subscription: None };
+        let caller = self.callers.entry(name.to_owned()).or_insert_with(new);
+        if !caller.calls.take(now) {
+            return listener::Answer::TooOften;
+        }
+        match call {
+            Call::Subscribe { tasks, updates } => {
+                self.subscriptions += 1;
+                let (feed, queue) = queue();
+                if let Some((_, old)) = caller.subscription.replace((self.subscriptions, feed)) {
+                    let superseded = Event::Error("the executor subscribed again by another connection".to_owned());
+                    let _ = old.push(listener::record(&superseded, &self.info), listener::MOST_QUEUED);
+                }
+                self.tasks.subscribed(name, &tasks, updates);
+                return listener::Answer::Subscribed(queue, self.subscriptions);
+            }
+            Call::Update(update) => {
+                if let Err(refusal) = self.tasks.said(name, update) {
+                    return listener::Answer::Refused(refusal);
+                }
+            }
+            Call::Message(data) => self.tasks.message(name, data),
+            Call::Heartbeat => {}
+        }
+        listener::Answer::Accepted
+    }
+
+    /// Says something to an executor, if it is subscribed.
+    fn tell_executor(&mut self, name: &str, event: &Event) {
+        let Some(caller) = self.callers.get_mut(name) else { return };
+        let Some((_, feed)) = &caller.subscription else { return };
+        if feed.push(listener::record(event, &self.info), listener::MOST_QUEUED).is_err() {
+            tracing::warn!(name, "an executor does not read what it is sent: disconnected");
+            caller.subscription = None;
+            self.tasks.unsubscribed(name);
+        }
     }
 
     /// Finds out what is asked, and happens to have an answer then.
@@ -366,8 +478,19 @@ impl Agent {
                 Effect::Start(name, arguments) => self.sandboxes.start(name, arguments),
                 Effect::Check(name, checks) => self.sandboxes.check(name, *checks),
                 Effect::Stop(name, grace) => self.sandboxes.stop(name, grace),
-                Effect::Remove(name) => self.sandboxes.remove(name),
+                Effect::StopAfter(name, pause) => self.sandboxes.stop_after(name, pause),
+                Effect::Limit(name, limits) => self.sandboxes.limit(name, limits),
+                Effect::Await(name, pause) => self.sandboxes.wait_for(name, pause),
+                Effect::Tell(name, event) => self.tell_executor(&name, &event),
+                Effect::Remove(name) => {
+                    self.callers.remove(&name);
+                    self.sandboxes.remove(name);
+                }
             }
+        }
+        for (sender, answer) in self.answers.drain(..) {
+            // Whoever asked may have left.
+            let _ = sender.send(answer);
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, fs, io};
 
@@ -21,11 +21,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
 
 use super::checks::{Asker, Checks, Rounds};
-use super::command::Start;
+use super::command::{self, Start};
 use super::{Config, Happening, files};
+use crate::resources::Quantities;
 
 /// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
 const HALF_MADE: Duration = Duration::from_secs(10);
@@ -78,6 +80,12 @@ pub struct Sandboxes {
     asker: Asker,
     /// The tasks that are asked how they are.
     rounds: BTreeMap<String, Rounds>,
+    /// What is to happen to a sandbox later, unless it is removed before.
+    later: BTreeMap<String, JoinSet<()>>,
+    /// The limits that sandboxes are to have. Only the latest matter, however many wait to be set.
+    limits: Arc<Mutex<BTreeMap<String, Quantities>>>,
+    /// Held by whoever sets limits, so that of two that come at once the later has the last word.
+    limiting: Arc<Mutex<()>>,
     happenings: UnboundedSender<Happening>,
 }
 
@@ -85,9 +93,10 @@ impl Sandboxes {
     pub fn new(config: &Config, prefix: &str, happenings: UnboundedSender<Happening>) -> Sandboxes {
         let (roots, berth, directory) = (config.roots.clone(), config.berth.clone(), config.directory.clone());
         let (removed, prefix, rounds) = (Arc::default(), prefix.to_owned(), BTreeMap::new());
+        let (later, limits, limiting) = (BTreeMap::new(), Arc::default(), Arc::default());
         let slots = Arc::new(Semaphore::new(CHECK_COMMANDS));
         let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots };
-        Sandboxes { roots, berth, directory, removed, prefix, asker, rounds, happenings }
+        Sandboxes { roots, berth, directory, removed, prefix, asker, rounds, later, limits, limiting, happenings }
     }
 
     /// Asks the task in a sandbox, which has started, until it is to end or has ended.
@@ -116,9 +125,13 @@ impl Sandboxes {
 
     /// Starts a sandbox; that, and later its end, happens.
     pub fn start(&self, name: String, start: Start) {
-        let Start { arguments, directory } = start;
+        let Start { arguments, secrets, directory } = start;
         let mut command = Command::new(&self.berth);
-        command.args(arguments).env("BERTH_DATA_ROOT", self.roots.data()).env("BERTH_STATE_ROOT", self.roots.state());
+        command
+            .args(arguments)
+            .envs(secrets)
+            .env("BERTH_DATA_ROOT", self.roots.data())
+            .env("BERTH_STATE_ROOT", self.roots.state());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
         tokio::spawn(async move {
@@ -164,17 +177,49 @@ impl Sandboxes {
     pub fn stop(&mut self, name: String, grace: Duration) {
         self.end_checks(&name);
         let roots = self.roots.clone();
-        let stop = move || {
-            let stopped = Container::find(&roots, &name).and_then(|it| lifecycle::stop(&it, None, Some(grace)));
-            if let Err(error) = stopped {
-                tracing::warn!(%error, name, "a task's sandbox cannot be stopped");
+        spawn_blocking(move || stop(&roots, &name, grace));
+    }
+
+    /// Ends a sandbox when so much time has passed.
+    pub fn stop_after(&mut self, name: String, pause: Duration) {
+        let roots = self.roots.clone();
+        self.later.entry(name.clone()).or_default().spawn(async move {
+            sleep(pause).await;
+            spawn_blocking(move || stop(&roots, &name, Duration::ZERO));
+        });
+    }
+
+    /// Tells when so much time has passed that somebody should have subscribed.
+    pub fn wait_for(&mut self, name: String, pause: Duration) {
+        let happenings = self.happenings.clone();
+        self.later.entry(name.clone()).or_default().spawn(async move {
+            sleep(pause).await;
+            let _ = happenings.send(Happening::Awaited(name));
+        });
+    }
+
+    /// Changes the limits of a sandbox; that they are set happens.
+    pub fn limit(&self, name: String, limits: Quantities) {
+        let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
+        let (wanted, turn) = (Arc::clone(&self.limits), Arc::clone(&self.limiting));
+        wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), limits);
+        spawn_blocking(move || {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let latest = wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            // One before has set them already.
+            let Some(limits) = latest else { return };
+            let changes = command::engine_limits(&limits);
+            let changed = Container::find(&roots, &name).and_then(|it| lifecycle::update(&it, &changes, None));
+            if let Err(error) = changed {
+                tracing::warn!(%error, name, "the limits of an executor's sandbox cannot be changed");
             }
-        };
-        spawn_blocking(stop);
+            let _ = happenings.send(Happening::Limited(name, limits));
+        });
     }
 
     /// Removes what is left of a sandbox, but for its log.
-    pub fn remove(&self, name: String) {
+    pub fn remove(&mut self, name: String) {
+        self.later.remove(&name);
         let (roots, directory, removed) = (self.roots.clone(), self.directory.clone(), Arc::clone(&self.removed));
         spawn_blocking(move || {
             let log = Container::find(&roots, &name).map(|container| container.dir().join(LOG));
@@ -197,6 +242,13 @@ impl Sandboxes {
                 tracing::warn!(%error, "old logs and files of tasks cannot be removed");
             }
         });
+    }
+}
+
+fn stop(roots: &Roots, name: &str, grace: Duration) {
+    let stopped = Container::find(roots, name).and_then(|it| lifecycle::stop(&it, None, Some(grace)));
+    if let Err(error) = stopped {
+        tracing::warn!(%error, name, "a task's sandbox cannot be stopped");
     }
 }
 

@@ -7,8 +7,14 @@
 //! ```
 //!
 //! Every change of state is an update. Of each task the oldest one that is not acknowledged is said, again and again.
+//!
+//! What runs in the sandbox is the task's command, or an [executor](executors) that runs several tasks and says itself what
+//! becomes of them.
+
+mod executors;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,14 +27,19 @@ use super::checks::{Checks, Report};
 use super::command::{self, Command, Start};
 use super::files;
 use super::sandboxes::{End, LOGS};
+use super::tokens::Tokens;
+use crate::api::executor;
 use crate::master::{
-    AgentId, FrameworkId, FrameworkInfo, FromAgent, Registration, TaskId, TaskInfo, TaskReport, TaskState, TaskStatus,
-    ToAgent, UpdateId,
+    AgentId, ExecutorId, FrameworkId, FrameworkInfo, FromAgent, Registration, TaskId, TaskInfo, TaskReport, TaskState,
+    TaskStatus, ToAgent, UpdateId,
 };
+use crate::resources::Quantities;
 
 /// Why frameworks are told something of a task that runs as before.
 const HEALTH: &str = "REASON_TASK_HEALTH_CHECK_STATUS_UPDATED";
 const CHECK: &str = "REASON_TASK_CHECK_STATUS_UPDATED";
+
+pub use executors::{Executor, Refusal};
 
 /// What is remembered of a task.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +62,15 @@ pub struct Task {
     /// The latest result of its check.
     #[serde(default)]
     check_status: Option<Value>,
+    /// In whose sandbox it runs, if not in one of its own, which has the task's name.
+    #[serde(default)]
+    executor: Option<String>,
+    /// What its executor has said of it last.
+    #[serde(default)]
+    received: VecDeque<UpdateId>,
+    /// Whether its executor was told of it over the present subscription, or has it.
+    #[serde(skip)]
+    sent: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,6 +95,14 @@ pub enum Effect {
     Check(String, Box<Checks>),
     /// End a sandbox, which may end by itself for so long.
     Stop(String, Duration),
+    /// The same, after so long.
+    StopAfter(String, Duration),
+    /// Give a sandbox other limits, and say when it has them.
+    Limit(String, Quantities),
+    /// To the executor in the sandbox of this name.
+    Tell(String, Box<executor::Event>),
+    /// Look after so long whether an executor has subscribed.
+    Await(String, Duration),
     /// Remove what is left of a sandbox.
     Remove(String),
 }
@@ -84,8 +112,10 @@ pub enum Effect {
 pub struct Recovered {
     /// Its id, if it ever registered.
     pub id: Option<AgentId>,
-    /// Its tasks, by the names of their sandboxes.
+    /// Its tasks, by their names, which are those of their sandboxes.
     pub tasks: BTreeMap<String, Task>,
+    /// Its executors, by the names of their sandboxes.
+    pub executors: BTreeMap<String, Executor>,
     /// The latest of those that are over, in their order.
     pub past: BTreeMap<u64, Past>,
 }
@@ -103,61 +133,97 @@ pub struct Past {
 pub struct Changes<'a> {
     /// Tasks as they are now, none for one that is over.
     pub tasks: Vec<(String, Option<&'a Task>)>,
+    /// The same of executors.
+    pub executors: Vec<(String, Option<&'a Executor>)>,
     /// The same of those that are over, which are forgotten in time.
     pub past: Vec<(u64, Option<&'a Past>)>,
 }
 
 impl Changes<'_> {
     pub fn is_empty(&self) -> bool {
-        self.tasks.is_empty() && self.past.is_empty()
+        self.tasks.is_empty() && self.executors.is_empty() && self.past.is_empty()
     }
 }
 
-/// The tasks of an agent, by the names of their sandboxes.
+/// What an agent's sandboxes are made with.
+#[derive(Debug)]
+pub struct Means {
+    /// The image of tasks that name none.
+    pub default_image: Option<String>,
+    /// The agent's.
+    pub directory: PathBuf,
+    /// What names of sandboxes begin with.
+    pub prefix: String,
+    /// Where executors reach the agent.
+    pub endpoint: SocketAddr,
+    /// By what the agent knows them.
+    pub tokens: Tokens,
+}
+
+impl Task {
+    /// In which sandbox the task of this name is.
+    fn container_status(&self, name: &str) -> Value {
+        json!({ "container_id": { "value": self.executor.as_deref().unwrap_or(name) } })
+    }
+}
+
+/// The tasks and executors of an agent, by the names of their sandboxes.
 #[derive(Debug)]
 pub struct Tasks {
     id: Option<AgentId>,
     tasks: BTreeMap<String, Task>,
+    executors: BTreeMap<String, Executor>,
     past: BTreeMap<u64, Past>,
-    default_image: Option<String>,
-    /// The agent's.
-    directory: PathBuf,
-    /// What names of sandboxes begin with.
-    prefix: String,
-    /// Tasks that are not as they were made durable.
+    means: Means,
+    /// Those that are not as they were made durable.
     changed: BTreeSet<String>,
+    changed_executors: BTreeSet<String>,
     changed_past: BTreeSet<u64>,
     effects: Vec<Effect>,
     shut_down: Option<String>,
 }
 
 impl Tasks {
-    /// The tasks of an agent whose directory this is.
-    pub fn new(recovered: Recovered, default_image: Option<String>, prefix: String, directory: PathBuf) -> Tasks {
-        let Recovered { id, tasks, past } = recovered;
-        let (changed, changed_past, effects) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        Tasks { id, tasks, past, default_image, directory, prefix, changed, changed_past, effects, shut_down: None }
+    /// The tasks of an agent.
+    pub fn new(recovered: Recovered, means: Means) -> Tasks {
+        let Recovered { id, tasks, executors, past } = recovered;
+        Tasks {
+            id,
+            tasks,
+            executors,
+            past,
+            means,
+            changed: BTreeSet::new(),
+            changed_executors: BTreeSet::new(),
+            changed_past: BTreeSet::new(),
+            effects: Vec::new(),
+            shut_down: None,
+        }
     }
 
     /// What to make durable.
     pub fn take_changes(&mut self) -> Changes<'_> {
         let (changed, past) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.changed_past));
+        let executors = std::mem::take(&mut self.changed_executors);
         Changes {
+            executors: executors.into_iter().map(|name| (name.clone(), self.executors.get(&name))).collect(),
             tasks: changed.into_iter().map(|name| (name.clone(), self.tasks.get(&name))).collect(),
             past: past.into_iter().map(|number| (number, self.past.get(&number))).collect(),
         }
     }
 
-    /// Whose files a path is about, by the name of the sandbox, and what of it is left below that task's directory.
+    /// Whose files a path is about, by the name of the sandbox, and what of it is left below the directory of that.
     pub fn locate(&self, path: &str) -> Option<(String, String)> {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         let mut named = |name: &str| parts.next().filter(|part| *part == name).and_then(|_| parts.next());
-        let (framework, task, run) = (named("frameworks")?, named("executors")?, named("runs")?);
-        let (framework, task) = (FrameworkId::from(framework), TaskId::from(task));
+        let (framework, id, run) = (named("frameworks")?, named("executors")?, named("runs")?);
+        let (framework, task) = (FrameworkId::from(framework), TaskId::from(id));
         let is_it = |sandbox: &String| run == "latest" || run == sandbox;
         let of = |past: &&Past| past.framework == framework && past.task == task && is_it(&past.sandbox);
         let past = || self.past.values().rev().find(of).map(|past| past.sandbox.clone());
-        let sandbox = self.find(&framework, &task).filter(is_it).or_else(past)?;
+        let executor = || self.find_executor(&framework, &ExecutorId::from(id));
+        let own = self.find(&framework, &task).filter(|name| self.tasks[name].executor.is_none());
+        let sandbox = own.or_else(executor).filter(is_it).or_else(past)?;
         Some((sandbox, parts.collect::<Vec<_>>().join("/")))
     }
 
@@ -168,7 +234,8 @@ impl Tasks {
 
     /// The names of all sandboxes that may be there.
     pub fn sandboxes(&self) -> Vec<String> {
-        self.tasks.keys().cloned().collect()
+        let own = self.tasks.iter().filter(|(_, task)| task.executor.is_none()).map(|(name, _)| name);
+        own.chain(self.executors.keys()).cloned().collect()
     }
 
     /// Why the agent is to end, if it is.
@@ -176,14 +243,19 @@ impl Tasks {
         self.shut_down.as_deref()
     }
 
-    /// Whether any task has not ended.
+    /// Whether any task or executor has not ended.
     pub fn any_alive(&self) -> bool {
-        self.tasks.values().any(|task| !task.state.is_terminal())
+        !self.executors.is_empty() || self.tasks.values().any(|task| !task.state.is_terminal())
     }
 
     /// What a master is told first.
     pub fn registration(&self) -> Registration {
         let mut registration = Registration { id: self.id.clone(), ..Registration::default() };
+        for executor in self.executors.values() {
+            let (framework, info) = executor.framework();
+            registration.frameworks.insert(framework.clone(), info.clone());
+            registration.executors.push(executor.report());
+        }
         for task in self.tasks.values() {
             registration.frameworks.insert(task.framework.clone(), task.framework_info.clone());
             registration.tasks.push(TaskReport {
@@ -213,34 +285,43 @@ impl Tasks {
     /// The master says something.
     pub fn told(&mut self, message: ToAgent) {
         match message {
-            ToAgent::Run { framework, framework_info, role, task } => {
-                self.run(framework, (*framework_info).clone(), role, task);
+            ToAgent::Run { framework, framework_info, role, task, launch_executor } => {
+                self.run(framework, (*framework_info).clone(), role, task, launch_executor);
             }
             ToAgent::Kill { framework, task, grace } => {
                 if let Some(name) = self.find(&framework, &task) {
                     self.kill(&name, grace);
                 }
             }
-            ToAgent::ShutDownFramework(framework) => self.kill_all(|task| task.framework == framework),
+            ToAgent::ShutDownFramework(framework) => {
+                self.kill_all(|task| task.framework == framework);
+                self.shut_down_executors(|executor| *executor.framework().0 == framework);
+            }
+            ToAgent::ShutDownExecutor { framework, executor } => {
+                if let Some(name) = self.find_executor(&framework, &executor) {
+                    self.shut_down_executor(&name);
+                }
+            }
+            ToAgent::Message { framework, executor, data } => {
+                if let Some(name) = self.find_executor(&framework, &executor) {
+                    self.tell(&name, executor::Event::Message(data));
+                }
+            }
             ToAgent::ShutDown(reason) => {
                 self.shut_down = Some(reason);
                 let ended =
                     self.tasks.iter().filter(|(_, task)| task.state.is_terminal()).map(|(name, _)| name.clone());
                 ended.collect::<Vec<_>>().iter().for_each(|name| self.forget(name));
                 self.kill_all(|_| true);
+                self.shut_down_executors(|_| true);
             }
             ToAgent::Acknowledge { framework, task, update } => {
                 if let Some(name) = self.find(&framework, &task) {
                     self.acknowledged(&name, update);
                 }
             }
-            // There is nobody in a sandbox to hear it, as with Mesos' command executor; the others concern the agent
-            // itself.
-            ToAgent::Heartbeat
-            | ToAgent::Message { .. }
-            | ToAgent::Registered(_)
-            | ToAgent::Refused(_)
-            | ToAgent::Ask { .. } => {}
+            // These concern the agent itself.
+            ToAgent::Heartbeat | ToAgent::Registered(_) | ToAgent::Refused(_) | ToAgent::Ask { .. } => {}
         }
     }
 
@@ -250,33 +331,62 @@ impl Tasks {
         found.map(|(name, _)| name.clone())
     }
 
-    fn run(&mut self, framework: FrameworkId, framework_info: FrameworkInfo, role: Arc<str>, info: TaskInfo) {
-        let name = format!("{}-{}", self.prefix, Uuid::new_v4().simple());
-        let start = self.command(&info).map(|command| self.start(&name, command));
-        let state = TaskState::Staging;
-        let updates = VecDeque::new();
-        let (kill, healthy, hopeless, check_status) = (false, None, None, None);
-        let task =
-            Task { framework, framework_info, role, info, state, updates, kill, healthy, hopeless, check_status };
-        self.tasks.insert(name.clone(), task);
+    fn run(
+        &mut self,
+        framework: FrameworkId,
+        framework_info: FrameworkInfo,
+        role: Arc<str>,
+        info: TaskInfo,
+        launch_executor: bool,
+    ) {
+        let name = self.new_name();
+        let task = Task {
+            framework,
+            framework_info,
+            role,
+            info,
+            state: TaskState::Staging,
+            updates: VecDeque::new(),
+            kill: false,
+            healthy: None,
+            hopeless: None,
+            check_status: None,
+            executor: None,
+            received: VecDeque::new(),
+            sent: false,
+        };
         self.changed.insert(name.clone());
+        let start = match task.info.executor {
+            Some(_) => None,
+            None => Some(self.command(&task.info).map(|command| self.start(&name, command))),
+        };
+        self.tasks.insert(name.clone(), task);
         match start {
-            Ok(start) => self.effects.push(start),
-            Err(error) => self.change(&name, TaskState::Error, error),
+            None => self.hand_over(&name, launch_executor),
+            Some(Ok(start)) => self.effects.push(start),
+            Some(Err(error)) => self.change(&name, TaskState::Error, error),
         }
     }
 
+    /// A name of a sandbox that is to be.
+    fn new_name(&self) -> String {
+        format!("{}-{}", self.means.prefix, Uuid::new_v4().simple())
+    }
+
     fn start(&self, name: &str, command: Command) -> Effect {
-        Effect::Start(name.to_owned(), command.start(name, &files::directory(&self.directory, name)))
+        Effect::Start(name.to_owned(), command.start(name, &files::directory(&self.means.directory, name)))
     }
 
     fn command(&self, info: &TaskInfo) -> Result<Command, String> {
-        let read = command::read(info, self.default_image.as_deref());
+        let read = command::read(info, self.means.default_image.as_deref());
         read.map_err(|wrong| format!("the task cannot be run: {wrong}"))
     }
 
     /// The agent was away, and there is no sandbox of this name: it never came to be.
     pub fn missing(&mut self, name: &str) {
+        if self.executors.contains_key(name) {
+            return self.executor_missing(name);
+        }
         let Some(task) = self.tasks.get(name) else { return };
         if task.state == TaskState::Staging && !task.kill {
             let start = self.command(&task.info).map(|command| self.start(name, command));
@@ -291,6 +401,9 @@ impl Tasks {
 
     /// An attempt to start a sandbox is over.
     pub fn started(&mut self, name: &str, result: Result<(), String>) {
+        if self.executors.contains_key(name) {
+            return self.executor_started(name, result);
+        }
         let Some(task) = self.tasks.get(name) else { return };
         let kill = task.kill;
         match result {
@@ -310,6 +423,9 @@ impl Tasks {
 
     /// A sandbox has ended.
     pub fn ended(&mut self, name: &str, end: &End) {
+        if self.executors.contains_key(name) {
+            return self.executor_ended(name, end);
+        }
         let Some(task) = self.tasks.get(name) else { return };
         let state = match end {
             // However it ended, it was not because its work was done.
@@ -371,6 +487,9 @@ impl Tasks {
         if !std::mem::replace(&mut task.kill, true) {
             self.changed.insert(name.to_owned());
         }
+        if task.executor.is_some() {
+            return self.kill_by_executor(name, grace);
+        }
         let staging = task.state == TaskState::Staging;
         let grace = grace.unwrap_or_else(|| command::grace(&task.info));
         // While it is being started there is nothing to stop; it will be.
@@ -395,29 +514,35 @@ impl Tasks {
 
     /// A task is over, and everybody knows or nobody is left to.
     fn forget(&mut self, name: &str) {
-        if let Some(task) = self.tasks.remove(name) {
-            let number = self.past.last_key_value().map_or(0, |(latest, _)| latest + 1);
-            let past = Past { framework: task.framework, task: task.info.id, sandbox: name.to_owned() };
-            self.past.insert(number, past);
-            self.changed_past.insert(number);
-            if self.past.len() > LOGS {
-                self.changed_past.extend(self.past.pop_first().map(|(number, _)| number));
-            }
-        }
         self.changed.insert(name.to_owned());
-        self.effects.push(Effect::Remove(name.to_owned()));
+        let Some(task) = self.tasks.remove(name).filter(|task| task.executor.is_none()) else { return };
+        self.remove(Past { framework: task.framework, task: task.info.id, sandbox: name.to_owned() });
+    }
+
+    /// A sandbox is of no more use, but for the files in it.
+    fn remove(&mut self, past: Past) {
+        self.effects.push(Effect::Remove(past.sandbox.clone()));
+        let number = self.past.last_key_value().map_or(0, |(latest, _)| latest + 1);
+        self.past.insert(number, past);
+        self.changed_past.insert(number);
+        if self.past.len() > LOGS {
+            self.changed_past.extend(self.past.pop_first().map(|(number, _)| number));
+        }
     }
 
     /// A task that has not ended is in another state, which is to be told.
     fn change(&mut self, name: &str, state: TaskState, message: String) {
+        let reason = self.tasks.get(name).and_then(|task| task.hopeless.as_ref()).map(|_| HEALTH);
+        self.change_because(name, state, message, reason);
+    }
+
+    fn change_because(&mut self, name: &str, state: TaskState, message: String, reason: Option<&str>) {
         let Some(task) = self.tasks.get_mut(name).filter(|task| !task.state.is_terminal() && task.state != state)
         else {
             return;
         };
         task.state = state;
-        let reason = task.hopeless.is_some().then_some(HEALTH);
         if self.shut_down.is_some() && state.is_terminal() {
-            self.changed.insert(name.to_owned());
             return self.forget(name);
         }
         self.update(name, message, reason);
@@ -427,8 +552,11 @@ impl Tasks {
     fn update(&mut self, name: &str, message: String, reason: Option<&str>) {
         let Some(task) = self.tasks.get_mut(name) else { return };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let status = json!({ "container_id": { "value": name } });
-        let mut details = json!({ "timestamp": now.as_secs_f64(), "container_status": status });
+        let mut details = json!({ "timestamp": now.as_secs_f64(), "container_status": task.container_status(name) });
+        if let Some(executor) = &task.info.executor {
+            details["executor_id"] = json!({ "value": executor.id.as_str() });
+            details["source"] = json!("SOURCE_AGENT");
+        }
         if let Some(healthy) = task.healthy {
             details["healthy"] = json!(healthy);
         }
@@ -445,7 +573,13 @@ impl Tasks {
             task.updates.pop_back();
         }
         let id = UpdateId(Uuid::new_v4().as_u128());
-        task.updates.push_back(Update { id, state, message, details: details.to_string().into(), passing });
+        self.push(name, Update { id, state, message, details: details.to_string().into(), passing });
+    }
+
+    /// An update is to be said, when those before it are acknowledged.
+    fn push(&mut self, name: &str, update: Update) {
+        let Some(task) = self.tasks.get_mut(name) else { return };
+        task.updates.push_back(update);
         self.changed.insert(name.to_owned());
         if task.updates.len() == 1 {
             self.say(name);
@@ -473,7 +607,6 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::Quantities;
 
     fn framework() -> FrameworkId {
         FrameworkId::from("f")
@@ -481,8 +614,9 @@ mod tests {
 
     fn run(payload: &str) -> ToAgent {
         let resources = Quantities::new(100, 1 << 20).into();
-        let task = TaskInfo { id: "t".into(), agent: "a".into(), resources, payload: payload.into() };
-        ToAgent::Run { framework: framework(), framework_info: Arc::default(), role: "r".into(), task }
+        let task = TaskInfo { id: "t".into(), agent: "a".into(), resources, executor: None, payload: payload.into() };
+        let (framework_info, role) = (Arc::default(), "r".into());
+        ToAgent::Run { framework: framework(), framework_info, role, task, launch_executor: false }
     }
 
     fn right() -> ToAgent {
@@ -495,7 +629,17 @@ mod tests {
 
     fn new(tasks: BTreeMap<String, Task>) -> Tasks {
         let recovered = Recovered { tasks, ..Recovered::default() };
-        Tasks::new(recovered, Some("busybox".to_owned()), "p".to_owned(), "/agent".into())
+        Tasks::new(recovered, means())
+    }
+
+    fn means() -> Means {
+        Means {
+            default_image: Some("busybox".to_owned()),
+            directory: "/agent".into(),
+            prefix: "p".to_owned(),
+            endpoint: ([127, 0, 0, 1], 5).into(),
+            tokens: Tokens::new(b"secret"),
+        }
     }
 
     /// The updates that are said, and the other effects.
@@ -506,6 +650,7 @@ mod tests {
                 Effect::Say(message) => match *message {
                     FromAgent::Update { status, .. } => said.push((status.state, status.update.unwrap())),
                     FromAgent::Heartbeat
+                    | FromAgent::ExecutorEnded { .. }
                     | FromAgent::Message { .. }
                     | FromAgent::Answer { .. }
                     | FromAgent::Attributes(_) => {}
@@ -572,7 +717,7 @@ mod tests {
         // Who comes next knows it too.
         let changes = tasks.take_changes();
         let past = changes.past.iter().map(|(number, past)| (*number, past.unwrap().clone())).collect();
-        let next = Tasks::new(Recovered { past, ..Recovered::default() }, None, "p".to_owned(), "/agent".into());
+        let next = Tasks::new(Recovered { past, ..Recovered::default() }, means());
         assert_eq!(located(&next, latest), Some(format!("{first} ")));
     }
 
@@ -649,7 +794,7 @@ mod tests {
     #[test]
     fn a_task_that_cannot_be_run_is_in_error() {
         let mut tasks = new(BTreeMap::new());
-        tasks.told(run(r#"{"executor": {}}"#));
+        tasks.told(run(r#"{"command": {}}"#));
         let (said, others) = effects(&mut tasks);
         assert!(matches!(said[..], [(TaskState::Error, _)]) && others.is_empty());
     }

@@ -2,7 +2,8 @@
 //! `PREFETCH_IMAGE` for what they will need.
 //!
 //! The directory of a task is `/frameworks/FRAMEWORK/executors/TASK/runs/latest`, or, in place of `latest`, the id of the
-//! container that updates of the task name. So it is in Mesos for tasks without an executor of their own.
+//! container that updates of the task name. So it is in Mesos for tasks without an executor; those of an executor share the
+//! directory of that, which has its id.
 
 use std::time::Duration;
 

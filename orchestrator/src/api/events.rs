@@ -21,14 +21,16 @@ pub fn write(notice: &Notice, now: Duration) -> Value {
     let (kind, body) = match notice {
         Notice::TaskAdded(added) => ("TASK_ADDED", json!({ "task": task(added) })),
         Notice::TaskUpdated { framework, status, state } => {
+            let written = write_status(status, now);
+            // Commands have an executor of the same name, as in Mesos.
+            let executor = written.get("executor_id").cloned().unwrap_or_else(|| id(status.task.as_str()));
             let body = json!({
                 "task_id": id(status.task.as_str()),
                 "framework_id": id(framework.as_str()),
                 "agent_id": status.agent.as_ref().map(|agent| id(agent.as_str())),
-                // Of the executor that commands have, as in Mesos.
-                "executor_id": id(status.task.as_str()),
+                "executor_id": executor,
                 "state": state.name(),
-                "status": write_status(status, now),
+                "status": written,
             });
             ("TASK_UPDATED", body)
         }

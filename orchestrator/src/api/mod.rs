@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod events;
+pub mod executor;
 pub mod framework;
 pub mod operator;
 pub mod resources;

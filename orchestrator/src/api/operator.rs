@@ -13,7 +13,7 @@ use super::resources::{self, Dialect, Resource, amounts};
 use super::scheduler::id;
 use super::{Id, Invalid, VERSION, decode, payload};
 use crate::allocator::{Decision, FrameworkFairness, Quota, RoleFairness, Share, Weight};
-use crate::master::{AgentId, AgentState, AgentView, FrameworkId, FrameworkView, Snapshot, Task, TaskId};
+use crate::master::{AgentId, AgentState, AgentView, ExecutorView, FrameworkId, FrameworkView, Snapshot, Task, TaskId};
 use crate::resources::{Kind, Quantities};
 use crate::tls::TokenId;
 
@@ -68,6 +68,8 @@ pub enum Look {
     Frameworks,
     /// The tasks.
     Tasks,
+    /// The executors.
+    Executors,
     /// The roles, and what they have.
     Roles,
     /// The weights of roles.
@@ -183,6 +185,7 @@ pub fn read(call: Value) -> Result<Request, Invalid> {
         "GET_AGENTS" => Look::Agents,
         "GET_FRAMEWORKS" => Look::Frameworks,
         "GET_TASKS" => Look::Tasks,
+        "GET_EXECUTORS" => Look::Executors,
         "GET_ROLES" => Look::Roles,
         "GET_WEIGHTS" => Look::Weights,
         "GET_QUOTA" => Look::Quota,
@@ -296,6 +299,7 @@ pub fn answer(look: &Look, snapshot: &Snapshot, identity: &Identity) -> Option<V
         Look::Agents => wrapped("GET_AGENTS", agents(snapshot)),
         Look::Frameworks => wrapped("GET_FRAMEWORKS", frameworks(snapshot)),
         Look::Tasks => wrapped("GET_TASKS", tasks(snapshot)),
+        Look::Executors => wrapped("GET_EXECUTORS", executors(snapshot)),
         Look::Roles => {
             wrapped("GET_ROLES", json!({ "roles": list(&snapshot.fairness.roles, |it| role(it, snapshot)) }))
         }
@@ -322,7 +326,7 @@ pub fn version() -> Value {
 pub(super) fn state(snapshot: &Snapshot) -> Value {
     json!({
         "get_tasks": tasks(snapshot),
-        "get_executors": {},
+        "get_executors": executors(snapshot),
         "get_frameworks": frameworks(snapshot),
         "get_agents": agents(snapshot),
     })
@@ -400,6 +404,14 @@ fn tasks(snapshot: &Snapshot) -> Value {
     })
 }
 
+fn executors(snapshot: &Snapshot) -> Value {
+    let executor = |it: &ExecutorView| {
+        let info: Value = serde_json::from_str(&it.info.payload).unwrap_or_default();
+        json!({ "agent_id": id(it.agent.as_str()), "executor_info": info })
+    };
+    json!({ "executors": list(&snapshot.executors, executor) })
+}
+
 pub(super) fn task(task: &Task) -> Value {
     let payload: Value = serde_json::from_str(&task.info.payload).unwrap_or_default();
     json!({
@@ -407,6 +419,7 @@ pub(super) fn task(task: &Task) -> Value {
         "task_id": id(task.info.id.as_str()),
         "framework_id": id(task.framework.as_str()),
         "agent_id": id(task.info.agent.as_str()),
+        "executor_id": task.info.executor.as_ref().map(|executor| id(executor.id.as_str())),
         "state": task.state.name(),
         "role": &*task.role,
         "resources": resources::write(&task.info.resources, Some(&task.role), Dialect::default()),

@@ -13,7 +13,10 @@ use super::framework::{Declaration, Framework};
 use super::resources::{self, Dialect, Resource};
 use super::{Id, Invalid, decode, payload};
 use crate::allocator::OfferKey;
-use crate::master::{self, AgentId, AgentInfo, Event, FrameworkId, OfferEvent, TaskId, TaskInfo, TaskStatus, UpdateId};
+use crate::master::{
+    self, AgentId, AgentInfo, Event, ExecutorId, ExecutorInfo, FrameworkId, OfferEvent, TaskId, TaskInfo, TaskStatus,
+    UpdateId,
+};
 
 /// How long what is left of offers is refused, unless the framework says otherwise.
 const REFUSE_SECONDS: f64 = 5.0;
@@ -48,6 +51,7 @@ struct Call {
     acknowledge: Option<Acknowledge>,
     reconcile: Option<Reconcile>,
     message: Option<Message>,
+    shutdown: Option<ShutDown>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +81,14 @@ struct Launch {
 struct Task {
     task_id: Id,
     agent_id: Id,
+    #[serde(default)]
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Executor {
+    executor_id: Id,
+    framework_id: Option<Id>,
     #[serde(default)]
     resources: Vec<Resource>,
 }
@@ -152,6 +164,12 @@ struct Message {
     data: String,
 }
 
+#[derive(Deserialize)]
+struct ShutDown {
+    agent_id: Id,
+    executor_id: Id,
+}
+
 /// Reads a call. `master` is the id of the master, with which its offers' ids begin.
 pub fn read(call: Value, master: &str) -> Result<Request, Invalid> {
     let call: Call = decode(call)?;
@@ -175,7 +193,7 @@ pub fn read(call: Value, master: &str) -> Result<Request, Invalid> {
             return Ok(Request::Update(id, framework));
         }
         "TEARDOWN" => master::Call::Teardown,
-        "ACCEPT" => payload(call.accept, "accept")?.read(master).map_err(|wrong| wrong.within("accept"))?,
+        "ACCEPT" => payload(call.accept, "accept")?.read(master, &id).map_err(|wrong| wrong.within("accept"))?,
         "DECLINE" => {
             let decline = payload(call.decline, "decline")?;
             let offers = offer_keys(&decline.offer_ids, master).map_err(|wrong| wrong.within("decline"))?;
@@ -197,7 +215,7 @@ pub fn read(call: Value, master: &str) -> Result<Request, Invalid> {
             master::Call::Acknowledge {
                 agent: AgentId::from(acknowledge.agent_id.value),
                 task: TaskId::from(acknowledge.task_id.value),
-                update: update_id(&acknowledge.uuid)?,
+                update: update_id(&acknowledge.uuid, "acknowledge.uuid")?,
             }
         }
         "RECONCILE" => {
@@ -208,13 +226,16 @@ pub fn read(call: Value, master: &str) -> Result<Request, Invalid> {
         }
         "MESSAGE" => {
             let message = payload(call.message, "message")?;
-            let data = BASE64_STANDARD.decode(&message.data);
-            let data = data.map_err(|error| Invalid::new("message.data", format!("is no base64: {error}")))?;
             master::Call::Message {
                 agent: AgentId::from(message.agent_id.value),
-                executor: message.executor_id.value.into(),
-                data: data.into(),
+                executor: ExecutorId::from(message.executor_id.value),
+                data: bytes(&message.data, "message.data")?,
             }
+        }
+        "SHUTDOWN" => {
+            let ShutDown { agent_id, executor_id } = payload(call.shutdown, "shutdown")?;
+            let (agent, executor) = (AgentId::from(agent_id.value), ExecutorId::from(executor_id.value));
+            master::Call::ShutDown { agent, executor }
         }
         // Hints that masters are free to overlook, and answers to what this one never sends.
         "REQUEST"
@@ -228,7 +249,7 @@ pub fn read(call: Value, master: &str) -> Result<Request, Invalid> {
 }
 
 impl Accept {
-    fn read(self, master: &str) -> Result<master::Call, Invalid> {
+    fn read(self, master: &str, framework: &FrameworkId) -> Result<master::Call, Invalid> {
         let offers = offer_keys(&self.offer_ids, master)?;
         let refuse = self.filters.read()?;
         let mut tasks = Vec::new();
@@ -241,7 +262,7 @@ impl Accept {
             let launch = payload(operation.launch, &format!("{field}.launch"))?;
             for (index, task) in launch.task_infos.into_iter().enumerate() {
                 let field = format!("{field}.launch.task_infos[{index}]");
-                tasks.push(read_task(task).map_err(|wrong| wrong.within(&field))?);
+                tasks.push(read_task(task, framework).map_err(|wrong| wrong.within(&field))?);
             }
             few(&tasks, &field)?;
         }
@@ -250,15 +271,39 @@ impl Accept {
 }
 
 /// What the master has to know of a task. The rest is for its agent, as the framework wrote it.
-fn read_task(value: Value) -> Result<TaskInfo, Invalid> {
+fn read_task(mut value: Value, framework: &FrameworkId) -> Result<TaskInfo, Invalid> {
+    let executor = value.as_object_mut().and_then(|fields| fields.remove("executor"));
+    let executor = executor.map(|value| read_executor(value, framework)).transpose();
+    let executor = executor.map_err(|wrong| wrong.within("executor"))?.map(Arc::new);
     let payload = value.to_string().into();
     let task: Task = decode(value)?;
     Ok(TaskInfo {
         id: TaskId::from(task.task_id.value),
         agent: AgentId::from(task.agent_id.value),
         resources: resources::read(&task.resources, "resources")?,
+        executor,
         payload,
     })
+}
+
+/// The same of an executor, which is told apart from others by all that is said of it.
+fn read_executor(mut value: Value, framework: &FrameworkId) -> Result<ExecutorInfo, Invalid> {
+    let executor: Executor = decode(value.clone())?;
+    if executor.framework_id.is_some_and(|id| id.value != framework.as_str()) {
+        return Err(Invalid::new("framework_id", "has to be that of the framework, if it is set"));
+    }
+    value["framework_id"] = id(framework.as_str());
+    Ok(ExecutorInfo {
+        id: ExecutorId::from(executor.executor_id.checked("executor_id.value")?),
+        resources: resources::read(&executor.resources, "resources")?,
+        payload: value.to_string().into(),
+    })
+}
+
+/// What a field says in base64.
+pub(super) fn bytes(text: &str, field: &str) -> Result<Arc<[u8]>, Invalid> {
+    let bytes = BASE64_STANDARD.decode(text);
+    Ok(bytes.map_err(|error| Invalid::new(field, format!("is no base64: {error}")))?.into())
 }
 
 impl Filters {
@@ -295,10 +340,16 @@ fn agent_id(id: Option<Id>) -> Option<AgentId> {
     id.filter(|id| !id.value.is_empty()).map(|id| AgentId::from(id.value))
 }
 
-fn update_id(text: &str) -> Result<UpdateId, Invalid> {
+/// The number of an update.
+pub(super) fn update_id(text: &str, field: &str) -> Result<UpdateId, Invalid> {
     let bytes = BASE64_STANDARD.decode(text).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
-    let bytes = bytes.ok_or_else(|| Invalid::new("acknowledge.uuid", "is not the base64 of 16 bytes"))?;
+    let bytes = bytes.ok_or_else(|| Invalid::new(field, "is not the base64 of 16 bytes"))?;
     Ok(UpdateId(u128::from_be_bytes(bytes)))
+}
+
+/// The same, written.
+pub(super) fn write_update_id(UpdateId(number): UpdateId) -> String {
+    BASE64_STANDARD.encode(number.to_be_bytes())
 }
 
 /// The offers named. One that no offer of this master can be is named like one that was withdrawn: by a key of none.
@@ -352,11 +403,18 @@ impl Writer {
                 "type": "MESSAGE",
                 "message": {
                     "agent_id": id(agent.as_str()),
-                    "executor_id": id(executor),
+                    "executor_id": id(executor.as_str()),
                     "data": BASE64_STANDARD.encode(data),
                 },
             }),
             Event::Failure(agent) => json!({ "type": "FAILURE", "failure": { "agent_id": id(agent.as_str()) } }),
+            Event::ExecutorFailure { agent, executor, status } => {
+                let mut failure = json!({ "agent_id": id(agent.as_str()), "executor_id": id(executor.as_str()) });
+                if let Some(status) = status {
+                    failure["status"] = json!(status);
+                }
+                json!({ "type": "FAILURE", "failure": failure })
+            }
             Event::Error(message) => json!({ "type": "ERROR", "error": { "message": message } }),
             Event::Heartbeat => json!({ "type": "HEARTBEAT" }),
         }
@@ -377,7 +435,7 @@ impl Writer {
             "url": { "scheme": "http", "address": address, "path": path, "query": [] },
             "resources": resources::write(&offer.resources, Some(&offer.role), self.dialect),
             "attributes": resources::attributes(attributes),
-            "executor_ids": [],
+            "executor_ids": offer.executors.iter().map(|executor| id(executor.as_str())).collect::<Vec<_>>(),
             "allocation_info": { "role": &*offer.role },
         })
     }
@@ -398,12 +456,16 @@ pub(super) fn write_status(status: &TaskStatus, now: Duration) -> Value {
     }
     written["task_id"] = id(status.task.as_str());
     written["state"] = json!(status.state.name());
-    written["source"] = json!(if status.reason.is_some() { "SOURCE_MASTER" } else { "SOURCE_EXECUTOR" });
+    if status.reason.is_some() {
+        written["source"] = json!("SOURCE_MASTER");
+    } else if written["source"].is_null() {
+        written["source"] = json!("SOURCE_EXECUTOR");
+    }
     if let Some(agent) = &status.agent {
         written["agent_id"] = id(agent.as_str());
     }
-    if let Some(UpdateId(number)) = status.update {
-        written["uuid"] = json!(BASE64_STANDARD.encode(number.to_be_bytes()));
+    if let Some(update) = status.update {
+        written["uuid"] = json!(write_update_id(update));
     }
     if let Some(reason) = status.reason {
         written["reason"] = json!(reason.name());
@@ -465,6 +527,22 @@ mod tests {
                 ),
                 "accept.operations[0].launch.task_infos[0]",
             ),
+            (
+                format!(
+                    r#"{{"type": "ACCEPT", {framework}, "accept": {{"operations": [{{"type": "LAUNCH", "launch":
+                    {{"task_infos": [{{"executor": {{"executor_id": {{"value": "a/b"}}}}}}]}}}}]}}}}"#
+                ),
+                "accept.operations[0].launch.task_infos[0].executor.executor_id.value",
+            ),
+            (
+                format!(
+                    r#"{{"type": "ACCEPT", {framework}, "accept": {{"operations": [{{"type": "LAUNCH", "launch":
+                    {{"task_infos": [{{"executor": {{"executor_id": {{"value": "e"}},
+                    "framework_id": {{"value": "g"}}}}}}]}}}}]}}}}"#
+                ),
+                "accept.operations[0].launch.task_infos[0].executor.framework_id",
+            ),
+            (format!(r#"{{"type": "SHUTDOWN", {framework}}}"#), "shutdown"),
             (
                 format!(
                     r#"{{"type": "ACKNOWLEDGE", {framework}, "acknowledge": {{"agent_id": {{"value": "a"}},

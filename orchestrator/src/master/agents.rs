@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Admission, AgentId, AgentInfo, Change, Client, Connection, Event, FrameworkId, FromAgent, Master, Notice, Output,
-    Reason, TaskId, TaskState, TaskStatus, ToAgent,
+    Admission, AgentId, AgentInfo, Change, Client, Connection, Event, ExecutorId, FrameworkId, FromAgent, Master,
+    Notice, Output, Reason, TaskId, TaskState, TaskStatus, ToAgent,
 };
 use crate::allocator::AgentKey;
 use crate::attributes::Attributes;
@@ -16,6 +16,7 @@ pub(super) struct Agent {
     pub(super) info: Arc<AgentInfo>,
     pub(super) place: Place,
     pub(super) tasks: BTreeSet<(FrameworkId, TaskId)>,
+    pub(super) executors: BTreeSet<(FrameworkId, ExecutorId)>,
 }
 
 /// Where an agent is, as far as the master knows.
@@ -31,7 +32,7 @@ pub(super) enum Place {
 
 impl Agent {
     pub(super) fn new(place: Place) -> Agent {
-        Agent { info: Arc::default(), place, tasks: BTreeSet::new() }
+        Agent { info: Arc::default(), place, tasks: BTreeSet::new(), executors: BTreeSet::new() }
     }
 
     pub(super) fn key(&self) -> Option<AgentKey> {
@@ -63,6 +64,9 @@ impl Master {
             FromAgent::Update { framework, status, latest } => self.update(&id, &framework, status, latest),
             FromAgent::Message { framework, executor, data } => {
                 self.tell(&framework, Event::Message { agent: id, executor, data });
+            }
+            FromAgent::ExecutorEnded { framework, executor, status } => {
+                self.executor_ended(&id, &framework, &executor, status);
             }
         }
     }
@@ -174,6 +178,7 @@ impl Master {
         for (framework, task) in agent.tasks.clone() {
             self.task_out_of_reach(&framework, &(task, id.clone()), TaskState::Unreachable, "its agent is unreachable");
         }
+        self.forget_executors(id);
         self.notify(|_| took_part.then(|| Notice::AgentRemoved(id.clone())));
         self.tell_all(&Event::Failure(id.clone()));
     }

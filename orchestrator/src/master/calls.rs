@@ -1,20 +1,34 @@
 //! What frameworks ask for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::agents::{Agent, Place};
 use super::frameworks::Link;
 use super::{
-    AgentId, Call, Connection, FrameworkId, Master, Notice, Reason, Refused, Task, TaskId, TaskInfo, TaskState,
-    ToAgent, UpdateId,
+    AgentId, Call, Connection, ExecutorId, ExecutorInfo, FrameworkId, Master, Notice, Reason, Refused, Task, TaskId,
+    TaskInfo, TaskState, ToAgent, UpdateId,
 };
 use crate::allocator::{Decision, Offer, OfferKey};
 use crate::resources::Resources;
 
 /// The longest id of a task: it becomes part of file names.
 const TASK_ID_LENGTH: usize = 200;
+
+/// What a task uses that is not in use yet.
+struct Needs {
+    resources: Resources,
+    /// The task's executor, if that is not there yet.
+    executor: Option<Arc<ExecutorInfo>>,
+}
+
+/// What is launched by the same call, before a task.
+#[derive(Default)]
+struct Others {
+    tasks: BTreeSet<TaskId>,
+    executors: BTreeMap<ExecutorId, Arc<ExecutorInfo>>,
+}
 
 impl Master {
     /// A framework that is subscribed by this connection asks for something.
@@ -45,6 +59,9 @@ impl Master {
             Call::Reconcile(tasks) => self.reconcile(id, tasks),
             Call::Message { agent, executor, data } => {
                 self.send(&agent, ToAgent::Message { framework: id.clone(), executor, data });
+            }
+            Call::ShutDown { agent, executor } => {
+                self.send(&agent, ToAgent::ShutDownExecutor { framework: id.clone(), executor });
             }
         }
         Ok(())
@@ -81,14 +98,16 @@ impl Master {
 
         let mut used = Resources::default();
         let mut launched = Vec::new();
-        let mut ids = BTreeSet::new();
+        let mut others = Others::default();
         for task in tasks {
-            match self.check_task(id, &task, &agent, &rest, &ids) {
-                Ok(()) => {
-                    rest.take(&task.resources);
-                    used.add(&task.resources);
-                    ids.insert(task.id.clone());
-                    launched.push(task);
+            match self.check_task(id, &task, &agent, &role, &rest, &others) {
+                Ok(Needs { resources, executor }) => {
+                    rest.take(&resources);
+                    used.add(&resources);
+                    others.tasks.insert(task.id.clone());
+                    let launch_executor = executor.is_some();
+                    others.executors.extend(executor.map(|executor| (executor.id.clone(), executor)));
+                    launched.push((task, launch_executor));
                 }
                 Err(message) => {
                     self.tell_status(id, task.id, Some(task.agent), TaskState::Error, Reason::TaskInvalid, message);
@@ -98,8 +117,8 @@ impl Master {
         let offers =
             self.allocator.accept(keys, &used, now, refuse).expect("the offers are open and contain the tasks");
         let decision = offers.into_iter().next().map(|offer| Arc::new(offer.decision));
-        for task in launched {
-            self.launch(id, &role, task, decision.clone());
+        for (task, launch_executor) in launched {
+            self.launch(id, &role, task, launch_executor, decision.clone());
         }
     }
 
@@ -116,15 +135,16 @@ impl Master {
         }
     }
 
-    /// Why a task cannot be launched.
+    /// What a task needs, or why it cannot be launched.
     fn check_task(
         &self,
         id: &FrameworkId,
         task: &TaskInfo,
         agent: &AgentId,
+        role: &Arc<str>,
         rest: &Resources,
-        others: &BTreeSet<TaskId>,
-    ) -> Result<(), String> {
+        others: &Others,
+    ) -> Result<Needs, String> {
         let text = task.id.as_str();
         if text.is_empty() || text.len() > TASK_ID_LENGTH {
             return Err(format!("a task id has between 1 and {TASK_ID_LENGTH} bytes"));
@@ -132,7 +152,7 @@ impl Master {
         if text == "." || text == ".." || text.contains(|c: char| c == '/' || c.is_control()) {
             return Err("a task id becomes part of file names: no slashes or control characters".to_owned());
         }
-        if self.frameworks[id].tasks_named(&task.id).next().is_some() || others.contains(&task.id) {
+        if self.frameworks[id].tasks_named(&task.id).next().is_some() || others.tasks.contains(&task.id) {
             return Err("the task id is in use".to_owned());
         }
         if task.agent != *agent {
@@ -141,15 +161,44 @@ impl Master {
         if task.resources.quantities.is_zero() {
             return Err("the task uses nothing".to_owned());
         }
-        if !rest.contains(&task.resources) {
-            let (wanted, rest) = (task.resources.quantities, rest.quantities);
-            return Err(format!("the task uses more than is left of the offers: {wanted} (and ports) of {rest}"));
+        let mut needs = Needs { resources: task.resources.clone(), executor: None };
+        if let Some(executor) = &task.executor {
+            let there = self.frameworks[id].executors.get(&(agent.clone(), executor.id.clone()));
+            let there = there.map(|it| (&it.info, &it.role));
+            match there.or_else(|| others.executors.get(&executor.id).map(|info| (info, role))) {
+                Some((info, of)) if info != executor || of != role => {
+                    let id = &executor.id;
+                    return Err(format!("the executor {id} is there, and is not as the task says or in another role"));
+                }
+                Some(_) => {}
+                None if !needs.resources.add(&executor.resources) => {
+                    return Err(
+                        "the task and its executor use the same ports, or more than a cluster may have".to_owned()
+                    );
+                }
+                None => needs.executor = Some(Arc::clone(executor)),
+            }
         }
-        Ok(())
+        if !rest.contains(&needs.resources) {
+            let (wanted, rest) = (needs.resources.quantities, rest.quantities);
+            let with = if needs.executor.is_some() { " with its executor" } else { "" };
+            return Err(format!("the task{with} uses more than is left of the offers: {wanted} (and ports) of {rest}"));
+        }
+        Ok(needs)
     }
 
-    fn launch(&mut self, id: &FrameworkId, role: &Arc<str>, info: TaskInfo, decision: Option<Arc<Decision>>) {
+    fn launch(
+        &mut self,
+        id: &FrameworkId,
+        role: &Arc<str>,
+        info: TaskInfo,
+        launch_executor: bool,
+        decision: Option<Arc<Decision>>,
+    ) {
         let agent = info.agent.clone();
+        if let Some(executor) = info.executor.as_ref().filter(|_| launch_executor) {
+            self.add_executor(id, &agent, role, executor);
+        }
         if let Some(agent) = self.agents.get_mut(&agent) {
             agent.tasks.insert((id.clone(), info.id.clone()));
         }
@@ -168,7 +217,8 @@ impl Master {
         framework.tasks.insert(key.clone(), task);
         let framework_info = Arc::clone(&framework.info);
         self.notify_task_added(id, &key);
-        self.send(&agent, ToAgent::Run { framework: id.clone(), framework_info, role: Arc::clone(role), task: info });
+        let (framework, role) = (id.clone(), Arc::clone(role));
+        self.send(&agent, ToAgent::Run { framework, framework_info, role, task: info, launch_executor });
     }
 
     /// A task is to end. An agent that cannot be told now is told when it comes back.

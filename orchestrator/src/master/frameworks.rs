@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::executors::Executor;
 use super::{
-    AgentId, Client, Connection, Event, FrameworkId, FrameworkInfo, Master, Notice, Output, REMOVED_FRAMEWORKS, Reason,
-    Refused, Task, TaskId, TaskState, TaskStatus, ToAgent,
+    AgentId, Client, Connection, Event, ExecutorId, FrameworkId, FrameworkInfo, Master, Notice, Output,
+    REMOVED_FRAMEWORKS, Reason, Refused, Task, TaskId, TaskState, TaskStatus, ToAgent,
 };
 use crate::allocator::{FrameworkKey, Offer, OfferKey};
 
@@ -17,6 +18,8 @@ pub(super) struct Framework {
     pub(super) link: Link,
     /// A task is known by its agent too: a framework that breaks its word and uses an id twice must not confuse the accounts.
     pub(super) tasks: BTreeMap<(TaskId, AgentId), Task>,
+    /// Its executors that have not ended, on agents that take part.
+    pub(super) executors: BTreeMap<(AgentId, ExecutorId), Executor>,
 }
 
 /// How to reach a framework.
@@ -107,7 +110,8 @@ impl Master {
             Link::Connected { .. } | Link::Disconnected { .. } => self.allocator.set_framework_active(key, false),
         };
         self.framework_ids.insert(key, id.clone());
-        let framework = Framework { key, info: Arc::new(info), link, tasks: BTreeMap::new() };
+        let (tasks, executors) = (BTreeMap::new(), BTreeMap::new());
+        let framework = Framework { key, info: Arc::new(info), link, tasks, executors };
         self.frameworks.insert(id.clone(), framework);
     }
 
@@ -145,7 +149,9 @@ impl Master {
     pub(super) fn end_framework(&mut self, id: &FrameworkId) {
         let framework = self.framework_mut(id);
         let (key, link) = (framework.key, std::mem::replace(&mut framework.link, Link::Gone));
-        let agents: BTreeSet<AgentId> = framework.tasks.keys().map(|(_, agent)| agent.clone()).collect();
+        let agents = framework.tasks.keys().map(|(_, agent)| agent);
+        let agents: BTreeSet<AgentId> =
+            agents.chain(framework.executors.keys().map(|(agent, _)| agent)).cloned().collect();
         let settled = framework.tasks.iter().filter(|(_, task)| !task.holds()).map(|(key, _)| key.clone());
         let settled: Vec<_> = settled.collect();
         if let Link::Connected { connection, .. } = link {
@@ -176,8 +182,9 @@ impl Master {
         self.forget_framework_if_over(id);
     }
 
-    fn forget_framework_if_over(&mut self, id: &FrameworkId) {
-        let over = self.frameworks.get(id).filter(|framework| framework.is_gone() && framework.tasks.is_empty());
+    pub(super) fn forget_framework_if_over(&mut self, id: &FrameworkId) {
+        let is_over = |it: &&Framework| it.is_gone() && it.tasks.is_empty() && it.executors.is_empty();
+        let over = self.frameworks.get(id).filter(is_over);
         if let Some(key) = over.map(|framework| framework.key) {
             self.framework_ids.remove(key);
             self.frameworks.remove(id);

@@ -51,6 +51,11 @@ id! {
     TaskId
 }
 
+id! {
+    /// An executor on an agent. Chosen by its framework.
+    ExecutorId
+}
+
 /// A connection of a framework or an agent. The program round the master numbers them and uses no number twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub u64);

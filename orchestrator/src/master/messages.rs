@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::observers::Notice;
 use super::registry::Change;
-use super::{AgentId, Connection, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId};
+use super::{
+    AgentId, Connection, ExecutorId, ExecutorInfo, FrameworkId, TaskId, TaskInfo, TaskState, TaskStatus, UpdateId,
+};
 use crate::allocator::{OfferKey, Subscription};
 use crate::api::agent::{Answer, Question};
 use crate::attributes::Attributes;
@@ -82,9 +84,16 @@ pub enum Call {
         /// The agent.
         agent: AgentId,
         /// To whom there.
-        executor: Arc<str>,
+        executor: ExecutorId,
         /// What.
         data: Arc<[u8]>,
+    },
+    /// Wants an executor to end, with its tasks.
+    ShutDown {
+        /// On which agent.
+        agent: AgentId,
+        /// Which.
+        executor: ExecutorId,
     },
 }
 
@@ -109,12 +118,21 @@ pub enum Event {
         /// The agent.
         agent: AgentId,
         /// Who there.
-        executor: Arc<str>,
+        executor: ExecutorId,
         /// What.
         data: Arc<[u8]>,
     },
     /// An agent is gone.
     Failure(AgentId),
+    /// An executor has ended.
+    ExecutorFailure {
+        /// On which agent.
+        agent: AgentId,
+        /// Which.
+        executor: ExecutorId,
+        /// Its exit code, if it has one.
+        status: Option<i32>,
+    },
     /// The framework is no longer subscribed.
     Error(String),
     /// The connection is alive.
@@ -134,6 +152,8 @@ pub struct OfferEvent {
     pub role: Arc<str>,
     /// What is offered.
     pub resources: Resources,
+    /// The framework's executors there.
+    pub executors: Vec<ExecutorId>,
 }
 
 /// What an agent says of itself.
@@ -156,10 +176,24 @@ pub struct Registration {
     pub id: Option<AgentId>,
     /// What it is.
     pub info: AgentInfo,
-    /// The frameworks of its tasks.
+    /// The frameworks of its executors and tasks.
     pub frameworks: BTreeMap<FrameworkId, FrameworkInfo>,
+    /// The executors that have not ended.
+    #[serde(default)]
+    pub executors: Vec<ExecutorReport>,
     /// The tasks that run, and those whose end was not acknowledged yet.
     pub tasks: Vec<TaskReport>,
+}
+
+/// An executor, as its agent knows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecutorReport {
+    /// Its framework.
+    pub framework: FrameworkId,
+    /// In which role.
+    pub role: Arc<str>,
+    /// The executor.
+    pub info: Arc<ExecutorInfo>,
 }
 
 /// A task, as its agent knows it.
@@ -194,9 +228,18 @@ pub enum FromAgent {
         /// The framework.
         framework: FrameworkId,
         /// Who.
-        executor: Arc<str>,
+        executor: ExecutorId,
         /// What.
         data: Arc<[u8]>,
+    },
+    /// An executor has ended: said once. Who was not there to hear it finds it missing when the agent registers.
+    ExecutorEnded {
+        /// Whose.
+        framework: FrameworkId,
+        /// Which.
+        executor: ExecutorId,
+        /// Its exit code, if it has one.
+        status: Option<i32>,
     },
     /// It is no longer what it was.
     Attributes(Attributes),
@@ -230,6 +273,10 @@ pub enum ToAgent {
         role: Arc<str>,
         /// What.
         task: TaskInfo,
+        /// Whether to launch its executor as well. If not, that is there, or has just ended: then the task does not run, because
+        /// nobody has counted what another executor would use.
+        #[serde(default)]
+        launch_executor: bool,
     },
     /// To end a task.
     Kill {
@@ -240,8 +287,15 @@ pub enum ToAgent {
         /// How long it may take to end by itself; as long as the task says, if none.
         grace: Option<Duration>,
     },
-    /// To end all tasks of a framework.
+    /// To end all executors and tasks of a framework.
     ShutDownFramework(FrameworkId),
+    /// To end an executor, with its tasks.
+    ShutDownExecutor {
+        /// Whose.
+        framework: FrameworkId,
+        /// Which.
+        executor: ExecutorId,
+    },
     /// An update has arrived.
     Acknowledge {
         /// At whom.
@@ -256,7 +310,7 @@ pub enum ToAgent {
         /// Who.
         framework: FrameworkId,
         /// To whom.
-        executor: Arc<str>,
+        executor: ExecutorId,
         /// What.
         data: Arc<[u8]>,
     },

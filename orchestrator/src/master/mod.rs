@@ -19,11 +19,13 @@
 //! - *No task is lost.* An update is passed on, not kept: its agent repeats it until the framework has acknowledged it. A task the master
 //!   sent to an agent, and the agent does not have when it comes back, was dropped, and its framework is told. This needs no guesswork
 //!   about messages under way: what was said over an earlier connection the agent no longer does.
+//! - *An executor is counted once*, with the first task that names it, until its agent says that it ended or comes back without it.
 //! - *What cannot be rebuilt is stored first*: [`Output::Store`] comes before the messages that depend on it. That is little
 //!   ([`Registry`]): a new master learns of tasks and frameworks from the agents.
 
 mod agents;
 mod calls;
+mod executors;
 mod frameworks;
 mod ids;
 mod messages;
@@ -45,15 +47,17 @@ use agents::{Agent, Place};
 use frameworks::Framework;
 use observers::Observers;
 
-pub use ids::{AgentId, Connection, FrameworkId, TaskId};
+pub use executors::ExecutorView;
+pub use ids::{AgentId, Connection, ExecutorId, FrameworkId, TaskId};
 pub use messages::{
-    AgentInfo, Call, Event, FrameworkInfo, FromAgent, OfferEvent, Output, Registration, TaskReport, ToAgent,
+    AgentInfo, Call, Event, ExecutorReport, FrameworkInfo, FromAgent, OfferEvent, Output, Registration, TaskReport,
+    ToAgent,
 };
 pub use observers::Notice;
 pub use operator::{AgentState, AgentView, FrameworkView};
 pub use registry::{Admission, Change, Registry};
 pub use snapshot::Snapshot;
-pub use task::{Reason, Task, TaskInfo, TaskState, TaskStatus, UpdateId};
+pub use task::{ExecutorInfo, Reason, Task, TaskInfo, TaskState, TaskStatus, UpdateId};
 
 use crate::allocator::{self, AgentKey, Allocator, FrameworkKey};
 use crate::tls::TokenId;
@@ -206,14 +210,16 @@ impl Master {
         for key in self.allocator.allocate(now) {
             let Some(offer) = self.allocator.offer(key) else { continue };
             let agent = self.agent_ids[offer.agent].clone();
+            let framework = &self.framework_ids[offer.framework];
             let event = OfferEvent {
                 key,
                 info: Arc::clone(&self.agents[&agent].info),
+                executors: self.frameworks[framework].executors_on(&agent).cloned().collect(),
                 agent,
                 role: Arc::clone(&offer.role),
                 resources: offer.resources.clone(),
             };
-            offers.entry(self.framework_ids[offer.framework].clone()).or_default().push(event);
+            offers.entry(framework.clone()).or_default().push(event);
         }
         for (framework, offers) in offers {
             self.tell(&framework, Event::Offers(offers));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::operator::{AgentView, FrameworkView};
 use super::{
-    AgentId, Client, Connection, FrameworkId, Master, Output, Reason, Task, TaskId, TaskReport, TaskState, TaskStatus,
+    AgentId, Client, Connection, FrameworkId, Master, Output, Reason, Registration, Task, TaskId, TaskState, TaskStatus,
 };
 use crate::resources::Quantities;
 
@@ -89,11 +89,13 @@ impl Master {
         });
     }
 
-    pub(super) fn notify_agent_added(&mut self, id: &AgentId, tasks: &[TaskReport]) {
+    pub(super) fn notify_agent_added(&mut self, id: &AgentId, registration: &Registration) {
         self.notify(|master| {
             let agent = master.agent_view(id)?;
             let mut used = Quantities::ZERO;
-            tasks.iter().filter(|task| task.state.holds()).for_each(|task| used += &task.info.resources.quantities);
+            let tasks = registration.tasks.iter().filter(|task| task.state.holds()).map(|task| &task.info.resources);
+            let executors = registration.executors.iter().map(|executor| &executor.info.resources);
+            tasks.chain(executors).for_each(|resources| used += &resources.quantities);
             Some(Notice::AgentAdded(agent, used))
         });
     }

@@ -188,6 +188,7 @@ impl Master {
         for (framework, task) in tasks {
             self.task_out_of_reach(&framework, &(task, id.clone()), TaskState::GoneByOperator, "its agent is gone");
         }
+        self.forget_executors(id);
         self.agents.remove(id);
         self.notify(|_| took_part.then(|| Notice::AgentRemoved(id.clone())));
         self.tell_all(&Event::Failure(id.clone()));

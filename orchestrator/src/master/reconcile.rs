@@ -1,17 +1,23 @@
 //! An agent comes, or comes back: what it has and what the master knows are made one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::agents::{Agent, Place};
 use super::frameworks::Link;
 use super::{
-    Admission, AgentId, Change, Client, Connection, FrameworkId, Master, Notice, Output, Reason, Registration, Task,
-    TaskId, TaskReport, TaskState, ToAgent,
+    Admission, AgentId, Change, Client, Connection, ExecutorId, ExecutorInfo, ExecutorReport, FrameworkId,
+    FrameworkInfo, Master, Notice, Output, Reason, Registration, Task, TaskId, TaskReport, TaskState, ToAgent,
 };
 use crate::allocator::{self, AgentKey};
 use crate::resources::Resources;
+
+/// What the master knows of an agent, and has not heard of yet.
+struct Missing {
+    tasks: BTreeSet<(FrameworkId, TaskId)>,
+    executors: BTreeSet<(FrameworkId, ExecutorId)>,
+}
 
 impl Master {
     /// An agent wants to take part: for the first time, or again.
@@ -48,11 +54,11 @@ impl Master {
         let place = Place::Here { key, connection: Some(connection), heard: now };
         let took_part = matches!(std::mem::replace(&mut agent.place, place), Place::Here { .. });
         agent.info = Arc::new(registration.info.clone());
-        let missing = agent.tasks.clone();
+        let missing = Missing { tasks: agent.tasks.clone(), executors: agent.executors.clone() };
         self.clients.insert(connection, Client::Agent(id.clone()));
         self.send(&id, ToAgent::Registered(id.clone()));
         if !took_part {
-            self.notify_agent_added(&id, &registration.tasks);
+            self.notify_agent_added(&id, &registration);
         }
         self.take_stock(&id, key, registration, missing, now);
         self.settle(&id);
@@ -68,37 +74,55 @@ impl Master {
         id: &AgentId,
         key: AgentKey,
         registration: Registration,
-        mut missing: BTreeSet<(FrameworkId, TaskId)>,
+        mut missing: Missing,
         now: Duration,
     ) {
-        let Registration { mut frameworks, tasks, .. } = registration;
+        let Registration { mut frameworks, executors, tasks, .. } = registration;
         let was_unreachable = self.registry.agents.get(id).is_some_and(|admission| admission.unreachable);
-        for report in tasks {
-            let framework = report.framework.clone();
-            missing.remove(&(framework.clone(), report.info.id.clone()));
-            if !self.frameworks.contains_key(&framework) {
-                let link = if self.removed.contains(&framework) {
-                    Link::Gone
-                } else {
-                    Link::Disconnected { until: now.saturating_add(self.config.return_timeout) }
-                };
-                self.add_framework(&framework, frameworks.remove(&framework).unwrap_or_default(), link);
-                if link != Link::Gone {
-                    self.notify_framework(&framework, Notice::FrameworkAdded);
-                }
+        for ExecutorReport { framework, role, info } in executors {
+            missing.executors.remove(&(framework.clone(), info.id.clone()));
+            self.meet_framework(&framework, &mut frameworks, now);
+            if !info.resources.is_empty() {
+                self.claim(key, &framework, &role, &info.resources);
             }
+            self.add_executor(&framework, id, &role, &info);
+        }
+        for report in tasks {
+            missing.tasks.remove(&(report.framework.clone(), report.info.id.clone()));
+            self.meet_framework(&report.framework, &mut frameworks, now);
             self.take_over(id, key, report, was_unreachable);
         }
-        for (framework, task) in missing {
+        for (framework, task) in missing.tasks {
             self.missing_task(&framework, &(task, id.clone()));
         }
-        let has_task = |framework: &FrameworkId| {
-            let tasks = &self.agents[id].tasks;
-            tasks.range((framework.clone(), TaskId::from(""))..).next().is_some_and(|(first, _)| first == framework)
+        for (framework, executor) in missing.executors {
+            self.missing_executor(id, &framework, &executor);
+        }
+        let is_there = |framework: &FrameworkId| {
+            let Agent { tasks, executors, .. } = &self.agents[id];
+            let task = tasks.range((framework.clone(), TaskId::from(""))..).next().map(|(first, _)| first);
+            let executor = executors.range((framework.clone(), ExecutorId::from(""))..).next().map(|(first, _)| first);
+            task == Some(framework) || executor == Some(framework)
         };
-        let gone = self.frameworks.iter().filter(|(framework, known)| known.is_gone() && has_task(framework));
+        let gone = self.frameworks.iter().filter(|(framework, known)| known.is_gone() && is_there(framework));
         for framework in gone.map(|(framework, _)| framework.clone()).collect::<Vec<_>>() {
             self.send(id, ToAgent::ShutDownFramework(framework));
+        }
+    }
+
+    /// The agent has something of a framework, which may have been another master's.
+    fn meet_framework(&mut self, id: &FrameworkId, reported: &mut BTreeMap<FrameworkId, FrameworkInfo>, now: Duration) {
+        if self.frameworks.contains_key(id) {
+            return;
+        }
+        let link = if self.removed.contains(id) {
+            Link::Gone
+        } else {
+            Link::Disconnected { until: now.saturating_add(self.config.return_timeout) }
+        };
+        self.add_framework(id, reported.remove(id).unwrap_or_default(), link);
+        if link != Link::Gone {
+            self.notify_framework(id, Notice::FrameworkAdded);
         }
     }
 
@@ -210,18 +234,28 @@ impl Master {
 fn check(registration: &Registration) -> Result<(), String> {
     let mut free = registration.info.resources.clone();
     let mut seen = BTreeSet::new();
+    for ExecutorReport { framework, info, .. } in &registration.executors {
+        let ExecutorInfo { id, resources, .. } = &**info;
+        if !seen.insert((framework, id.as_str())) {
+            return Err(format!("executor {id} is reported twice"));
+        }
+        if !free.take(resources) {
+            return Err(format!("the executors use more than the agent has: with {id}, {}", resources.quantities));
+        }
+    }
+    seen.clear();
     for task in &registration.tasks {
         let id = &task.info.id;
         if Some(&task.info.agent) != registration.id.as_ref() {
             return Err(format!("task {id} is another agent's"));
         }
-        if !seen.insert((&task.framework, id)) {
+        if !seen.insert((&task.framework, id.as_str())) {
             return Err(format!("task {id} is reported twice"));
         }
         let ended = task.state.is_terminal();
         if !ended && !free.take(&task.info.resources) {
             return Err(format!(
-                "the tasks use more than the agent has: with task {id}, {}",
+                "the executors and tasks use more than the agent has: with task {id}, {}",
                 task.info.resources.quantities
             ));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{AgentId, AgentState, AgentView, FrameworkId, FrameworkView, Master, Task, TaskState};
+use super::{AgentId, AgentState, AgentView, ExecutorView, FrameworkId, FrameworkView, Master, Task, TaskState};
 use crate::allocator::{Fairness, FrameworkKey};
 use crate::resources::Quantities;
 
@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub frameworks: Vec<FrameworkView>,
     /// By framework, then by id.
     pub tasks: Vec<Task>,
+    /// By framework, then by agent.
+    pub executors: Vec<ExecutorView>,
     /// Who has what, and waits for what.
     pub fairness: Fairness,
     /// What all agents have together.
@@ -31,6 +33,7 @@ impl Snapshot {
             agents: master.agents().collect(),
             frameworks,
             tasks: master.tasks().cloned().collect(),
+            executors: master.executors().collect(),
             fairness: master.fairness(),
             total: master.total(),
         }
@@ -55,11 +58,13 @@ impl Snapshot {
         counts
     }
 
-    /// What the tasks on an agent use.
+    /// What the executors and tasks on an agent use.
     pub fn used_of(&self, agent: &AgentId) -> Quantities {
         let holding = self.tasks.iter().filter(|task| task.info.agent == *agent && task.holds());
-        holding.fold(Quantities::ZERO, |mut used, task| {
-            used += &task.info.resources.quantities;
+        let executors = self.executors.iter().filter(|executor| executor.agent == *agent);
+        let used = holding.map(|task| &task.info.resources).chain(executors.map(|executor| &executor.info.resources));
+        used.fold(Quantities::ZERO, |mut used, resources| {
+            used += &resources.quantities;
             used
         })
     }

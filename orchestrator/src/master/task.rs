@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentId, FrameworkId, TaskId};
+use super::{AgentId, ExecutorId, FrameworkId, TaskId};
 use crate::allocator::Decision;
 use crate::resources::Resources;
 
@@ -18,7 +18,21 @@ pub struct TaskInfo {
     pub agent: AgentId,
     /// What it may use.
     pub resources: Resources,
-    /// What to run. The master does not look into it.
+    /// What runs it, if that is not the agent itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executor: Option<Arc<ExecutorInfo>>,
+    /// What to run, without the executor. The master does not look into it.
+    pub payload: Arc<str>,
+}
+
+/// A program of a framework's own that runs its tasks on an agent: once for all of those that name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutorInfo {
+    /// Its id.
+    pub id: ExecutorId,
+    /// What it may use besides what its tasks do.
+    pub resources: Resources,
+    /// What it is. The master does not look into it.
     pub payload: Arc<str>,
 }
 
@@ -97,6 +111,23 @@ impl TaskState {
     /// Whether a task in it uses something of an agent that takes part.
     pub fn holds(self) -> bool {
         !self.is_terminal() && self != TaskState::Unreachable
+    }
+
+    /// Whether it is one that whoever runs the task can tell of.
+    pub fn is_of_executors(self) -> bool {
+        match self {
+            TaskState::Starting
+            | TaskState::Running
+            | TaskState::Killing
+            | TaskState::Finished
+            | TaskState::Failed
+            | TaskState::Killed
+            | TaskState::Error
+            | TaskState::Lost
+            | TaskState::Dropped
+            | TaskState::Gone => true,
+            TaskState::Staging | TaskState::Unreachable | TaskState::GoneByOperator | TaskState::Unknown => false,
+        }
     }
 
     /// Its name in the Mesos API.

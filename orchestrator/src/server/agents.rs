@@ -15,8 +15,9 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::answer::{self, Body, Problem, header};
-use super::core::{Handle, Queue};
+use super::core::Handle;
 use super::limits;
+use super::queue::Queue;
 use crate::master::{Connection, FromAgent, Registration};
 use crate::recordio::Decoder;
 

@@ -5,20 +5,17 @@
 //! nobody hears of anything that a crash could undo, and a burst of changes costs one flush of the disk.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::limits::{Bucket, SUBSCRIPTIONS};
 use super::metrics::Counters;
+use super::queue::{self, Feed, Queue, queue};
 use crate::api::agent::{Answer, Question};
 use crate::api::events;
 use crate::api::scheduler::Writer;
@@ -74,8 +71,7 @@ impl Handle {
 
 /// The way to a client.
 pub struct Link {
-    sender: UnboundedSender<Bytes>,
-    queued: Arc<AtomicUsize>,
+    feed: Feed,
     kind: Kind,
 }
 
@@ -101,29 +97,6 @@ pub struct FrameworkLink {
     pub calls: Bucket,
     /// Whose it is, if frameworks authenticate.
     pub principal: Option<Arc<str>>,
-}
-
-/// What is to be sent to a client.
-#[derive(Debug)]
-pub struct Queue {
-    receiver: UnboundedReceiver<Bytes>,
-    queued: Arc<AtomicUsize>,
-}
-
-impl Queue {
-    /// The next record; none when the connection is to be closed.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let next = self.receiver.poll_recv(context);
-        if let Poll::Ready(Some(record)) = &next {
-            self.queued.fetch_sub(record.len(), Ordering::Relaxed);
-        }
-        next
-    }
-
-    /// The same, to be waited for.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        poll_fn(|context| self.poll_next(context)).await
-    }
 }
 
 /// The core and what it reaches the world by.
@@ -200,12 +173,11 @@ impl Core {
     }
 
     fn open(&mut self, kind: Kind) -> (Connection, Queue) {
-        let (sender, receiver) = unbounded_channel();
-        let queued = Arc::new(AtomicUsize::new(0));
+        let (feed, queue) = queue();
         self.connections += 1;
         let connection = Connection(self.connections);
-        self.links.insert(connection, Link { sender, queued: Arc::clone(&queued), kind });
-        (connection, Queue { receiver, queued })
+        self.links.insert(connection, Link { feed, kind });
+        (connection, queue)
     }
 
     /// The stream of a framework, by its connection.
@@ -270,11 +242,8 @@ impl Core {
 
     fn send(&mut self, connection: Connection, record: Bytes) {
         let Some(link) = self.links.get(&connection) else { return };
-        // However long one record is, it is sent to whoever has read those before.
-        let queued = link.queued.fetch_add(record.len(), Ordering::Relaxed);
-        let slow = queued > link.kind.most_queued();
-        if slow || link.sender.send(record).is_err() {
-            if slow {
+        if let Err(refused) = link.feed.push(record, link.kind.most_queued()) {
+            if refused == queue::Refused::Slow {
                 tracing::warn!(connection = connection.0, "a client does not read what it is sent: disconnected");
             }
             self.closed(connection);

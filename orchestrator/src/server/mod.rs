@@ -13,15 +13,16 @@
 
 mod access;
 mod agents;
-mod answer;
+pub(crate) mod answer;
 mod authentication;
 mod core;
 mod join;
-mod limits;
+pub(crate) mod limits;
 mod metrics;
 mod operator;
 mod peer;
 mod questions;
+pub(crate) mod queue;
 mod scheduler;
 mod standby;
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 use super::network::{Party, ToMaster};
 use super::{Happening, SECOND, Simulation};
 use crate::master::{
-    AgentId, AgentInfo, Connection, FrameworkId, FrameworkInfo, FromAgent, Registration, TaskId, TaskInfo, TaskReport,
-    TaskState, TaskStatus, ToAgent, UpdateId,
+    AgentId, AgentInfo, Connection, ExecutorId, ExecutorReport, FrameworkId, FrameworkInfo, FromAgent, Registration,
+    TaskId, TaskInfo, TaskReport, TaskState, TaskStatus, ToAgent, UpdateId,
 };
 use crate::resources::{Quantities, Resources};
 
 pub(super) type TaskKey = (FrameworkId, TaskId);
+pub(super) type ExecutorKey = (FrameworkId, ExecutorId);
 
 #[derive(Debug)]
 pub(super) struct SimulatedTask {
@@ -30,6 +31,7 @@ pub(super) struct SimulatedAgent {
     pub(super) info: AgentInfo,
     pub(super) connection: Option<Connection>,
     pub(super) tasks: BTreeMap<TaskKey, SimulatedTask>,
+    pub(super) executors: BTreeMap<ExecutorKey, ExecutorReport>,
     frameworks: BTreeMap<FrameworkId, FrameworkInfo>,
     /// It cannot reach the master.
     pub(super) cut: bool,
@@ -48,6 +50,7 @@ impl SimulatedAgent {
             info: AgentInfo { resources: Resources { quantities, ports }, ..AgentInfo::default() },
             connection: None,
             tasks: BTreeMap::new(),
+            executors: BTreeMap::new(),
             frameworks: BTreeMap::new(),
             cut: false,
             down_until: Duration::ZERO,
@@ -72,6 +75,7 @@ impl SimulatedAgent {
             id: self.id.clone(),
             info: self.info.clone(),
             frameworks: self.frameworks.clone(),
+            executors: self.executors.values().cloned().collect(),
             tasks: self.tasks.iter().map(report).collect(),
         }
     }
@@ -133,13 +137,29 @@ impl Simulation {
                 for key in agent.tasks.keys().cloned().collect::<Vec<_>>() {
                     self.task_changes(index, &key, TaskState::Killed);
                 }
+                self.agents[index].executors.clear();
                 self.agents[index].dead = true;
             }
-            ToAgent::Run { framework, framework_info, role, task } => {
+            ToAgent::Run { framework, framework_info, role, task, launch_executor } => {
                 agent.frameworks.insert(framework.clone(), (*framework_info).clone());
+                let executor = task.executor.clone().map(|info| ((framework.clone(), info.id.clone()), info));
                 let key = (framework, task.id.clone());
-                let known = SimulatedTask { info: task, role, state: TaskState::Staging, updates: VecDeque::new() };
+                let (state, updates) = (TaskState::Staging, VecDeque::new());
+                let known = SimulatedTask { info: task, role: Arc::clone(&role), state, updates };
                 assert!(agent.tasks.insert(key.clone(), known).is_none(), "task {key:?} is run twice on one agent");
+                if let Some((executor, info)) = executor
+                    && !agent.executors.contains_key(&executor)
+                {
+                    if !launch_executor {
+                        return self.task_changes(index, &key, TaskState::Dropped);
+                    }
+                    let report = ExecutorReport { framework: executor.0.clone(), role, info };
+                    agent.executors.insert(executor.clone(), report);
+                    if self.chance.u32(..3) > 0 {
+                        let after = self.chance.u32(1..=120) * SECOND;
+                        self.schedule(after, Happening::ExecutorEnds(index, executor));
+                    }
+                }
                 self.ledger.runs(&key, &self.agents[index]);
                 self.task_changes(index, &key, TaskState::Running);
                 if self.chance.bool() {
@@ -151,11 +171,16 @@ impl Simulation {
                 self.task_changes(index, &(framework, task), TaskState::Killed);
             }
             ToAgent::ShutDownFramework(framework) => {
+                let executors = agent.executors.keys().filter(|(of, _)| *of == framework).cloned().collect::<Vec<_>>();
                 let keys = agent.tasks.keys().filter(|(of, _)| *of == framework).cloned();
                 for key in keys.collect::<Vec<_>>() {
                     self.task_changes(index, &key, TaskState::Killed);
                 }
+                for executor in executors {
+                    self.executor_ends(index, &executor);
+                }
             }
+            ToAgent::ShutDownExecutor { framework, executor } => self.executor_ends(index, &(framework, executor)),
             ToAgent::Acknowledge { framework, task, update } => {
                 let key = (framework, task);
                 let Some(task) = agent.tasks.get_mut(&key) else { return };
@@ -170,6 +195,22 @@ impl Simulation {
             }
             ToAgent::Heartbeat | ToAgent::Message { .. } | ToAgent::Ask { .. } => {}
         }
+    }
+
+    /// An executor ends, and so do its tasks. If the agent cannot say so, it will come back without it.
+    pub(super) fn executor_ends(&mut self, index: usize, key: &ExecutorKey) {
+        if self.agents[index].executors.remove(key).is_none() {
+            return;
+        }
+        let of_it = |(of, _): &TaskKey, task: &SimulatedTask| {
+            *of == key.0 && task.info.executor.as_ref().is_some_and(|executor| executor.id == key.1)
+        };
+        let tasks = self.agents[index].tasks.iter().filter(|(task, known)| of_it(task, known));
+        for task in tasks.map(|(task, _)| task.clone()).collect::<Vec<_>>() {
+            self.task_changes(index, &task, TaskState::Failed);
+        }
+        let (framework, executor) = key.clone();
+        self.agent_says(index, FromAgent::ExecutorEnded { framework, executor, status: None });
     }
 
     pub(super) fn task_ends(&mut self, index: usize, key: &TaskKey) {

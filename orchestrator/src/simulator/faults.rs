@@ -60,6 +60,7 @@ impl Simulation {
     /// The machine dies with all its tasks, of which it remembers nothing but its id.
     fn reboot_agent(&mut self, agent: usize, pause: Duration) {
         self.agents[agent].tasks.clear();
+        self.agents[agent].executors.clear();
         self.restart_agent(agent, pause);
     }
 

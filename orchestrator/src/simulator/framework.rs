@@ -1,13 +1,15 @@
 //! Frameworks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::network::{Party, ToMaster};
 use super::{SECOND, Simulation};
 use crate::allocator::{OfferKey, Subscription};
 use crate::master::{
-    AgentId, Call, Connection, Event, FrameworkId, FrameworkInfo, OfferEvent, TaskId, TaskInfo, TaskState, UpdateId,
+    AgentId, Call, Connection, Event, ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, OfferEvent, TaskId,
+    TaskInfo, TaskState, UpdateId,
 };
 use crate::resources::{Quantities, Resources};
 
@@ -177,7 +179,7 @@ impl Simulation {
                 }
             }
             Event::Error(_) => framework.over = true,
-            Event::Message { .. } | Event::Failure(_) | Event::Heartbeat => {}
+            Event::Message { .. } | Event::Failure(_) | Event::ExecutorFailure { .. } | Event::Heartbeat => {}
         }
     }
 
@@ -197,6 +199,10 @@ impl Simulation {
             tasks.push(task);
         }
         self.call(index, Call::Accept { offers: vec![offer.key], tasks, refuse });
+        if self.chance.u32(..20) == 0 {
+            let executor = ExecutorId::from(format!("executor{}", self.chance.u64(..3)));
+            self.call(index, Call::ShutDown { agent: offer.agent.clone(), executor });
+        }
         // It changes its mind about some.
         if self.chance.u32(..8) == 0
             && let Some(task) = self.frameworks[index].told.keys().next_back().cloned()
@@ -218,6 +224,15 @@ impl Simulation {
         framework.launched += 1;
         let id = TaskId::from(format!("task{}", framework.launched));
         framework.told.insert(id.clone(), None);
+        // Some are wrong: another executor of the same name may be there.
+        let executor = (chance.u32(..3) == 0).then(|| {
+            let (number, wrong) = (chance.u64(..3), u64::from(chance.u32(..20) == 0));
+            Arc::new(ExecutorInfo {
+                id: ExecutorId::from(format!("executor{number}")),
+                resources: Quantities::new((number + wrong) * 100, number * (32 << 20)).into(),
+                payload: "{}".into(),
+            })
+        });
         TaskInfo {
             id,
             agent: offer.agent.clone(),
@@ -225,6 +240,7 @@ impl Simulation {
                 quantities: Quantities::new(chance.u64(100..=most), chance.u64(64..=1024) << 20),
                 ports,
             },
+            executor,
             payload: "{}".into(),
         }
     }

@@ -23,13 +23,11 @@ impl Ledger {
     pub(super) fn runs(&mut self, key: &TaskKey, agent: &SimulatedAgent) {
         assert!(self.started.insert(key.clone()), "task {key:?} is started twice");
         let mut free = agent.info.resources.clone();
-        for task in agent.tasks.values().filter(|task| !task.state.is_terminal()) {
-            assert!(
-                free.take(&task.info.resources),
-                "agent {:?} has to run more than it has: {:?}",
-                agent.id,
-                agent.tasks
-            );
+        let tasks = agent.tasks.values().filter(|task| !task.state.is_terminal()).map(|task| &task.info.resources);
+        let executors = agent.executors.values().map(|executor| &executor.info.resources);
+        for used in tasks.chain(executors) {
+            let (id, tasks, executors) = (&agent.id, &agent.tasks, &agent.executors);
+            assert!(free.take(used), "agent {id:?} has to run more than it has: {tasks:?} {executors:?}");
         }
     }
 }
@@ -40,13 +38,24 @@ impl Simulation {
         let master = self.master.as_ref().expect("there is a master in the end");
         let mut running: BTreeMap<&TaskKey, &AgentId> = BTreeMap::new();
         let mut used = Quantities::ZERO;
+        let mut executors = BTreeSet::new();
         for agent in self.agents.iter().filter(|agent| !agent.dead) {
             let id = agent.id.as_ref().expect("every agent was admitted");
             for (key, task) in agent.tasks.iter().filter(|(_, task)| !task.state.is_terminal()) {
                 assert_eq!(running.insert(key, id), None, "task {key:?} runs twice");
                 used += &task.info.resources.quantities;
             }
+            for ((framework, executor), report) in &agent.executors {
+                executors.insert((framework.clone(), id.clone(), executor.clone()));
+                used += &report.info.resources.quantities;
+            }
         }
+        let known = master.executors().map(|executor| (executor.framework, executor.agent, executor.info.id.clone()));
+        assert_eq!(
+            known.collect::<BTreeSet<_>>(),
+            executors,
+            "the executors the master knows, and those that are there"
+        );
 
         let known = master.tasks().filter(|task| !task.state.is_terminal() && task.state != TaskState::Unreachable);
         let known: BTreeMap<TaskKey, &AgentId> =
@@ -64,6 +73,7 @@ impl Simulation {
             let Some(id) = &framework.id else { continue };
             if framework.over {
                 assert!(!running.keys().any(|(of, _)| of == id), "a framework that is over still has tasks");
+                assert!(!executors.iter().any(|(of, ..)| of == id), "a framework that is over still has executors");
                 continue;
             }
             for (task, state) in &framework.told {

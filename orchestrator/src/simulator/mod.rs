@@ -52,6 +52,7 @@ enum Happening {
     AgentActs(usize),
     FrameworkActs(usize),
     TaskEnds(usize, agent::TaskKey),
+    ExecutorEnds(usize, agent::ExecutorKey),
     Heals(usize),
     Fault,
 }
@@ -198,6 +199,7 @@ impl Simulation {
                 self.schedule(5 * SECOND, Happening::FrameworkActs(framework));
             }
             Happening::TaskEnds(agent, task) => self.task_ends(agent, &task),
+            Happening::ExecutorEnds(agent, executor) => self.executor_ends(agent, &executor),
             Happening::Heals(agent) => self.heal(agent),
             Happening::Fault => {
                 if self.in_trouble() {

@@ -119,7 +119,7 @@ fn messages_go_both_ways() {
     let to = json!({ "agent_id": { "value": agent.id.as_str() }, "executor_id": { "value": "e" }, "data": "aGVsbG8=" });
     framework.call(json!({ "type": "MESSAGE", "message": to }));
     let Some(ToAgent::Message { executor, data, .. }) = agent.next() else { panic!("no message") };
-    assert_eq!((&*executor, &*data), ("e", &b"hello"[..]));
+    assert_eq!((executor.as_str(), &*data), ("e", &b"hello"[..]));
     agent.say(&FromAgent::Message { framework: framework.id.as_str().into(), executor, data });
     assert_eq!(framework.expect("MESSAGE"), to);
 }
@@ -188,7 +188,7 @@ fn the_next_master_knows_agents_from_its_file_and_tasks_from_agents() {
     let weights = json!({ "weight_infos": [{ "role": "a", "weight": 2.5 }] });
     first.operator(&json!({ "type": "UPDATE_WEIGHTS", "update_weights": weights }));
     framework.launch_next("t", 1.0, 64.0);
-    let Some(ToAgent::Run { framework: of, framework_info, role, task }) = agent.next() else { panic!("not run") };
+    let Some(ToAgent::Run { framework: of, framework_info, role, task, .. }) = agent.next() else { panic!("not run") };
     let id = framework.id.clone();
     drop((framework, first));
     while agent.next().is_some() {}

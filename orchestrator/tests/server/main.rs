@@ -5,6 +5,7 @@ mod calls;
 mod client;
 mod etcd;
 mod events;
+mod executors;
 mod files;
 mod http;
 mod lifecycle;
