@@ -4,12 +4,18 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 # build_release [CRATE…]: builds the binaries of these crates, or of all, in release and puts their folder first on the PATH.
+# Of all, `berth-wasm` is built last and without its crate's compiler, which cargo would put into it if it built both at once.
 # shellcheck disable=SC2120 # all of them is what no argument asks for
 build_release() {
-    local host packages
+    local host wanted
     host=$(rustc -vV | sed -n 's/^host: //p')
-    packages=("${@/#/--package=}")
-    cargo build --release --quiet "${packages[@]}" --bins
+    if [ $# -gt 0 ]; then
+        wanted=(--bins "${@/#/--package=}")
+    else
+        wanted=(--bin={berth,berth-oci,berth-vmm,berth-guest-init,berth-wasm-compile,berth-work})
+    fi
+    cargo build --release --quiet "${wanted[@]}"
+    [ $# -gt 0 ] || cargo build --release --quiet --no-default-features --bin berth-wasm
     PATH="$PWD/${CARGO_TARGET_DIR:-target}/$host/release:$PATH"
     export PATH
 }

@@ -1,7 +1,8 @@
 //! `--isolation wasm`: which images are Wasm, their modules' compiled code, and what the host of a module, `berth-wasm`, is handed.
 //!
-//! That program compiles and runs modules (`berth_runtime::executor`); nothing of a module is parsed here. Code is compiled once
-//! and kept beside the image. What must be equal for code to be used again is asked of `berth-wasm` once after each boot.
+//! That program runs modules (`berth_runtime::executor`), and `berth-wasm-compile` compiles them; nothing of a module is parsed here.
+//! Code is compiled once and kept beside the image. What must be equal for code to be used again is asked of the compiler once after
+//! each boot.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,6 +30,10 @@ use crate::volumes::ResolvedMount;
 const BINARY: &str = "berth-wasm";
 /// Names the host where it is not found.
 const BINARY_VARIABLE: &str = "BERTH_WASM";
+/// The compiler's.
+const COMPILER: &str = "berth-wasm-compile";
+/// Names the compiler where it is not found.
+const COMPILER_VARIABLE: &str = "BERTH_WASM_COMPILE";
 /// Bytes the host may use beside the module's memories.
 const MEMORY_OVERHEAD: i64 = 32 << 20;
 /// Threads of the host.
@@ -229,20 +234,21 @@ fn own_entry(image: &Image) -> Result<String> {
     Ok(entry(image, &options, &spec::args(&options, &image.config)?))
 }
 
-/// `berth-wasm`, and what tells whether code suits it.
+/// `berth-wasm`, its compiler, and what tells whether code suits them.
 struct Host {
     program: PathBuf,
+    compiler: PathBuf,
     keys: Keys,
 }
 
-/// What code of this host carries in its name.
+/// What code of this compiler carries in its name.
 #[derive(Debug, Serialize, Deserialize)]
 struct Keys {
     plain: String,
     fuel: String,
 }
 
-/// The keys of the program that is this file. Kept in the state root: they depend on the processor, which may be another one
+/// The keys of the compiler that is this file. Kept in the state root: they depend on the processor, which may be another one
 /// after a reboot.
 #[derive(Debug, Serialize, Deserialize)]
 struct Known {
@@ -255,20 +261,21 @@ struct Known {
 impl Host {
     fn find(roots: &Roots) -> Result<Self> {
         let program = launch::find(BINARY, BINARY_VARIABLE)?;
-        let file = program.metadata().attempt(|| format!("examine {}", program.display()))?;
+        let compiler = launch::find(COMPILER, COMPILER_VARIABLE)?;
+        let file = compiler.metadata().attempt(|| format!("examine {}", compiler.display()))?;
         let (inode, changed) = ((file.dev(), file.ino()), (file.ctime(), file.ctime_nsec()));
         let path = roots.wasm_keys();
         let known: Option<Known> = document::read(&path, "remove it")?;
         if let Some(known) = known
-            && (&known.program, known.inode, known.changed) == (&program, inode, changed)
+            && (&known.program, known.inode, known.changed) == (&compiler, inode, changed)
         {
-            return Ok(Self { program, keys: known.keys });
+            return Ok(Self { program, compiler, keys: known.keys });
         }
-        let keys: Keys = answer(&program, Command::new(&program).arg("compatibility"))?;
-        let known = Known { program, inode, changed, keys };
+        let keys: Keys = answer(&compiler, Command::new(&compiler).arg("compatibility"))?;
+        let known = Known { program: compiler, inode, changed, keys };
         make_dir(roots.state(), PRIVATE)?;
         document::write(&path, &known)?;
-        Ok(Self { program: known.program, keys: known.keys })
+        Ok(Self { program, compiler: known.program, keys: known.keys })
     }
 
     /// The code of an image's module, compiled now unless it is in the store.
@@ -278,19 +285,20 @@ impl Host {
             return Ok(code);
         }
         store.add_code(image, entry, key, |module, output| {
-            let mut command = Command::new(&self.program);
+            let mut command = Command::new(&self.compiler);
             command.arg("compile").arg(output).args(fuel.then_some("--fuel")).stdin(module);
-            let text = output_of(&self.program, &mut command).map_err(|error| of_module(error, image))?;
+            let text = output_of(&self.compiler, &mut command).map_err(|error| of_module(error, image))?;
             format!("sha256:{}", text.trim())
                 .parse()
-                .map_err(|error| Error::Invalid(format!("{BINARY} answers something else than a digest: {error}")))
+                .map_err(|error| Error::Invalid(format!("{COMPILER} answers something else than a digest: {error}")))
         })
     }
 
     /// A component's interfaces; none: it is a core module.
     fn describe(&self, path: &Path) -> Result<Option<Interfaces>> {
         let module = File::open(path).attempt(|| format!("open {}", path.display()))?;
-        answer(&self.program, Command::new(&self.program).arg("describe").stdin(module)).map_err(|error| match error {
+        let described = answer(&self.compiler, Command::new(&self.compiler).arg("describe").stdin(module));
+        described.map_err(|error| match error {
             Error::Start { message, code } => Error::Start { message: format!("{}: {message}", path.display()), code },
             other => other,
         })
@@ -309,7 +317,7 @@ fn of_module(error: Error, image: &Image) -> Error {
 
 fn answer<T: DeserializeOwned>(program: &Path, command: &mut Command) -> Result<T> {
     serde_json::from_str(&output_of(program, command)?)
-        .map_err(|error| Error::Invalid(format!("{BINARY} answers something unexpected: {error}")))
+        .map_err(|error| Error::Invalid(format!("{COMPILER} answers something unexpected: {error}")))
 }
 
 /// What the program prints. It reads what strangers wrote: its end is no surprise.
@@ -321,7 +329,7 @@ fn output_of(program: &Path, command: &mut Command) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().trim_start_matches("berth-wasm: ");
+    let said = said.trim().trim_start_matches("berth-wasm-compile: ");
     let message = if output.status.code().is_none() {
         format!(
             "the compiler ended with {}: the module takes more time or memory to compile than it may have",

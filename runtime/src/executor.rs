@@ -41,10 +41,10 @@ const ROOT_SIZE: &str = "size=64k";
 
 /// The isolation of Wasm modules, which needs no document.
 const WASM: &str = "wasm";
-/// The program that it takes.
-const WASM_PROGRAM: &str = "berth-wasm";
-/// Names a `berth-wasm` that lies elsewhere than next to this program.
-const WASM_VARIABLE: &str = "BERTH_WASM";
+/// The program that it takes: it compiles the module first.
+const WASM_PROGRAM: &str = "berth-wasm-compile";
+/// Names a `berth-wasm-compile` that lies elsewhere than next to this program.
+const WASM_VARIABLE: &str = "BERTH_WASM_COMPILE";
 /// What [`Executor::control`] is called among the files.
 pub const CONTROL: &str = "control";
 /// What the counter of [`Executor::limits_memory`] is called among the files.

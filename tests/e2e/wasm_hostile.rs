@@ -110,7 +110,7 @@ fn the_compiler_is_held_by_limits() {
     let home = Home::empty();
     let dir = home.scratch();
     // It waits for the module behind its walls.
-    let waiting = Cmd::new(binaries::berth_wasm(), "compile").arg(dir.join("code")).spawn();
+    let waiting = Cmd::new(binaries::berth_wasm_compile(), "compile").arg(dir.join("code")).spawn();
     let fields = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", waiting.pid())).unwrap();
     wait::until("it is confined", || fields("status").contains("Seccomp:\t2"));
     let limits = fields("limits");

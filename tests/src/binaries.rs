@@ -41,9 +41,9 @@ pub fn berth_oci() -> PathBuf {
     dir().join("berth-oci")
 }
 
-/// `berth-wasm`
-pub fn berth_wasm() -> PathBuf {
-    dir().join("berth-wasm")
+/// `berth-wasm-compile`
+pub fn berth_wasm_compile() -> PathBuf {
+    dir().join("berth-wasm-compile")
 }
 
 /// The root of the source tree.

@@ -1,4 +1,4 @@
-//! Compiled code: made by [`crate::compile`], run by [`crate::run`].
+//! Compiled code: made by the compiler, run by [`crate::run`].
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,28 +16,6 @@ pub enum Code {
     Module(Module),
     /// A component.
     Component(Component),
-}
-
-/// Whether these are the first bytes of a component, and not of a core module.
-pub fn is_component(wasm: &[u8]) -> Result<bool> {
-    // The component model's binary format: a version of 16 bits, then one that tells the two kinds apart.
-    match wasm {
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(false),
-        [0, b'a', b's', b'm', _, _, 1, 0, ..] => Ok(true),
-        [0, b'a', b's', b'm', ..] => Err(Error::NotWasm("its version is unknown".to_owned())),
-        [] => Err(Error::NotWasm("it is empty".to_owned())),
-        _ => Err(Error::NotWasm("it does not begin with the bytes of one".to_owned())),
-    }
-}
-
-/// Compiles and loads. Costs a compiler: see [`load`].
-pub fn compile(engine: &Engine, wasm: &[u8]) -> Result<Code> {
-    let failed = |error: wasmtime::Error| Error::Compile(error);
-    Ok(if is_component(wasm)? {
-        Code::Component(Component::from_binary(engine, wasm).map_err(failed)?)
-    } else {
-        Code::Module(Module::from_binary(engine, wasm).map_err(failed)?)
-    })
 }
 
 /// Loads what was compiled before, if it still is what was stored: nothing else may become code.

@@ -2,13 +2,15 @@
 //! privileges, and only the system calls that what follows takes. What is not on the list fails with `EPERM`.
 
 use berth_runtime::confine::{self, Filter};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Result};
 
 /// Address space of the compiler, bytes: what a hostile module can make it fill.
+#[cfg(feature = "compiler")]
 const COMPILER_MEMORY: u64 = 8 << 30;
 /// Seconds of processor time of the compiler.
+#[cfg(feature = "compiler")]
 const COMPILER_TIME: u64 = 120;
 
 /// What is open already.
@@ -92,7 +94,10 @@ pub enum Sockets {
 }
 
 /// For the compiler: it reads one open file and writes another. It ends with whoever wants to know.
+#[cfg(feature = "compiler")]
 pub fn compiler() -> Result<()> {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+
     let failed = |error| Error::Confine { wall: "limit the compiler", reason: std::io::Error::from(error).to_string() };
     for (resource, most) in [(Resource::As, COMPILER_MEMORY), (Resource::Cpu, COMPILER_TIME), (Resource::Core, 0)] {
         // Whoever started this may have said less.

@@ -2,12 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::{FromRawFd as _, RawFd};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_runtime::executor::Handover;
 use berth_runtime::span::{self, Phase};
-use oci_spec::runtime::Process;
 use wasmtime::component::{Component, Linker as ComponentLinker, ResourceTable};
 use wasmtime::{Engine, Linker, Module, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
@@ -15,7 +13,6 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p2, p3};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::code::{self, Code};
-use crate::compile;
 use crate::confine::{self, Sockets};
 use crate::engine;
 use crate::error::{Error, Result};
@@ -57,8 +54,17 @@ pub fn start(handover: Handover) -> Result<Ended> {
         span::run();
         return serve::start(&handover.files, &handover.spec, &process, &settings, serve);
     }
-    let file = handover.files.get(CODE).copied().map(take);
-    let (engine, code) = code(&settings, file, &process)?;
+    let fuel = settings.fuel.is_some();
+    let (engine, code) = match (&settings.code, handover.files.get(CODE).copied().map(take)) {
+        (Some(sha256), Some(file)) => {
+            let engine = engine::runner(fuel)?;
+            let code = code::load(&engine, file, sha256)?;
+            (engine, code)
+        }
+        #[cfg(feature = "compiler")]
+        (None, None) => crate::compile::at_once(&process, fuel)?,
+        _ => return Err(Error::Handover("what runs is compiled code, with its digest".to_owned())),
+    };
     let grants = grants::builder(&handover.spec, &process, &settings)?;
     let signals = stop::watch(&engine, settings.timeout_ms.map(Duration::from_millis))?;
     confine::module(if settings.network { Sockets::Any } else { Sockets::None })?;
@@ -86,36 +92,6 @@ pub fn start(handover: Handover) -> Result<Ended> {
 pub(crate) fn take(number: RawFd) -> File {
     // SAFETY: the descriptor was opened for this process alone to own, see `berth_runtime::executor`.
     unsafe { File::from_raw_fd(number) }
-}
-
-/// The code to run: what is stored, or else what is compiled now.
-fn code(settings: &Settings, file: Option<File>, process: &Process) -> Result<(Engine, Code)> {
-    let fuel = settings.fuel.is_some();
-    match (&settings.code, file) {
-        (Some(sha256), Some(file)) => {
-            let engine = engine::runner(fuel)?;
-            let code = code::load(&engine, file, sha256)?;
-            Ok((engine, code))
-        }
-        (None, None) => {
-            let wasm = read(process)?;
-            let engine = engine::compiler(fuel)?;
-            let code = code::compile(&engine, &wasm)?;
-            Ok((engine, code))
-        }
-        _ => Err(Error::Handover("the compiled code and its digest belong together".to_owned())),
-    }
-}
-
-/// The module that the process's arguments name.
-fn read(process: &Process) -> Result<Vec<u8>> {
-    let name = process.args().as_deref().unwrap_or_default().first().map_or(Path::new(""), Path::new);
-    let path: PathBuf = process.cwd().join(name);
-    match File::open(&path) {
-        Ok(file) => compile::read(file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound(path)),
-        Err(error) => Err(Error::io(format!("open the module {}", path.display()))(error)),
-    }
 }
 
 /// What belongs to one instance.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// SHA-256 in hexadecimal digits of the compiled code that is handed over as the file `code`; none: compile what
-    /// `process.args` names.
+    /// SHA-256 in hexadecimal digits of the compiled code that is handed over as the file `code`; none, and no
+    /// such file: `berth-wasm-compile` compiles what `process.args` names.
     pub code: Option<String>,
     /// Directories it gets, all of the sandbox's files where this is not said.
     pub directories: Option<Vec<Directory>>,
