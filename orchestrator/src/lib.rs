@@ -17,6 +17,7 @@ pub mod process;
 pub mod recordio;
 pub mod resources;
 pub mod server;
+pub mod session;
 pub mod simulator;
 pub mod store;
 pub mod tls;

@@ -19,6 +19,7 @@ mod files;
 pub(crate) mod images;
 mod link;
 mod sandboxes;
+mod sessions;
 mod tasks;
 
 use std::future::Future;
@@ -38,6 +39,7 @@ use files::Files;
 use images::Pulls;
 use link::Link;
 use sandboxes::Sandboxes;
+use sessions::Sessions;
 use tasks::{Effect, Tasks};
 
 pub use checkpoints::Error as CheckpointError;
@@ -140,6 +142,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             config.directory.clone(),
         ),
         files: Files::new(&config.roots, &config.directory),
+        sessions: Sessions::new(&config.roots, config.berth.clone()),
         questions: Arc::new(Semaphore::new(QUESTIONS)),
         happenings: sender.clone(),
         checkpoints,
@@ -206,6 +209,7 @@ struct Agent {
     checkpoints: Checkpoints,
     sandboxes: Sandboxes,
     files: Files,
+    sessions: Sessions,
     /// How many more questions may be asked now.
     questions: Arc<Semaphore>,
     happenings: UnboundedSender<Happening>,
@@ -265,7 +269,10 @@ impl Agent {
                     link.say(&answer);
                 }
             }
-            Happening::Lost(_) => self.link = None,
+            Happening::Lost(_) => {
+                self.link = None;
+                self.sessions.end();
+            }
             Happening::Pulled(image, result) => self.pulls.done(&image, result),
             Happening::Images(images) => self.has_images(images),
             Happening::Started(name, result) => self.tasks.started(&name, result),
@@ -291,6 +298,14 @@ impl Agent {
             Question::Read { path, offset, length } => self.look(&path.clone(), tell, move |files, sandbox, below| {
                 files.read(sandbox, below, &path, offset, length)
             }),
+            Question::Launch(launch) if self.tasks.sandboxes().contains(&launch.sandbox) => {
+                tell(self.sessions.launch(&launch));
+            }
+            Question::Launch(launch) => tell(Answer::NotFound(format!("no task runs in {}", launch.sandbox))),
+            Question::Output { .. } | Question::Input { .. } | Question::Wait { .. } | Question::End { .. } => {
+                let sessions = self.sessions.clone();
+                tokio::spawn(async move { tell(sessions.answer(question).await) });
+            }
         }
     }
 

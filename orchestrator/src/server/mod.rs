@@ -23,6 +23,7 @@ mod operator;
 mod peer;
 mod questions;
 mod scheduler;
+mod sessions;
 mod standby;
 
 use std::convert::Infallible;

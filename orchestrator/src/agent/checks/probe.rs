@@ -133,7 +133,7 @@ impl Asker {
 }
 
 /// Ends what `berth exec` runs in a sandbox, and `berth exec`.
-async fn end(relay: &mut Child) {
+pub async fn end(relay: &mut Child) {
     let Some(pid) = relay.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
     // One that is stopped reaps nothing: its children are who they are said to be. Each leads a group, that of what it
     // runs. What is already gone needs no end.
