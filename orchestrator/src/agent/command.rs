@@ -42,8 +42,8 @@ const ISOLATIONS: [Isolation; 5] = [
     ("microvm-process", &["--isolation=microvm", "--guest=process"]),
     (WASM, &["--isolation=wasm"]),
 ];
-/// Those in which a task has a directory of its own that others can look into.
-const WITH_DIRECTORY: [&str; 2] = ["container", "microvm-process"];
+/// Those in which a task has a directory of its own that others can look into. Linux guests share no files with their host.
+const WITH_DIRECTORY: [&str; 3] = ["container", "microvm-process", WASM];
 /// The isolation in which nothing else can run.
 const WASM: &str = "wasm";
 
@@ -349,11 +349,17 @@ mod tests {
         assert_eq!(arguments(&program).unwrap()[8..], ["--entrypoint=", "busybox", "/bin/echo", "-n"]);
         let image_own = json!({ "container": container, "command": { "shell": false, "arguments": ["x"] } });
         assert_eq!(arguments(&image_own).unwrap()[8..], ["busybox", "x"]);
-        let label = json!({ "labels": [{ "key": ISOLATION, "value": "microvm-process" }] });
-        let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
-        let limits = ["--isolation=microvm", "--guest=process", "--cpus=1.500", "--memory=67108864b"];
-        let flags = [&limits[..], &own, &["busybox"]].concat();
-        assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
+        let limits = ["--cpus=1.500", "--memory=67108864b"];
+        for (isolation, flags, own) in [
+            ("microvm-process", &["--isolation=microvm", "--guest=process"][..], &own[..]),
+            ("microvm-linux", &["--isolation=microvm", "--guest=linux"], &[]),
+            ("wasm", &["--isolation=wasm"], &own),
+        ] {
+            let label = json!({ "labels": [{ "key": ISOLATION, "value": isolation }] });
+            let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
+            let flags = [flags, &limits, own, &["busybox"]].concat();
+            assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
+        }
     }
 
     #[test]
