@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod jobs;
 pub mod master;
 pub mod masters;
+mod network;
 pub mod process;
 pub mod recordio;
 pub mod resources;

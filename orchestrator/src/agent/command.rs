@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_engine::options::Network;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -185,7 +186,7 @@ pub fn read(info: &TaskInfo, default_image: Option<&str>) -> Result<Command, Inv
     }
     let command = task.command.ok_or_else(|| Invalid::missing("command"))?;
     let (program, arguments) = command.line().map_err(|wrong| wrong.within("command"))?;
-    // Containers share the host's network, as in Mesos; the others have none yet.
+    // Containers share the host's network, or what the agent has in its place, as in Mesos; the others have none yet.
     let host_network = network.as_deref() != Some("NONE") && isolation == ISOLATIONS[0];
     let means = Means { exec: isolation.0 != WASM, network: host_network };
     let checks = checks::read(task.health_check, task.check, means)?;
@@ -272,8 +273,8 @@ impl Container {
 
 impl Command {
     /// What starts it in a sandbox of this name, with limits equal to what it may use. What it leaves in `directory` can be
-    /// looked at by others.
-    pub fn start(mut self, name: &str, directory: &Path) -> Start {
+    /// looked at by others; `network` is the host's as far as tasks are concerned.
+    pub fn start(mut self, name: &str, directory: &Path, network: &Network) -> Start {
         let directory = WITH_DIRECTORY.contains(&self.isolation.0).then(|| directory.to_owned());
         if let Some(directory) = &directory {
             self.environment.entry(files::VARIABLE.to_owned()).or_insert_with(|| files::PLACE.to_owned());
@@ -290,7 +291,7 @@ impl Command {
             }
         }
         if self.host_network {
-            flag("network", "host");
+            flag("network", &network.to_string());
         }
         if let Some(user) = &self.user {
             flag("user", user);
@@ -331,7 +332,7 @@ mod tests {
             resources: Quantities::new(1500, 64 << 20).into(),
             payload: payload.to_string().into(),
         };
-        Ok(read(&info, None)?.start("n", Path::new("/d")).arguments)
+        Ok(read(&info, None)?.start("n", Path::new("/d"), &Network::Host).arguments)
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_engine::Roots;
+use berth_engine::options::Network;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::spawn_blocking;
@@ -79,6 +80,8 @@ pub struct Config {
     pub info: AgentInfo,
     /// The image of tasks that name none.
     pub default_image: Option<String>,
+    /// What tasks have that share the host's network.
+    pub network: Network,
 }
 
 /// Why an agent ends.
@@ -140,7 +143,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             config.default_image.clone(),
             checkpoints.instance().to_owned(),
             config.directory.clone(),
-        ),
+        )
+        .in_network(config.network.clone()),
         files: Files::new(&config.roots, &config.directory),
         sessions: Sessions::new(&config.roots, config.berth.clone()),
         questions: Arc::new(Semaphore::new(QUESTIONS)),

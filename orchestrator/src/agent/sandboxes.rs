@@ -86,7 +86,7 @@ impl Sandboxes {
         let (roots, berth, directory) = (config.roots.clone(), config.berth.clone(), config.directory.clone());
         let (removed, prefix, rounds) = (Arc::default(), prefix.to_owned(), BTreeMap::new());
         let slots = Arc::new(Semaphore::new(CHECK_COMMANDS));
-        let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots };
+        let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots, network: config.network.clone() };
         Sandboxes { roots, berth, directory, removed, prefix, asker, rounds, happenings }
     }
 

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use berth_engine::options::Network;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -122,6 +123,8 @@ pub struct Tasks {
     default_image: Option<String>,
     /// The agent's.
     directory: PathBuf,
+    /// What tasks have that share the host's network.
+    network: Network,
     /// What names of sandboxes begin with.
     prefix: String,
     /// Tasks that are not as they were made durable.
@@ -136,7 +139,25 @@ impl Tasks {
     pub fn new(recovered: Recovered, default_image: Option<String>, prefix: String, directory: PathBuf) -> Tasks {
         let Recovered { id, tasks, past } = recovered;
         let (changed, changed_past, effects) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        Tasks { id, tasks, past, default_image, directory, prefix, changed, changed_past, effects, shut_down: None }
+        let network = Network::Host;
+        Tasks {
+            id,
+            tasks,
+            past,
+            default_image,
+            directory,
+            network,
+            prefix,
+            changed,
+            changed_past,
+            effects,
+            shut_down: None,
+        }
+    }
+
+    /// The same, in another network than the host's.
+    pub fn in_network(self, network: Network) -> Tasks {
+        Tasks { network, ..self }
     }
 
     /// What to make durable.
@@ -267,7 +288,7 @@ impl Tasks {
     }
 
     fn start(&self, name: &str, command: Command) -> Effect {
-        Effect::Start(name.to_owned(), command.start(name, &files::directory(&self.directory, name)))
+        Effect::Start(name.to_owned(), command.start(name, &files::directory(&self.directory, name), &self.network))
     }
 
     fn command(&self, info: &TaskInfo) -> Result<Command, String> {
