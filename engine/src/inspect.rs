@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::container::{Container, State};
 use crate::document;
 use crate::error::Result;
-use crate::options::{Isolation, Mount, MountSource, Network, Options, Seccomp};
+use crate::options::{Isolation, Mount, MountSource, Options, Seccomp};
 use crate::{logs, vm, volumes, wasm};
 
 /// What docker shows for a time that never was.
@@ -137,7 +137,7 @@ fn host_config(options: &Options) -> Value {
         "AutoRemove": options.remove,
         "Privileged": options.privileged,
         "ReadonlyRootfs": options.read_only,
-        "NetworkMode": host_or(options.network == Network::Host, "none"),
+        "NetworkMode": options.network.to_string(),
         "PidMode": host_or(options.pid_host, ""),
         "IpcMode": host_or(options.ipc_host, "private"),
         "UTSMode": host_or(options.uts_host, ""),

@@ -17,7 +17,7 @@ use crate::container::Container;
 use crate::error::{Attempt as _, Error, Result};
 use crate::guests;
 use crate::launch;
-use crate::options::{Guest, Isolation, Limits, Mount, MountSource, Network, Options, Seccomp, UserNamespace};
+use crate::options::{Guest, Isolation, Limits, Mount, MountSource, Options, Seccomp, UserNamespace};
 use crate::paths::Roots;
 use crate::spec;
 
@@ -56,7 +56,7 @@ fn check(options: &Options) -> Result<()> {
     let own = "the guest has a kernel of its own, which sees nothing of the host's; leave out one of them";
     let refused = [
         (!options.devices.is_empty(), "--device"),
-        (options.network == Network::Host, "--network host"),
+        options.network.shared(),
         (options.pid_host, "--pid host"),
         (options.ipc_host, "--ipc host"),
         (options.uts_host, "--uts host"),

@@ -1,6 +1,7 @@
 //! What a person can ask of a container: the flags of `berth run` and `berth create`, parsed and checked in form.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -323,7 +324,7 @@ pub enum Seccomp {
 }
 
 /// `--network`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Own network namespace with a loopback interface only.
@@ -331,6 +332,29 @@ pub enum Network {
     None,
     /// The host's network namespace.
     Host,
+    /// A network namespace that is there already, by a file that stands for it (`namespaces(7)`).
+    Joined(PathBuf),
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Host => f.write_str("host"),
+            Self::Joined(path) => write!(f, "ns:{}", path.display()),
+        }
+    }
+}
+
+impl Network {
+    /// Whether it is the network of others as well; with the flag that says so.
+    pub fn shared(&self) -> (bool, &'static str) {
+        match self {
+            Self::None => (false, "--network none"),
+            Self::Host => (true, "--network host"),
+            Self::Joined(_) => (true, "--network ns:"),
+        }
+    }
 }
 
 /// `--userns`

@@ -126,7 +126,7 @@ pub(crate) fn executor(
         "memory": options.limits.memory,
         "timeout_ms": options.timeout.map(|time| time.as_millis()),
         "fuel": options.fuel,
-        "network": options.network == Network::Host,
+        "network": options.network != Network::None,
         "serve": options.serve.as_ref().map(|serve| json!({
             "concurrency": serve.concurrency,
             "memory": serve.memory,

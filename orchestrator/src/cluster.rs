@@ -22,13 +22,13 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{agent, process};
+use crate::{agent, network, process};
 
 /// How long processes may take to start, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(10);
-/// The ports that all agents together offer.
+/// The ports that all agents of one network together offer.
 const PORTS: (u16, u16) = (31_000, 32_999);
 /// Of the host's memory, so many parts of ten are offered.
 const MEMORY_TENTHS: u64 = 8;
@@ -56,6 +56,8 @@ pub struct Plan {
     pub default_image: Option<String>,
     /// After which time without a word from it an agent counts as unreachable.
     pub agent_timeout: Option<Duration>,
+    /// Whether each agent has a network of its own; else they share the host's.
+    pub own_networks: Option<bool>,
 }
 
 /// What is there.
@@ -69,6 +71,9 @@ pub struct Cluster {
     pub default_image: Option<String>,
     /// After which time without a word from it an agent counts as unreachable; as the master sees fit, if none.
     pub agent_timeout: Option<Duration>,
+    /// The number of the network in which each agent has one of its own; they share the host's, if none.
+    #[serde(default)]
+    pub network: Option<u8>,
     /// Its processes, the master first.
     pub processes: Vec<Process>,
 }
@@ -110,6 +115,9 @@ pub enum Error {
     /// A process does not end.
     #[error("{0} does not end, though it was killed: a process is stuck in the kernel")]
     Stuck(String),
+    /// Agents cannot have networks of their own.
+    #[error("cannot {0} the networks of agents: {1}; `--network host` needs none")]
+    Network(&'static str, io::Error),
     /// What it left cannot be read.
     #[error(transparent)]
     Agent(#[from] agent::Error),
@@ -137,19 +145,22 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
     let _lock = lock(&plan.roots)?;
     let mut cluster = match read(&plan.roots)? {
         Some(cluster) => cluster.unless_planned_otherwise(plan)?,
-        None => Cluster {
-            master: plan.listen.unwrap_or(MASTER_ADDRESS),
-            agents: plan.agents.unwrap_or(1),
-            default_image: plan.default_image.clone(),
-            agent_timeout: plan.agent_timeout,
-            processes: Vec::new(),
-        },
+        None => plan.begin()?,
     };
+    if cluster.network.is_some() && !network::is_whole(&networks(&plan.roots), &agent_names(cluster.agents)) {
+        cluster.network = Some(make_networks(&plan.roots, cluster.agents)?);
+        write(&plan.roots, &cluster)?;
+    }
     for (index, name) in names(cluster.agents).iter().enumerate() {
         if cluster.processes.get(index).is_some_and(Process::is_alive) {
             continue;
         }
-        let (process, address) = start(plan, &cluster, name)?;
+        let (process, address) = start(plan, &cluster, name).inspect_err(|_| {
+            // Of a cluster that never began nothing is left.
+            if cluster.processes.is_empty() {
+                let _ = remove_networks(&plan.roots);
+            }
+        })?;
         cluster.master = address.unwrap_or(cluster.master);
         match cluster.processes.get_mut(index) {
             Some(before) => *before = process,
@@ -159,6 +170,24 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
     }
     wait_for_agents(plan, &cluster)?;
     Ok(cluster)
+}
+
+impl Plan {
+    /// A new cluster of which nothing runs yet.
+    fn begin(&self) -> Result<Cluster, Error> {
+        // What an `up` left that was killed as early as here.
+        remove_networks(&self.roots)?;
+        let agents = self.agents.unwrap_or(1);
+        let own_networks = self.own_networks.unwrap_or(false);
+        Ok(Cluster {
+            master: self.listen.unwrap_or(MASTER_ADDRESS),
+            agents,
+            default_image: self.default_image.clone(),
+            agent_timeout: self.agent_timeout,
+            network: own_networks.then(|| make_networks(&self.roots, agents)).transpose()?,
+            processes: Vec::new(),
+        })
+    }
 }
 
 impl Cluster {
@@ -173,6 +202,10 @@ impl Cluster {
         }
         if plan.default_image.is_some() && plan.default_image != self.default_image {
             return other(format!("the default image {}", self.default_image.as_deref().unwrap_or("unset")));
+        }
+        if plan.own_networks.is_some_and(|own| own != self.network.is_some()) {
+            let whose = if self.network.is_some() { "networks of the agents' own" } else { "the host's network" };
+            return other(whose.to_owned());
         }
         if plan.agent_timeout.is_some() && plan.agent_timeout != self.agent_timeout {
             return other(self.agent_timeout.map_or("the agent timeout unset".to_owned(), |timeout| {
@@ -196,7 +229,10 @@ pub fn read(roots: &Roots) -> Result<Option<Cluster>, Error> {
 /// Ends a cluster: its processes, its tasks, and what it remembers.
 pub fn down(roots: &Roots) -> Result<(), Error> {
     let _lock = lock(roots)?;
-    let cluster = read(roots)?.ok_or(Error::None)?;
+    let Some(cluster) = read(roots)? else {
+        remove_networks(roots)?;
+        return Err(Error::None);
+    };
     for process in &cluster.processes {
         process.signal(Signal::SIGTERM);
     }
@@ -211,6 +247,7 @@ pub fn down(roots: &Roots) -> Result<(), Error> {
     for agent in cluster.processes.iter().filter(|process| process.name.starts_with(AGENT)) {
         end_tasks(roots, &directory(roots).join(&agent.name))?;
     }
+    remove_networks(roots)?;
     let socket = jobs_socket(roots);
     match fs::remove_file(&socket) {
         // It never came so far.
@@ -234,8 +271,24 @@ fn end_tasks(roots: &Roots, directory: &Path) -> Result<(), Error> {
 }
 
 fn names(agents: u16) -> Vec<String> {
-    let agents = (1..=agents).map(|number| format!("{AGENT}{number}"));
-    std::iter::once(MASTER.to_owned()).chain(agents).chain([JOBS.to_owned()]).collect()
+    std::iter::once(MASTER.to_owned()).chain(agent_names(agents)).chain([JOBS.to_owned()]).collect()
+}
+
+fn agent_names(agents: u16) -> Vec<String> {
+    (1..=agents).map(|number| format!("{AGENT}{number}")).collect()
+}
+
+/// Where the networks of agents are kept: a reboot empties it as it removes them.
+fn networks(roots: &Roots) -> PathBuf {
+    roots.state().join("cluster/network")
+}
+
+fn make_networks(roots: &Roots, agents: u16) -> Result<u8, Error> {
+    network::make(&networks(roots), &agent_names(agents)).map_err(|error| Error::Network("make", error))
+}
+
+fn remove_networks(roots: &Roots) -> Result<(), Error> {
+    network::remove(&networks(roots)).map_err(|error| Error::Network("remove", error))
 }
 
 /// Where the job framework of this machine is reached.
@@ -289,7 +342,12 @@ fn start(plan: &Plan, cluster: &Cluster, name: &str) -> Result<(Process, Option<
         command.arg(MASTER).arg("--listen").arg(cluster.master.to_string());
         command.args(cluster.agent_timeout.iter().map(|timeout| format!("--agent-timeout={}ms", timeout.as_millis())));
     } else if let Some(number) = name.strip_prefix(AGENT).and_then(|number| number.parse::<usize>().ok()) {
-        command.arg("agent").arg("--master").arg(cluster.master.to_string()).args(share(cluster.agents, number - 1)?);
+        command.arg("agent").arg("--master").arg(cluster.master.to_string()).args(share(cluster, number - 1)?);
+        if let Some(network) = cluster.network {
+            let namespace = network::of_agent(&networks(&plan.roots), name);
+            command.arg(format!("--network=ns:{}", namespace.display()));
+            command.arg(format!("--hostname={}", network::address(network, number - 1)));
+        }
         command.arg(format!("--attribute=agent={name}"));
         command.args(cluster.default_image.iter().map(|image| format!("--default-image={image}")));
     } else {
@@ -315,11 +373,14 @@ fn start(plan: &Plan, cluster: &Cluster, name: &str) -> Result<(Process, Option<
 }
 
 /// What one of the agents offers of the host, as flags.
-fn share(agents: u16, index: usize) -> Result<Vec<String>, Error> {
+fn share(cluster: &Cluster, index: usize) -> Result<Vec<String>, Error> {
+    let agents = cluster.agents;
     let failed = |error| Error::System("find out what this host has".to_owned(), error);
     let cpus = std::thread::available_parallelism().map_err(failed)?.get() * 1000 / usize::from(agents);
     let memory = host_memory().map_err(failed)? * MEMORY_TENTHS / 10 / u64::from(agents);
-    let width = (PORTS.1 - PORTS.0 + 1) / agents;
+    // In networks of their own all have all ports.
+    let (sharers, index) = if cluster.network.is_some() { (1, 0) } else { (agents, index) };
+    let width = (PORTS.1 - PORTS.0 + 1) / sharers;
     let first = PORTS.0 + width * u16::try_from(index).expect("agents are few");
     let last = first + width - 1;
     Ok(vec![

@@ -1,5 +1,6 @@
 //! The orchestrator's processes, and how other programs ask a master: for whoever has no runtime of their own.
 
+use std::error::Error as StdError;
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
@@ -14,7 +15,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response, StatusCode};
@@ -36,7 +37,7 @@ use crate::tls::{self, Client, Key, Pinned, Token};
 use crate::{agent, jobs, server::Config};
 
 /// How long a master may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest event of a master: the state of all that there is.
 const MOST: usize = 1 << 30;
 
@@ -162,13 +163,13 @@ pub fn read_file(contact: &Contact, agent: &str, path: &str, offset: u64) -> Res
 }
 
 /// What becomes of a question.
-enum Answered<T> {
+pub(crate) enum Answered<T> {
     With(T),
     Elsewhere(SocketAddr),
 }
 
 /// Tries masters in turn, and where they send, until one answers. An attempt says why a master does not.
-fn lead<T>(
+pub(crate) fn lead<T>(
     masters: &Masters,
     mut attempt: impl FnMut(SocketAddr, Duration) -> Result<Result<Answered<T>, String>, Error>,
 ) -> Result<T, Error> {
@@ -220,20 +221,19 @@ fn understand(master: SocketAddr, exchanged: Exchanged) -> Result<Result<Answere
 }
 
 /// What a master says in words.
-fn said(body: &Bytes) -> String {
+pub(crate) fn said(body: &Bytes) -> String {
     String::from_utf8_lossy(body).trim().to_owned()
 }
 
-/// A stream of events that has begun, and who it is of.
-type Events = (SocketAddr, SendRequest<Full<Bytes>>, Response<Incoming>);
+/// A stream that has begun, and who it is of.
+pub(crate) type Events = (SocketAddr, SendRequest<Full<Bytes>>, Response<Incoming>);
 
 /// Watches what happens to agents, frameworks and tasks, as operators do, until `seen` says that it is enough. Heartbeats
 /// are not shown.
 pub fn watch(contact: &Contact, mut seen: impl FnMut(Value) -> io::Result<ControlFlow<()>>) -> Result<(), Error> {
     let runtime = runtime()?;
-    let subscribe =
-        |master, patience| block_on(&runtime, async move || subscribe(master, contact.tls.as_ref(), patience).await);
-    let (master, _sender, mut answer) = lead(&contact.masters, subscribe)?;
+    let call = json!({ "type": "SUBSCRIBE" });
+    let (master, _sender, mut answer) = open(&runtime, contact, "/api/v1", &call)?;
     let lost = |cause: &dyn Display| Error::Lost(master, cause.to_string());
     // Nothing is sent any more, and what is seen is written as any other output.
     runtime.block_on(async {
@@ -257,14 +257,21 @@ pub fn watch(contact: &Contact, mut seen: impl FnMut(Value) -> io::Result<Contro
     })
 }
 
-/// Subscribes to the events of one master.
-async fn subscribe(
+/// Makes a call whose answer is a stream, to the master that leads.
+pub(crate) fn open(runtime: &Runtime, contact: &Contact, path: &str, call: &Value) -> Result<Events, Error> {
+    lead(&contact.masters, |master, patience| {
+        block_on(runtime, async move || open_at(master, contact.tls.as_ref(), path, call, patience).await)
+    })
+}
+
+async fn open_at(
     master: SocketAddr,
     tls: Option<&Client>,
+    path: &str,
+    call: &Value,
     patience: Duration,
 ) -> Result<Result<Answered<Events>, String>, Error> {
-    let call = json!({ "type": "SUBSCRIBE" });
-    let open = async { send(tls::connect(master, tls).await?, tls, &master.to_string(), "/api/v1", &call).await };
+    let open = async { send(tls::connect(master, tls).await?, tls, &master.to_string(), path, call).await };
     let (sender, answer) = match timeout(patience, open).await {
         Err(_) => return Ok(Err(late(patience))),
         Ok(Err(error)) => return Ok(Err(error.to_string())),
@@ -362,24 +369,35 @@ async fn send(
     path: &str,
     call: &Value,
 ) -> io::Result<(SendRequest<Full<Bytes>>, Response<Incoming>)> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection);
-    let request = Request::post(path)
-        .header(HOST, host)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::<Bytes>::from(call.to_string()))
-        .map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(|error| tls::explained(&error, tls))?;
-    Ok((sender, answer))
+    send_body(stream, tls, host, path, "application/json", Full::<Bytes>::from(call.to_string())).await
 }
 
-fn runtime() -> Result<Runtime, Error> {
+/// The same, of a body of any type.
+pub(crate) async fn send_body<B>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: Option<&Client>,
+    host: &str,
+    path: &str,
+    content_type: &str,
+    body: B,
+) -> io::Result<(SendRequest<B>, Response<Incoming>)>
+where
+    B: Body<Data = Bytes, Error: StdError + Send + Sync> + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    let request = Request::post(path).header(HOST, host).header(CONTENT_TYPE, content_type).body(body);
+    let answer = sender.send_request(request.map_err(io::Error::other)?).await;
+    Ok((sender, answer.map_err(|error| tls::explained(&error, tls))?))
+}
+
+pub(crate) fn runtime() -> Result<Runtime, Error> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().on_thread_start(block_sigpipe).build();
     runtime.map_err(|error| Error::System("start the threads of the process", error))
 }
 
 /// Does something to its end in a thread of its own, which is as those of the runtime are.
-fn block_on<T: Send>(runtime: &Runtime, work: impl AsyncFnOnce() -> T + Send) -> T {
+pub(crate) fn block_on<T: Send>(runtime: &Runtime, work: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         block_sigpipe();
         runtime.block_on(work())

@@ -1,6 +1,6 @@
 //! Whatever is sent, reading it ends with a value or an error that names a field: never with a panic.
 
-use berth_orchestrator::api::{Invalid, agent, executor, operator, parse, scheduler};
+use berth_orchestrator::api::{Invalid, agent, executor, operator, parse, scheduler, sessions};
 use berth_orchestrator::recordio::{Decoder, frame};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -31,6 +31,11 @@ fn calls() -> Vec<Value> {
     let message = json!({ "agent_id": id("a"), "executor_id": id("e"), "data": "aGVsbG8=" });
     let quota = json!({ "role": "a", "guarantees": { "cpus": { "value": 1 } }, "limits": { "mem": { "value": 2.5 } } });
     let framework = id("f");
+    let nested = json!({ "value": "s", "parent": id("t") });
+    let window = json!({ "window_size": { "rows": 24, "columns": 80 } });
+    let session = json!({ "container_id": nested, "command": { "value": "ls" }, "container": { "tty_info": window } });
+    let control = json!({ "type": "CONTROL", "control": { "type": "TTY_INFO", "tty_info": window } });
+    let input = json!({ "type": "PROCESS_IO", "process_io": control });
     vec![
         json!({ "type": "SUBSCRIBE", "subscribe": subscribe }),
         json!({ "type": "ACCEPT", "framework_id": framework, "accept": accept }),
@@ -49,6 +54,9 @@ fn calls() -> Vec<Value> {
         json!({ "type": "LIST_FILES", "list_files": { "path": "/frameworks" } }),
         json!({ "type": "READ_FILE", "read_file": { "path": "/a", "offset": 7, "length": 5 } }),
         json!({ "type": "PREFETCH_IMAGE", "prefetch_image": { "image": "busybox" } }),
+        json!({ "type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": session }),
+        json!({ "type": "ATTACH_CONTAINER_INPUT", "attach_container_input": input }),
+        json!({ "type": "WAIT_CONTAINER", "wait_container": { "container_id": nested } }),
         json!({ "type": "EXPLAIN_TASK", "explain_task": { "task_id": id("t") } }),
     ]
 }
@@ -91,12 +99,14 @@ fn spoil(part: &mut Value, choices: &[prop::sample::Index], by: Value) {
     }
 }
 
-fn read_all(call: &Value) -> [Option<Invalid>; 4] {
+fn read_all(call: &Value) -> [Option<Invalid>; 5] {
+    let record = sessions::record(call.to_string().as_bytes());
     [
         scheduler::read(call.clone(), "m").err(),
         operator::read(call.clone()).err(),
         agent::read(call.clone()).err(),
         executor::read(call.clone()).err(),
+        record.err(),
     ]
 }
 

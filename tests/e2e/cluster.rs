@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use berth_tests::home::Home;
-use berth_tests::{wait, wasm};
+use berth_tests::{fixtures, wait};
 use http::{DEADLINE, Framework, subscribe_call};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -167,11 +167,10 @@ fn tasks_run_in_sandboxes_with_the_limits_that_were_accepted() {
 fn containers_process_guests_and_modules_run_side_by_side() {
     let cluster = Cluster::up(1);
     let mut framework = Framework::new(cluster.master, &subscribe_call(None));
-    let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
-    let module = wasm::from_text(&cluster.home.scratch(), "module.wasm", text);
-    cluster.home.berth("image build-wasm").arg(module).arg("-t").arg("module").ok();
-    let script = json!({ "value": "exit 0" });
-    let mut isolations = vec![("container", "busybox", script.clone()), ("wasm", "module", json!({ "shell": false }))];
+    cluster.home.berth("image build-wasm").arg(fixtures::wasm_program()).arg("-t").arg("module").ok();
+    let script = json!({ "value": "echo written > $MESOS_SANDBOX/new" });
+    let write = json!({ "shell": false, "arguments": ["write", "/mnt/mesos/sandbox/new"] });
+    let mut isolations = vec![("container", "busybox", script.clone()), ("wasm", "module", write)];
     if process_guest::is_possible("tasks in process guests") {
         isolations.push(("microvm-process", "busybox", script));
     }
@@ -192,6 +191,11 @@ fn containers_process_guests_and_modules_run_side_by_side() {
         let inspect = |name: String| cluster.home.berth("inspect").arg(name).run().text();
         wait::until(&kind, || cluster.containers().into_iter().any(|name| inspect(name).contains(&kind)));
         until(&mut framework, isolation, "TASK_FINISHED");
+        let path = format!("/frameworks/{}/executors/{isolation}/runs/latest/new", framework.id);
+        let call = json!({ "type": "READ_FILE", "read_file": { "path": path, "offset": 0 } });
+        let (status, answer) = ask(&cluster, offer["url"]["path"].as_str().unwrap(), &call);
+        // In base 64: `written`, with the end of its line.
+        assert_eq!((status, &answer["read_file"]["data"]), (200, &json!("d3JpdHRlbgo=")), "{isolation}");
     }
 }
 

@@ -9,6 +9,7 @@ use berth_tests::fault_server::{FaultServer, Response};
 use berth_tests::fixtures;
 use berth_tests::home::Home;
 use berth_tests::layout::{Layer, Layout};
+use berth_tests::terminal::Terminal;
 use berth_tests::{wait, wasm};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -377,6 +378,64 @@ fn logs_of_tasks_on_other_machines_come_through_their_agents() {
     agent.signal(Signal::SIGTERM);
     wait::until("the agent has ended", || agent.has_ended());
     cluster.home.berth("job logs far").run().fails_with("is not connected");
+}
+
+#[test]
+fn commands_run_beside_tasks_on_other_machines() {
+    let cluster = Cluster::up(1);
+    let elsewhere = Home::new();
+    let agent = format!("cluster agent --master {} --attribute where=elsewhere --cpus 1", cluster.master);
+    let mut agent = elsewhere.berth(&agent).spawn();
+    agent.expect("running");
+    cluster.submit(ELSEWHERE);
+    cluster.expect("far", "running", 1);
+    let exec = |flags: &str, script: &str| {
+        cluster.home.berth(&format!("job exec {flags} far.t.0 sh -c")).arg(script).env("TAKEN", "over")
+    };
+    let ran = exec("-e A=b -e TAKEN -w /tmp -u 7", "echo $A $TAKEN $PWD $(id -u); echo oops >&2; exit 9").run();
+    assert_eq!((ran.text().as_str(), ran.stderr_text().as_str(), ran.exit_code()), ("b over /tmp 7\n", "oops\n", 9));
+    // What is written is more than fits anywhere on the way, and what is read comes as it is.
+    let input = "0123456789abcde\n".repeat(40_000);
+    let ran = exec("-i", "cat; echo whole >&2").stdin(input.as_str()).ok();
+    assert!(ran.text() == input && ran.stderr_text() == "whole\n", "{} bytes", ran.text().len());
+    assert_eq!(exec("", "cat; echo no input").ok().text(), "no input\n");
+
+    let script =
+        "trap 'echo now $(stty size)' WINCH; stty size; read line; echo got $line; while :; do sleep 0.05; done";
+    let mut terminal = Terminal::start(exec("-it", script), 91, 33);
+    terminal.expect("33 91");
+    terminal.type_in("word\n");
+    terminal.expect("got word");
+    terminal.resize(123, 45);
+    terminal.expect("now 45 123");
+    assert!(!terminal.is_cooked());
+    terminal.type_in("\x03");
+    assert_eq!(terminal.wait(), 130);
+    assert!(terminal.is_cooked(), "the terminal stays raw");
+
+    // A command lives as long as whoever looks at it, and no longer than the task.
+    let count = || exec("", "ps | grep -c '[s]leep 98765'").run().trimmed();
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let left = exec("", "echo begun; sleep 98765").spawn();
+        left.expect("begun");
+        assert_eq!(count(), "1");
+        left.signal(signal);
+        if signal == Signal::SIGINT {
+            let _ = left.wait().code(130);
+        }
+        wait::until("it has ended", || count() == "0");
+    }
+    exec("-d", "true").run().fails_with("--detach is for tasks on this machine");
+    let nothing = cluster.home.berth("job exec far.t.0 /no/such/program").run();
+    assert_eq!(nothing.exit_code(), 127, "{nothing:?}");
+    let waiting = exec("", "echo begun; sleep 98765").spawn();
+    waiting.expect("begun");
+    fs::write(cluster.ledger().join("go"), "").unwrap();
+    assert_eq!(waiting.wait().exit_code(), 137);
+    cluster.expect("far", "finished", 1);
+    exec("", "true").run().fails_with("no task far.t.0 runs");
+    agent.signal(Signal::SIGTERM);
+    wait::until("the agent has ended", || agent.has_ended());
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod archives;
 mod bench;
 mod cluster;
 mod cluster_faults;
+mod cluster_networks;
 mod cluster_tls;
 mod copy;
 mod crashes;

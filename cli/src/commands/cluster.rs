@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use berth_engine::options::Network;
 use berth_engine::{info, size};
 use berth_orchestrator::agent;
 use berth_orchestrator::attributes::Attributes;
@@ -21,14 +22,14 @@ use berth_orchestrator::server;
 use berth_orchestrator::store::etcd::{Location, PASSWORD_VARIABLE};
 use berth_orchestrator::tls::{self, Client, Role};
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::certificates::{Init, Join, Token};
 use super::{Context, job};
 use crate::failure;
-use crate::flags::{full_pair, time};
+use crate::flags::{full_pair, network, time};
 use crate::output::{self, Format, Table};
 
 /// Where a master listens, if nobody says otherwise.
@@ -92,6 +93,15 @@ struct Up {
     /// After which time without a word from it an agent counts as unreachable, at least 10s [default: 75s]
     #[arg(long, value_name = "TIME", value_parser = agent_timeout)]
     agent_timeout: Option<Duration>,
+    /// Whose network the agents' tasks have: the host's, or each agent one of its own, which takes root [default: host]
+    #[arg(long, value_enum, value_name = "host|own", hide_possible_values = true)]
+    network: Option<Networks>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Networks {
+    Host,
+    Own,
 }
 
 impl Up {
@@ -103,6 +113,7 @@ impl Up {
             agents: self.agents,
             default_image: self.default_image,
             agent_timeout: self.agent_timeout,
+            own_networks: self.network.map(|network| network == Networks::Own),
         };
         let cluster = cluster::up(&plan)?;
         if context.format == Format::Json {
@@ -337,6 +348,9 @@ struct Agent {
     /// The image of other frameworks' tasks that name none; those of jobs always do
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
+    /// The network of tasks that would have the host's: host, or a namespace that is there already, ns:PATH
+    #[arg(long, default_value = "host", value_name = "NETWORK", value_parser = shared_network)]
+    network: Network,
 }
 
 impl Agent {
@@ -364,6 +378,7 @@ impl Agent {
                 attributes,
             },
             default_image: self.default_image,
+            network: self.network,
         };
         output::lines(["running".to_owned()])?;
         process::run_agent(config)?;
@@ -427,6 +442,14 @@ fn agents() -> RangedU64ValueParser<u16> {
 
 fn this_program() -> Result<PathBuf> {
     std::env::current_exe().context("cannot find the program that runs")
+}
+
+/// `--network` of an agent.
+fn shared_network(text: &str) -> Result<Network, String> {
+    match network(text)? {
+        Network::None => Err("tasks with ports need one; give host, or ns:PATH".to_owned()),
+        network => Ok(network),
+    }
 }
 
 /// etcd grants no shorter ones, and longer ones would be of no use.

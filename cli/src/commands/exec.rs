@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, bail};
 use berth_engine::{Container, exec};
+use berth_orchestrator::process::Contact;
+use berth_orchestrator::session;
 use clap::Args;
 
 use super::Context;
@@ -57,6 +59,34 @@ impl Flags {
             command,
         };
         match exec::become_exec(container, &request)? {}
+    }
+
+    /// Runs a command in the sandbox of a task on another machine, which its agent is asked for.
+    pub fn run_through(
+        self,
+        contact: &Contact,
+        agent: &str,
+        sandbox: &str,
+        command: Vec<OsString>,
+    ) -> Result<ExitCode> {
+        if self.detach {
+            bail!("--detach is for tasks on this machine: elsewhere a command ends with whoever looks at it");
+        }
+        let text = |argument: OsString| {
+            let not_text = |argument: OsString| anyhow!("`{}` is no text, and cannot be sent", argument.display());
+            argument.into_string().map_err(not_text)
+        };
+        let command = session::Command {
+            agent: agent.to_owned(),
+            sandbox: sandbox.to_owned(),
+            program: command.into_iter().map(text).collect::<Result<_>>()?,
+            env: self.env,
+            user: self.user,
+            workdir: self.workdir,
+            interactive: self.interactive,
+            tty: self.tty,
+        };
+        Ok(ExitCode::from(command.run(contact)? as u8))
     }
 }
 

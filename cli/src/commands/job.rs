@@ -495,6 +495,8 @@ fn show_remote(
 struct Exec {
     #[command(flatten)]
     flags: exec::Flags,
+    #[command(flatten)]
+    asked: Asked,
     /// JOB.TASK.INDEX, or less where that is enough
     task: String,
     /// What to run
@@ -510,8 +512,16 @@ impl Exec {
         if running.next().is_some() {
             bail!("several tasks {} run; name one, for example {}", self.task, text(&task["task"]));
         }
-        let container = Container::find(&context.roots, text(&task["sandbox"]))?;
-        self.flags.become_exec(&container, self.command)
+        let sandbox = text(&task["sandbox"]);
+        match Container::find(&context.roots, sandbox) {
+            Ok(container) => self.flags.become_exec(&container, self.command),
+            Err(Error::NotFound(_)) => {
+                let (contact, agent) = (self.asked.contact(context)?, text(&task["agent"]));
+                let ran = self.flags.run_through(&contact, agent, sandbox, self.command);
+                ran.with_context(|| format!("cannot run a command in {}", text(&task["task"])))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

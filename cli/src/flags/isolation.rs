@@ -77,7 +77,7 @@ fn is_permissions(text: &str) -> bool {
     !text.is_empty() && known && once('r') && once('w') && once('m')
 }
 
-/// `--network`
+/// `--network none|host|ns:PATH`
 pub fn network(text: &str) -> Result<Network, String> {
     match text {
         "none" => Ok(Network::None),
@@ -85,7 +85,11 @@ pub fn network(text: &str) -> Result<Network, String> {
         "bridge" | "default" => {
             Err(String::from("bridge networks come in a later version; use none or host, for example --network host"))
         }
-        _ => Err(String::from("known are none and host, for example --network host")),
+        _ => match text.strip_prefix("ns:") {
+            Some(path) if path.starts_with('/') && !path.contains('\0') => Ok(Network::Joined(path.into())),
+            Some(_) => Err(String::from("give an absolute path, for example --network ns:/run/netns/blue")),
+            None => Err(String::from("known are none, host and ns:PATH, for example --network host")),
+        },
     }
 }
 

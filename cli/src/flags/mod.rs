@@ -20,6 +20,7 @@ use berth_engine::{size, spec};
 use berth_runtime::monitor::RestartPolicy;
 use clap::{ArgAction, Args, ValueEnum};
 
+pub use isolation::network;
 use isolation::{Namespace, SecurityOpt};
 pub use limits::{LimitFlags, time};
 pub use lists::{full_pair, labels, pair};
@@ -166,7 +167,7 @@ pub struct ContainerFlags {
     /// Set a kernel parameter of the container's namespaces
     #[arg(long, value_name = "KEY=VALUE", value_parser = lists::full_pair, help_heading = "Isolation")]
     sysctl: Vec<(String, String)>,
-    /// Network: none or host
+    /// Network: none, host, or a namespace that is there already, ns:PATH
     #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "none", value_parser = isolation::network, help_heading = "Isolation")]
     network: Network,
     /// Add a line to /etc/hosts

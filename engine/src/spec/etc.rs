@@ -29,7 +29,7 @@ pub struct Error {
 /// Writes `hosts`, `hostname` and `resolv.conf` into the container's directory.
 ///
 /// With the host's network the host's own `/etc/hosts` is taken over, else only the container is in it. The resolver is
-/// always the host's; without a network it answers nothing.
+/// always the host's, whether or not it can be reached.
 pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
     let hostname = if options.uts_host {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -38,7 +38,7 @@ pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
     };
     let base = match options.network {
         Network::Host => host_file(Path::new("/etc/hosts"))?,
-        Network::None => String::new(),
+        Network::None | Network::Joined(_) => String::new(),
     };
     let owner = options.userns.range().map(|ids| ids.first);
     put(dir, "hosts", &hosts(options, &hostname, &base), owner)?;
@@ -53,7 +53,7 @@ pub fn hosts(options: &Options, hostname: &str, base: &str) -> String {
     let mut hosts = match options.network {
         Network::Host if base.is_empty() || base.ends_with('\n') => base.to_owned(),
         Network::Host => format!("{base}\n"),
-        Network::None => format!("{LOCAL_HOSTS}127.0.1.1\t{hostname}\n"),
+        Network::None | Network::Joined(_) => format!("{LOCAL_HOSTS}127.0.1.1\t{hostname}\n"),
     };
     hosts.extend(options.add_hosts.iter().map(|(name, address)| {
         format!(

@@ -87,7 +87,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
         let reason = "a user namespace holds no rights over the host's namespaces; leave out one of them";
         let shared = [
             (options.privileged, "--privileged"),
-            (options.network == Network::Host, "--network host"),
+            options.network.shared(),
             (options.pid_host, "--pid host"),
             (options.ipc_host, "--ipc host"),
             (options.uts_host, "--uts host"),
@@ -193,6 +193,9 @@ fn namespaces(options: &Options) -> Vec<LinuxNamespace> {
     .map(|(kind, _)| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind);
+        if let (LinuxNamespaceType::Network, Network::Joined(path)) = (kind, &options.network) {
+            namespace.set_path(Some(path.clone()));
+        }
         namespace
     })
     .collect()

@@ -16,8 +16,17 @@ pub fn check(options: &Options) -> Result<(), Error> {
             return Err(refuse(key, "the value holds a NUL byte"));
         }
         if dotted.starts_with("net.") {
-            if options.network == Network::Host {
-                return Err(refuse(key, "with --network host it would change the host's network; use --network none"));
+            match options.network {
+                Network::None => {}
+                Network::Host => {
+                    let reason = "with --network host it would change the host's network; use --network none";
+                    return Err(refuse(key, reason));
+                }
+                Network::Joined(_) => {
+                    let reason =
+                        "with --network ns:PATH it would change a network that others have too; use --network none";
+                    return Err(refuse(key, reason));
+                }
             }
         } else if is_ipc(&dotted) {
             if options.ipc_host {
@@ -88,7 +97,9 @@ mod tests {
 
     #[test]
     fn a_shared_namespace_is_the_hosts() {
-        check(&Options { network: Network::Host, ..with("net.ipv4.ip_forward") }).unwrap_err();
+        for network in [Network::Host, Network::Joined("/ns".into())] {
+            check(&Options { network, ..with("net.ipv4.ip_forward") }).unwrap_err();
+        }
         check(&Options { ipc_host: true, ..with("kernel.shmmax") }).unwrap_err();
         check(&Options { ipc_host: true, ..with("net.ipv4.ip_forward") }).unwrap();
     }

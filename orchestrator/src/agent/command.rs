@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use berth_engine::options::Limits;
+use berth_engine::options::{Limits, Network};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -56,8 +56,8 @@ const ISOLATIONS: [Isolation; 5] = [
     ("microvm-process", &["--isolation=microvm", "--guest=process"]),
     (WASM, &["--isolation=wasm"]),
 ];
-/// Those in which a task has a directory of its own that others can look into.
-const WITH_DIRECTORY: [&str; 2] = ["container", "microvm-process"];
+/// Those in which a task has a directory of its own that others can look into. Linux guests share no files with their host.
+const WITH_DIRECTORY: [&str; 3] = ["container", "microvm-process", WASM];
 /// The isolation in which nothing else can run.
 const WASM: &str = "wasm";
 
@@ -391,8 +391,8 @@ impl Container {
 
 impl Command {
     /// What starts it in a sandbox of this name, with limits equal to what it may use. What it leaves in `directory` can be
-    /// looked at by others.
-    pub fn start(mut self, name: &str, directory: &Path) -> Start {
+    /// looked at by others; `network` is the host's as far as tasks are concerned.
+    pub fn start(mut self, name: &str, directory: &Path, network: &Network) -> Start {
         let directory = WITH_DIRECTORY.contains(&self.isolation.0).then(|| directory.to_owned());
         if let Some(directory) = &directory {
             self.environment.entry(files::VARIABLE.to_owned()).or_insert_with(|| files::PLACE.to_owned());
@@ -409,7 +409,7 @@ impl Command {
             }
         }
         if self.host_network {
-            flag("network", "host");
+            flag("network", &network.to_string());
         }
         if let Some(user) = &self.user {
             flag("user", user);
@@ -462,7 +462,7 @@ mod tests {
             executor: None,
             payload: payload.to_string().into(),
         };
-        Ok(read(&info, None)?.start("n", Path::new("/d")).arguments)
+        Ok(read(&info, None)?.start("n", Path::new("/d"), &Network::Host).arguments)
     }
 
     #[test]
@@ -480,11 +480,17 @@ mod tests {
         assert_eq!(arguments(&program).unwrap()[8..], ["--entrypoint=", "busybox", "/bin/echo", "-n"]);
         let image_own = json!({ "container": container, "command": { "shell": false, "arguments": ["x"] } });
         assert_eq!(arguments(&image_own).unwrap()[8..], ["busybox", "x"]);
-        let label = json!({ "labels": [{ "key": ISOLATION, "value": "microvm-process" }] });
-        let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
-        let limits = ["--isolation=microvm", "--guest=process", "--cpus=1.500", "--memory=67108864b"];
-        let flags = [&limits[..], &own, &["busybox"]].concat();
-        assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
+        let limits = ["--cpus=1.500", "--memory=67108864b"];
+        for (isolation, flags, own) in [
+            ("microvm-process", &["--isolation=microvm", "--guest=process"][..], &own[..]),
+            ("microvm-linux", &["--isolation=microvm", "--guest=linux"], &[]),
+            ("wasm", &["--isolation=wasm"], &own),
+        ] {
+            let label = json!({ "labels": [{ "key": ISOLATION, "value": isolation }] });
+            let isolated = json!({ "container": container, "command": { "shell": false }, "labels": label });
+            let flags = [flags, &limits, own, &["busybox"]].concat();
+            assert_eq!(arguments(&isolated).unwrap()[3..], flags, "and no network");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(crate) mod images;
 mod link;
 mod listener;
 mod sandboxes;
+mod sessions;
 mod tasks;
 mod tokens;
 
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_engine::Roots;
+use berth_engine::options::Network;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -43,6 +45,7 @@ use images::Pulls;
 use link::Link;
 use listener::Called;
 use sandboxes::Sandboxes;
+use sessions::Sessions;
 use tasks::{Effect, Means, Tasks};
 use tokens::Tokens;
 
@@ -87,6 +90,8 @@ pub struct Config {
     pub info: AgentInfo,
     /// The image of tasks that name none.
     pub default_image: Option<String>,
+    /// What tasks have that share the host's network.
+    pub network: Network,
 }
 
 /// Why an agent ends.
@@ -175,6 +180,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let means = Means {
         default_image: config.default_image.clone(),
         directory: config.directory.clone(),
+        network: config.network.clone(),
         prefix: checkpoints.instance().to_owned(),
         endpoint,
         tokens,
@@ -186,6 +192,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         answers: Vec::new(),
         start: Instant::now(),
         files: Files::new(&config.roots, &config.directory),
+        sessions: Sessions::new(&config.roots, config.berth.clone()),
         questions: Arc::new(Semaphore::new(QUESTIONS)),
         happenings: sender.clone(),
         checkpoints,
@@ -258,6 +265,7 @@ struct Agent {
     checkpoints: Checkpoints,
     sandboxes: Sandboxes,
     files: Files,
+    sessions: Sessions,
     /// How many more questions may be asked now.
     questions: Arc<Semaphore>,
     happenings: UnboundedSender<Happening>,
@@ -317,7 +325,10 @@ impl Agent {
                     link.say(&answer);
                 }
             }
-            Happening::Lost(_) => self.link = None,
+            Happening::Lost(_) => {
+                self.link = None;
+                self.sessions.end();
+            }
             Happening::Pulled(image, result) => self.pulls.done(&image, result),
             Happening::Images(images) => self.has_images(images),
             Happening::Started(name, result) => self.tasks.started(&name, result),
@@ -403,6 +414,14 @@ impl Agent {
             Question::Read { path, offset, length } => self.look(&path.clone(), tell, move |files, sandbox, below| {
                 files.read(sandbox, below, &path, offset, length)
             }),
+            Question::Launch(launch) if self.tasks.sandboxes().contains(&launch.sandbox) => {
+                tell(self.sessions.launch(&launch));
+            }
+            Question::Launch(launch) => tell(Answer::NotFound(format!("no task runs in {}", launch.sandbox))),
+            Question::Output { .. } | Question::Input { .. } | Question::Wait { .. } | Question::End { .. } => {
+                let sessions = self.sessions.clone();
+                tokio::spawn(async move { tell(sessions.answer(question).await) });
+            }
         }
     }
 

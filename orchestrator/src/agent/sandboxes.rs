@@ -95,7 +95,7 @@ impl Sandboxes {
         let (removed, prefix, rounds) = (Arc::default(), prefix.to_owned(), BTreeMap::new());
         let (later, limits, limiting) = (BTreeMap::new(), Arc::default(), Arc::default());
         let slots = Arc::new(Semaphore::new(CHECK_COMMANDS));
-        let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots };
+        let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots, network: config.network.clone() };
         Sandboxes { roots, berth, directory, removed, prefix, asker, rounds, later, limits, limiting, happenings }
     }
 

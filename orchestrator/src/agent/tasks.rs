@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use berth_engine::options::Network;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -152,6 +153,8 @@ pub struct Means {
     pub default_image: Option<String>,
     /// The agent's.
     pub directory: PathBuf,
+    /// What tasks have that share the host's network; executors share the host's.
+    pub network: Network,
     /// What names of sandboxes begin with.
     pub prefix: String,
     /// Where executors reach the agent.
@@ -358,7 +361,7 @@ impl Tasks {
         self.changed.insert(name.clone());
         let start = match task.info.executor {
             Some(_) => None,
-            None => Some(self.command(&task.info).map(|command| self.start(&name, command))),
+            None => Some(self.command(&task.info).map(|command| self.start(&name, command, &self.means.network))),
         };
         self.tasks.insert(name.clone(), task);
         match start {
@@ -373,8 +376,9 @@ impl Tasks {
         format!("{}-{}", self.means.prefix, Uuid::new_v4().simple())
     }
 
-    fn start(&self, name: &str, command: Command) -> Effect {
-        Effect::Start(name.to_owned(), command.start(name, &files::directory(&self.means.directory, name)))
+    fn start(&self, name: &str, command: Command, network: &Network) -> Effect {
+        let directory = files::directory(&self.means.directory, name);
+        Effect::Start(name.to_owned(), command.start(name, &directory, network))
     }
 
     fn command(&self, info: &TaskInfo) -> Result<Command, String> {
@@ -389,7 +393,7 @@ impl Tasks {
         }
         let Some(task) = self.tasks.get(name) else { return };
         if task.state == TaskState::Staging && !task.kill {
-            let start = self.command(&task.info).map(|command| self.start(name, command));
+            let start = self.command(&task.info).map(|command| self.start(name, command, &self.means.network));
             // It was right before.
             if let Ok(start) = start {
                 return self.effects.push(start);
@@ -636,6 +640,7 @@ mod tests {
         Means {
             default_image: Some("busybox".to_owned()),
             directory: "/agent".into(),
+            network: Network::Host,
             prefix: "p".to_owned(),
             endpoint: ([127, 0, 0, 1], 5).into(),
             tokens: Tokens::new(b"secret"),

@@ -1,5 +1,5 @@
-//! What agents are asked: `LIST_FILES` and `READ_FILE`, as Mesos has them, for what tasks have written, and berth's own
-//! `PREFETCH_IMAGE` for what they will need.
+//! What agents are asked: `LIST_FILES` and `READ_FILE`, as Mesos has them, for what tasks have written, berth's own
+//! `PREFETCH_IMAGE` for what they will need, and the [`sessions`](super::sessions) of other programs beside them.
 //!
 //! The directory of a task is `/frameworks/FRAMEWORK/executors/TASK/runs/latest`, or, in place of `latest`, the id of the
 //! container that updates of the task name. So it is in Mesos for tasks without an executor; those of an executor share the
@@ -11,6 +11,7 @@ use berth_images::Reference;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::sessions::{Input, Launch, LaunchSession, Piece, WaitContainer};
 use super::{Invalid, decode, payload};
 
 /// The longest path (Linux' `PATH_MAX`).
@@ -40,6 +41,30 @@ pub enum Question {
         /// Which.
         image: String,
     },
+    /// To run a program beside a task.
+    Launch(Launch),
+    /// What a program has written since it was asked; there is an answer when there is something, or a while has passed.
+    Output {
+        /// Whose.
+        session: String,
+    },
+    /// To pass something on to a program, or only whether it is still there.
+    Input {
+        /// To which.
+        session: String,
+        /// What.
+        input: Option<Input>,
+    },
+    /// How a program has ended; there is an answer when it has, or a while has passed.
+    Wait {
+        /// Which.
+        session: String,
+    },
+    /// To end a program.
+    End {
+        /// Which.
+        session: String,
+    },
 }
 
 /// What an agent answers.
@@ -53,6 +78,12 @@ pub enum Answer {
     Present,
     /// The image is being pulled, or will be when others are.
     Pulling,
+    /// It is done.
+    Done,
+    /// What was written, and whether that was the last of it.
+    Written(Vec<Piece>, bool),
+    /// With which exit code the program has ended, if it has.
+    Ended(Option<i32>),
     /// There is nothing of that name.
     NotFound(String),
     /// It is not what can be listed, or read.
@@ -89,6 +120,8 @@ struct Call {
     list_files: Option<ListFiles>,
     read_file: Option<ReadFile>,
     prefetch_image: Option<PrefetchImage>,
+    launch_nested_container_session: Option<LaunchSession>,
+    wait_container: Option<WaitContainer>,
 }
 
 #[derive(Deserialize)]
@@ -132,8 +165,22 @@ pub fn read(call: Value) -> Result<Question, Invalid> {
             reference.map_err(|wrong| Invalid::new("prefetch_image.image", wrong))?;
             Ok(Question::Prefetch { image })
         }
+        "LAUNCH_NESTED_CONTAINER_SESSION" => {
+            let field = "launch_nested_container_session";
+            let launch = payload(call.launch_nested_container_session, field)?.read();
+            Ok(Question::Launch(launch.map_err(|wrong| wrong.within(field))?))
+        }
+        "WAIT_CONTAINER" => {
+            let session = payload(call.wait_container, "wait_container")?.read();
+            Ok(Question::Wait { session: session.map_err(|wrong| wrong.within("wait_container"))? })
+        }
+        "ATTACH_CONTAINER_INPUT" => Err(Invalid::new(
+            "type",
+            "ATTACH_CONTAINER_INPUT is a stream of records, which comes as application/recordio",
+        )),
         other => {
-            let known = "LIST_FILES, READ_FILE and PREFETCH_IMAGE are";
+            let known = "LIST_FILES, READ_FILE, PREFETCH_IMAGE, LAUNCH_NESTED_CONTAINER_SESSION, \
+                         ATTACH_CONTAINER_INPUT and WAIT_CONTAINER are";
             let problem = format!("`{other}` is no call to an agent that is known; {known}");
             Err(Invalid::new("type", problem))
         }

@@ -10,6 +10,7 @@ pub mod framework;
 pub mod operator;
 pub mod resources;
 pub mod scheduler;
+pub mod sessions;
 
 use std::fmt;
 

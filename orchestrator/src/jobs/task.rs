@@ -132,6 +132,8 @@ fn command(group: &Group, launched: &Launched) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use berth_engine::options::Network;
+
     use super::super::manifest::Manifest;
     use super::super::wire::Call;
     use super::*;
@@ -142,7 +144,7 @@ mod tests {
 
     /// What an agent runs of the one task of a manifest, after it went the way through the API.
     fn arguments(task: &str) -> Vec<String> {
-        understood(task).start("sandbox", std::path::Path::new("/own")).arguments
+        understood(task).start("sandbox", std::path::Path::new("/own"), &Network::Host).arguments
     }
 
     fn understood(task: &str) -> command::Command {

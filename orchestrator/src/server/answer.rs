@@ -19,7 +19,12 @@ use crate::master::Refused;
 /// What an answer carries.
 pub type Body = BoxBody<Bytes, Infallible>;
 
-const JSON: &str = "application/json";
+/// What calls and answers are.
+pub const JSON: &str = "application/json";
+/// What streams of records are that agents send and take.
+pub const RECORDS: &str = "application/recordio";
+/// What is in their records.
+const MESSAGE_CONTENT_TYPE: HeaderName = HeaderName::from_static("message-content-type");
 
 /// Why a request is not done.
 #[derive(Debug)]
@@ -110,6 +115,14 @@ pub fn stream(body: Body) -> Response<Body> {
     answer
 }
 
+/// A stream of JSON records that says what it is.
+pub fn records(body: Body) -> Response<Body> {
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(RECORDS));
+    answer.headers_mut().insert(MESSAGE_CONTENT_TYPE, HeaderValue::from_static(JSON));
+    answer
+}
+
 /// Reads a call, whose body has to be JSON, as the answer will be.
 pub async fn read_call(headers: &HeaderMap, body: Incoming) -> Result<Value, Problem> {
     read_json(headers, body, limits::BODY).await
@@ -117,16 +130,36 @@ pub async fn read_call(headers: &HeaderMap, body: Incoming) -> Result<Value, Pro
 
 /// The same, of a body with so many bytes at most.
 pub async fn read_json(headers: &HeaderMap, body: Incoming, most: usize) -> Result<Value, Problem> {
-    let content_type =
-        header(headers, &CONTENT_TYPE)?.ok_or_else(|| Problem::bad("the header Content-Type is missing"))?;
-    if media_type(content_type) != JSON {
-        let message = format!("the Content-Type `{content_type}` is not supported; {JSON} is");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    }
+    expect_accepted(headers, JSON)?;
+    read_body(headers, body, most).await
+}
+
+/// Reads a call, whose body has to be JSON. What the answer will be depends on it.
+pub async fn read_sent(headers: &HeaderMap, body: Incoming) -> Result<Value, Problem> {
+    read_body(headers, body, limits::BODY).await
+}
+
+/// Insists that an answer of this type is welcome.
+pub fn expect_accepted(headers: &HeaderMap, answer: &str) -> Result<(), Problem> {
     let accepted = header(headers, &ACCEPT)?.unwrap_or("*/*");
-    if !accepted.split(',').map(media_type).any(|accepted| [JSON, "application/*", "*/*"].contains(&&*accepted)) {
-        let message = format!("answers are {JSON}, which `{accepted}` does not accept");
-        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, message));
+    if accepted.split(',').map(media_type).any(|accepted| [answer, "application/*", "*/*"].contains(&&*accepted)) {
+        return Ok(());
+    }
+    let message = format!("the answer is {answer}, which `{accepted}` does not accept");
+    Err(Problem::new(StatusCode::NOT_ACCEPTABLE, message))
+}
+
+/// The type of what was sent.
+pub fn sent_type(headers: &HeaderMap) -> Result<String, Problem> {
+    let missing = || Problem::bad("the header Content-Type is missing");
+    header(headers, &CONTENT_TYPE)?.map(media_type).ok_or_else(missing)
+}
+
+async fn read_body(headers: &HeaderMap, body: Incoming, most: usize) -> Result<Value, Problem> {
+    let sent = sent_type(headers)?;
+    if sent != JSON {
+        let message = format!("the Content-Type `{sent}` is not supported; {JSON} is");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {most} bytes"));
     if body.size_hint().lower() > most as u64 {

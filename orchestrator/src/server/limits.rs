@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const BODY: usize = 16 << 20;
 /// The largest record an agent sends: a registration with all its tasks.
 pub const AGENT_RECORD: usize = 64 << 20;
+/// The largest record of what a program beside a task is to read, in bytes.
+pub const INPUT_RECORD: usize = 1 << 20;
 /// How long the head of a request, or its body, may take to arrive.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The most connections at once.

@@ -24,6 +24,7 @@ mod peer;
 mod questions;
 pub(crate) mod queue;
 mod scheduler;
+mod sessions;
 mod standby;
 
 use std::convert::Infallible;

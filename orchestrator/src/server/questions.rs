@@ -5,10 +5,11 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::Shared;
-use super::answer::{self, Body, Problem};
+use super::answer::{self, Body, JSON, Problem, RECORDS};
+use super::core::Handle;
 use super::limits::PATIENCE;
-use crate::api::agent::{self as api, Answer};
+use super::{Shared, sessions};
+use crate::api::agent::{self as api, Answer, Question};
 use crate::master::AgentId;
 
 /// The agent that a path is about, if it is about one.
@@ -24,21 +25,44 @@ pub async fn answer(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Response<Body>, Problem> {
-    let call = answer::read_call(headers, body).await?;
+    if answer::sent_type(headers)? == RECORDS {
+        shared.admit()?;
+        return sessions::attach(&shared.core, &agent, body).await;
+    }
+    let call = answer::read_sent(headers, body).await?;
     shared.admit()?;
     let question = api::read(call)?;
-    let asked = shared.core.ask(move |core| core.ask_agent(&agent, question)).await??;
-    let answer = timeout(PATIENCE, asked).await;
+    let is_stream = matches!(question, Question::Launch(_));
+    answer::expect_accepted(headers, if is_stream { RECORDS } else { JSON })?;
+    match question {
+        Question::Launch(launch) => sessions::launch(&shared.core, agent, launch).await,
+        Question::Wait { session } => sessions::wait(&shared.core, &agent, session).await,
+        question => match ask(&shared.core, &agent, question).await? {
+            Answer::Listed(infos) => Ok(answer::json(&api::listed(&infos))),
+            Answer::Read(size, data) => Ok(answer::json(&api::file(size, &data))),
+            Answer::Present => Ok(answer::json(&api::prefetched(true))),
+            Answer::Pulling => Ok(answer::json(&api::prefetched(false))),
+            other => Err(refusal(other)),
+        },
+    }
+}
+
+/// Asks an agent something.
+pub async fn ask(core: &Handle, agent: &AgentId, question: Question) -> Result<Answer, Problem> {
+    let agent = agent.clone();
+    let asked = core.ask(move |core| core.ask_agent(&agent, question)).await??;
     let late = || Problem::new(StatusCode::GATEWAY_TIMEOUT, "the agent does not answer; try again");
     let left = || Problem::new(StatusCode::BAD_GATEWAY, "the agent left before it answered; try again");
-    match answer.map_err(|_| late())?.map_err(|_| left())? {
-        Answer::Listed(infos) => Ok(answer::json(&api::listed(&infos))),
-        Answer::Read(size, data) => Ok(answer::json(&api::file(size, &data))),
-        Answer::Present => Ok(answer::json(&api::prefetched(true))),
-        Answer::Pulling => Ok(answer::json(&api::prefetched(false))),
-        Answer::NotFound(message) => Err(Problem::new(StatusCode::NOT_FOUND, message)),
-        Answer::Refused(message) => Err(Problem::bad(message)),
-        Answer::Busy => Err(Problem::too_often()),
-        Answer::Failed(message) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)),
+    timeout(PATIENCE, asked).await.map_err(|_| late())?.map_err(|_| left())
+}
+
+/// What it means that an agent does not answer what was asked.
+pub fn refusal(answer: Answer) -> Problem {
+    match answer {
+        Answer::NotFound(message) => Problem::new(StatusCode::NOT_FOUND, message),
+        Answer::Refused(message) => Problem::bad(message),
+        Answer::Busy => Problem::too_often(),
+        Answer::Failed(message) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message),
+        _ => Problem::new(StatusCode::BAD_GATEWAY, "the agent answers something else than it was asked"),
     }
 }

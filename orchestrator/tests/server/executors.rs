@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use berth_engine::Roots;
+use berth_engine::options::Network;
 use berth_orchestrator::agent;
 use berth_orchestrator::master::AgentInfo;
 use berth_orchestrator::resources::Quantities;
@@ -59,6 +60,7 @@ impl Agent {
             berth: home.join("berth"),
             info: AgentInfo { hostname: "127.0.0.1".to_owned(), ..info },
             default_image: Some("image".to_owned()),
+            network: Network::Host,
         };
         let (stop, stopped) = oneshot::channel();
         let run = move || {

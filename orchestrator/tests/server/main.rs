@@ -10,5 +10,6 @@ mod files;
 mod http;
 mod lifecycle;
 mod operators;
+mod sessions;
 mod standby;
 mod tls;

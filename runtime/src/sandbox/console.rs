@@ -23,11 +23,12 @@ nix::ioctl_none_bad!(tiocsctty, libc::TIOCSCTTY);
 pub struct Pty {
     /// Drives the terminal; goes to the maker.
     pub master: OwnedFd,
-    slave: OwnedFd,
+    /// The terminal itself.
+    pub slave: OwnedFd,
     path: PathBuf,
 }
 
-/// Opens a pty in the sandbox's `/dev/pts`, from inside the new root.
+/// Opens a pty in `/dev/pts`: the sandbox's, from inside the new root.
 pub fn open_pty() -> Result<Pty> {
     let attempt = || "open a terminal in the sandbox (is /dev/pts mounted?)";
     let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_CLOEXEC;

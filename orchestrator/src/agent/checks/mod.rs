@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use probe::Asker;
+pub use probe::{Asker, end};
 pub use rounds::{Report, Rounds};
 
 use super::command::CommandInfo;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_engine::Roots;
+use berth_engine::options::Network;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
@@ -18,12 +19,14 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, copy, sink};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Check, Probe};
+use crate::network;
 
 /// How much of what a command says of its failure is passed on, in bytes.
 const MOST_SAID: u64 = 300;
@@ -39,6 +42,8 @@ pub struct Asker {
     pub berth: PathBuf,
     /// How many commands run at once in all sandboxes.
     pub slots: Arc<Semaphore>,
+    /// The network of tasks that can be asked over it.
+    pub network: Network,
 }
 
 /// What has become of a question.
@@ -70,7 +75,7 @@ impl Asker {
                 Answer { status: json!({ "type": "COMMAND", "command": command }), problem }
             }
             Probe::Tcp(address) => {
-                let problem = match timeout(*limit, TcpStream::connect(address)).await {
+                let problem = match timeout(*limit, self.connect(*address)).await {
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => Some(format!("cannot connect to {address}: {error}")),
                     Err(_) => Some(late),
@@ -79,7 +84,7 @@ impl Asker {
                 Answer { status: json!({ "type": "TCP", "tcp": tcp }), problem }
             }
             Probe::Http(address, path, good) => {
-                let answer = timeout(*limit, get(*address, path)).await;
+                let answer = timeout(*limit, self.get(*address, path)).await;
                 let is_good = |status: StatusCode| {
                     if good.is_empty() {
                         (200..400).contains(&status.as_u16())
@@ -98,6 +103,34 @@ impl Asker {
                 Answer { status: json!({ "type": "HTTP", "http": http }), problem }
             }
         }
+    }
+
+    /// Connects with a task. A socket stays in the network in which it was made.
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let Network::Joined(namespace) = self.network.clone() else { return TcpStream::connect(address).await };
+        let new = move || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = spawn_blocking(move || network::within(&namespace, new)).await.map_err(io::Error::other)??;
+        socket.connect(address).await
+    }
+
+    /// The status that a task answers a request with. Nothing else of the answer is read.
+    async fn get(&self, address: SocketAddr, path: &str) -> io::Result<StatusCode> {
+        let stream = self.connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let request = Request::get(path)
+            .header(HOST, address.to_string())
+            .header(USER_AGENT, concat!("berth/", env!("CARGO_PKG_VERSION")))
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        let answer = sender.send_request(request);
+        tokio::pin!(answer);
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            // Servers may close as soon as they have answered.
+            _ = connection => answer.await,
+        };
+        answer.map(|answer| answer.status()).map_err(io::Error::other)
     }
 
     /// Runs a program in a sandbox: its exit code, and the beginning of what it wrote to its standard error.
@@ -133,7 +166,7 @@ impl Asker {
 }
 
 /// Ends what `berth exec` runs in a sandbox, and `berth exec`.
-async fn end(relay: &mut Child) {
+pub async fn end(relay: &mut Child) {
     let Some(pid) = relay.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
     // One that is stopped reaps nothing: its children are who they are said to be. Each leads a group, that of what it
     // runs. What is already gone needs no end.
@@ -146,24 +179,4 @@ async fn end(relay: &mut Child) {
     if timeout(PATIENCE, relay.wait()).await.is_err() {
         let _ = relay.kill().await;
     }
-}
-
-/// The status that a server answers a request with. Nothing else of the answer is read.
-async fn get(address: SocketAddr, path: &str) -> io::Result<StatusCode> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let request = Request::get(path)
-        .header(HOST, address.to_string())
-        .header(USER_AGENT, concat!("berth/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(io::Error::other)?;
-    let answer = sender.send_request(request);
-    tokio::pin!(answer);
-    let answer = tokio::select! {
-        answer = &mut answer => answer,
-        // Servers may close as soon as they have answered.
-        _ = connection => answer.await,
-    };
-    answer.map(|answer| answer.status()).map_err(io::Error::other)
 }

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_engine::options::Network;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -194,7 +195,7 @@ impl Tasks {
         let image = self.means.default_image.as_deref();
         match command::read_executor(&executor.info, limits, image, surrounding) {
             Ok(command) => {
-                let start = self.start(name, command);
+                let start = self.start(name, command, &Network::Host);
                 self.effects.push(start);
                 self.executor_mut(name).limits = Some(limits);
             }
@@ -503,6 +504,7 @@ mod tests {
         let means = Means {
             default_image: Some("busybox".to_owned()),
             directory: "/agent".into(),
+            network: Network::Host,
             prefix: "p".to_owned(),
             endpoint: ([127, 0, 0, 1], 5).into(),
             tokens: Tokens::new(b"secret"),

@@ -1,0 +1,140 @@
+//! Programs beside a task, as streams of records (`api/sessions.rs`). An agent is asked for every piece of them, when whoever
+//! reads it is ready for more: nothing piles up, and what nobody listens to any more ends.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Response, StatusCode};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::answer::{self, Body, Problem};
+use super::core::Handle;
+use super::limits::{self, PATIENCE};
+use super::questions::{ask, refusal};
+use crate::api::agent::{Answer, Question};
+use crate::api::sessions::{self as api, Input, Launch, Record};
+use crate::master::AgentId;
+use crate::recordio::{self, Decoder};
+
+/// Starts a program, and answers with what it writes until it has ended. It ends with the stream.
+pub async fn launch(core: &Handle, agent: AgentId, launch: Launch) -> Result<Response<Body>, Problem> {
+    let (sender, receiver) = mpsc::channel(1);
+    let (started, start) = oneshot::channel();
+    // Whoever asks may leave at any time.
+    tokio::spawn(run(core.clone(), agent, launch, started, sender));
+    let lost = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the session was lost");
+    start.await.map_err(|_| lost())??;
+    Ok(answer::records(StreamBody::new(Pieces(receiver)).boxed()))
+}
+
+async fn run(
+    core: Handle,
+    agent: AgentId,
+    launch: Launch,
+    started: oneshot::Sender<Result<(), Problem>>,
+    to: mpsc::Sender<Bytes>,
+) {
+    let session = launch.session.clone();
+    let start = done(ask(&core, &agent, Question::Launch(launch)).await);
+    let runs = start.is_ok();
+    // Who has left is noticed below.
+    let _ = started.send(start);
+    if runs && relay(&core, &agent, &session, &to).await.is_none() {
+        // An agent that cannot be asked has ended it.
+        let _ = ask(&core, &agent, Question::End { session }).await;
+    }
+}
+
+/// Passes on what a program writes, until it has ended or its agent has left; none if nobody listens.
+async fn relay(core: &Handle, agent: &AgentId, session: &str, to: &mpsc::Sender<Bytes>) -> Option<()> {
+    loop {
+        let answer = tokio::select! {
+            () = to.closed() => return None,
+            answer = ask(core, agent, Question::Output { session: session.to_owned() }) => answer,
+        };
+        let Ok(Answer::Written(pieces, last)) = answer else { return Some(()) };
+        for piece in pieces {
+            to.send(recordio::frame(api::written(&piece).to_string().as_bytes())).await.ok()?;
+        }
+        if last {
+            return Some(());
+        }
+    }
+}
+
+/// Passes on what a program is to read, until there is no more of it or the program has ended.
+pub async fn attach(core: &Handle, agent: &AgentId, mut body: Incoming) -> Result<Response<Body>, Problem> {
+    let mut decoder = Decoder::new(limits::INPUT_RECORD);
+    let mut session: Option<String> = None;
+    loop {
+        let frame = match (timeout(PATIENCE, body.frame()).await, &session) {
+            (Ok(None), _) => return Ok(answer::empty(StatusCode::OK)),
+            (Ok(Some(frame)), _) => {
+                frame.map_err(|error| Problem::bad(format!("the body could not be read: {error}")))?
+            }
+            (Err(_), None) => {
+                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the first record took too long to arrive"));
+            }
+            // People pause to think, but not beyond its end.
+            (Err(_), Some(session)) => {
+                pass_on(core, agent, session, None).await?;
+                continue;
+            }
+        };
+        decoder.push(frame.data_ref().map_or(&[], |data| data));
+        while let Some(record) = decoder.next_record().map_err(|wrong| Problem::bad(wrong.to_string()))? {
+            match (api::record(&record)?, &session) {
+                (Record::Session(name), None) => session = Some(name),
+                (Record::Input(input), Some(session)) => pass_on(core, agent, session, Some(input)).await?,
+                (Record::Heartbeat, Some(_)) => {}
+                _ => return Err(Problem::bad("the first record, and no other, is of type CONTAINER_ID")),
+            }
+        }
+    }
+}
+
+/// Passes something on as soon as the program takes it.
+async fn pass_on(core: &Handle, agent: &AgentId, session: &str, input: Option<Input>) -> Result<(), Problem> {
+    loop {
+        let question = Question::Input { session: session.to_owned(), input: input.clone() };
+        match ask(core, agent, question).await {
+            Ok(Answer::Busy) => {}
+            answer => return done(answer),
+        }
+    }
+}
+
+/// Waits for the end of a program.
+pub async fn wait(core: &Handle, agent: &AgentId, session: String) -> Result<Response<Body>, Problem> {
+    loop {
+        match ask(core, agent, Question::Wait { session: session.clone() }).await? {
+            Answer::Ended(None) => {}
+            Answer::Ended(Some(code)) => return Ok(answer::json(&api::ended(code))),
+            other => return Err(refusal(other)),
+        }
+    }
+}
+
+fn done(answer: Result<Answer, Problem>) -> Result<(), Problem> {
+    match answer? {
+        Answer::Done => Ok(()),
+        other => Err(refusal(other)),
+    }
+}
+
+/// What a program writes, one record a frame, which becomes one HTTP chunk.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl Stream for Pieces {
+    type Item = Result<Frame<Bytes>, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|record| record.map(|record| Ok(Frame::data(record))))
+    }
+}
