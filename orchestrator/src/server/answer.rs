@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Response, StatusCode};
@@ -161,19 +161,31 @@ async fn read_body(headers: &HeaderMap, body: Incoming, most: usize) -> Result<V
         let message = format!("the Content-Type `{sent}` is not supported; {JSON} is");
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
+    let body = timeout(limits::PATIENCE, read_whole(body, most)).await;
+    let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
+    Ok(api::parse(&body?)?)
+}
+
+/// A body of at most so many bytes. Of one that has more some is read nevertheless: who is still sending when the connection is closed
+/// would see that instead of the answer.
+async fn read_whole(mut body: Incoming, most: usize) -> Result<Vec<u8>, Problem> {
+    let (mut bytes, mut count) = (Vec::new(), 0);
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {most} bytes"));
-    if body.size_hint().lower() > most as u64 {
+    let end = most + limits::IN_VAIN;
+    if body.size_hint().lower() > end as u64 {
         return Err(too_large());
     }
-    let body = timeout(limits::PATIENCE, Limited::new(body, most).collect()).await;
-    let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
-    let body = body.map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return too_large();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Problem::bad(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        count += data.len();
+        match count {
+            _ if count <= most => bytes.extend_from_slice(&data),
+            _ if count <= end => bytes.clear(),
+            _ => break,
         }
-        Problem::bad(format!("the body could not be read: {error}"))
-    })?;
-    Ok(api::parse(&body.to_bytes())?)
+    }
+    if count <= most { Ok(bytes) } else { Err(too_large()) }
 }
 
 /// A header as text.

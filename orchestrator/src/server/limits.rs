@@ -18,6 +18,8 @@ pub const OBSERVERS: usize = 100;
 pub const HEAD: usize = 64 << 10;
 /// The largest body of a request to join, in bytes: from somebody of whom nothing is known yet.
 pub const JOIN: usize = 16 << 10;
+/// How much of a body that is too large is read nevertheless.
+pub const IN_VAIN: usize = 1 << 20;
 /// How long it may take to shake hands.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The most connections at once of which nobody knows whose they are.
