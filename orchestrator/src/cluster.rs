@@ -56,8 +56,17 @@ pub struct Plan {
     pub default_image: Option<String>,
     /// After which time without a word from it an agent counts as unreachable.
     pub agent_timeout: Option<Duration>,
-    /// Whether each agent has a network of its own; else they share the host's.
+    /// Whether each agent has a network of its own; else they share the host's. A new cluster has them where they can be made.
     pub own_networks: Option<bool>,
+}
+
+/// What was started.
+#[derive(Debug)]
+pub struct Started {
+    /// The cluster as it is now.
+    pub cluster: Cluster,
+    /// Why agents with networks of their own reach nothing beyond this host, if they do not.
+    pub confined: Option<io::Error>,
 }
 
 /// What is there.
@@ -141,7 +150,7 @@ impl Process {
 }
 
 /// Starts what is missing of a cluster, and waits until all agents take part.
-pub fn up(plan: &Plan) -> Result<Cluster, Error> {
+pub fn up(plan: &Plan) -> Result<Started, Error> {
     let _lock = lock(&plan.roots)?;
     let mut cluster = match read(&plan.roots)? {
         Some(cluster) => cluster.unless_planned_otherwise(plan)?,
@@ -151,6 +160,8 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
         cluster.network = Some(make_networks(&plan.roots, cluster.agents)?);
         write(&plan.roots, &cluster)?;
     }
+    let lead_outside = |_| network::lead_outside(&networks(&plan.roots), &agent_names(cluster.agents)).err();
+    let confined = cluster.network.and_then(lead_outside);
     for (index, name) in names(cluster.agents).iter().enumerate() {
         if cluster.processes.get(index).is_some_and(Process::is_alive) {
             continue;
@@ -169,7 +180,7 @@ pub fn up(plan: &Plan) -> Result<Cluster, Error> {
         write(&plan.roots, &cluster)?;
     }
     wait_for_agents(plan, &cluster)?;
-    Ok(cluster)
+    Ok(Started { cluster, confined })
 }
 
 impl Plan {
@@ -178,7 +189,7 @@ impl Plan {
         // What an `up` left that was killed as early as here.
         remove_networks(&self.roots)?;
         let agents = self.agents.unwrap_or(1);
-        let own_networks = self.own_networks.unwrap_or(false);
+        let own_networks = self.own_networks.unwrap_or_else(network::is_possible);
         Ok(Cluster {
             master: self.listen.unwrap_or(MASTER_ADDRESS),
             agents,

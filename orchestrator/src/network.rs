@@ -6,17 +6,21 @@
 //! berthN ─────── host
 //! 10.213.N.1      │ bridge
 //!                agent-1 ──────── eth0   10.213.N.2
+//!   pasta ─────────────────────── outside
 //! ```
+//!
+//! What is beyond the host they reach by `pasta(1)`, which makes their connections as connections of the host: a process each
+//! that ends with the namespace. The host forwards and translates nothing, and has no rule that would have to be removed.
 //!
 //! The bridge is in a namespace as well. Namespaces are kept by files that they are mounted on; when these are gone, and
 //! with them the last task, the kernel removes all there is, the host's end included. That end's name is what makes N one
 //! cluster's own.
 
 use std::fs::{self, File};
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::errno::Errno;
@@ -29,11 +33,18 @@ const NSFS: i64 = 0x6e73_6673;
 const PREFIX: [u8; 2] = [10, 213];
 /// Where the bridge is.
 const HUB: &str = "hub";
+/// The interface of `pasta`.
+const OUTSIDE: &str = "outside";
 
 /// Whether there are networks for so many agents.
 pub fn is_whole(directory: &Path, agents: &[String]) -> bool {
     let is_there = |name: &str| rustix::fs::statfs(directory.join(name)).is_ok_and(|it| it.f_type == NSFS);
     is_there(HUB) && agents.iter().all(|agent| is_there(agent))
+}
+
+/// Whether they can be made here: by root, with `ip(8)`.
+pub fn is_possible() -> bool {
+    rustix::process::geteuid().is_root() && ip("link show lo").is_ok()
 }
 
 /// The file that stands for an agent's network.
@@ -51,6 +62,24 @@ pub fn address(number: u8, index: usize) -> Ipv4Addr {
 pub fn make(directory: &Path, agents: &[String]) -> io::Result<u8> {
     remove(directory)?;
     try_make(directory, agents).inspect_err(|_| drop(remove(directory)))
+}
+
+/// Leads agents to what is beyond the host, where they are not led yet.
+///
+/// Otherwise they reach the host and each other, and more only where the host forwards and translates for them.
+pub fn lead_outside(directory: &Path, agents: &[String]) -> io::Result<()> {
+    for agent in agents {
+        let own = of_agent(directory, agent);
+        if within(&own, || ip(&format!("link show {OUTSIDE}"))).is_err() {
+            let mut pasta = Command::new("pasta");
+            // As nobody it could not enter. It gives up all capabilities but two, and sees no file. No port leads in, and nothing
+            // to the host's loopback.
+            pasta.args(["--runas", "0:0", "--config-net", "--no-map-gw", "--ns-ifname", OUTSIDE]);
+            pasta.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--netns"]).arg(own);
+            run(&mut pasta, "passt")?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the networks that are there, if there are any, once nobody uses them.
@@ -96,7 +125,9 @@ fn try_make(directory: &Path, agents: &[String]) -> io::Result<u8> {
         new_namespace(&own)?;
         let (address, host) = (address(number, index), Ipv4Addr::from([PREFIX[0], PREFIX[1], number, 1]));
         let cable = format!("link set lo up\nlink add name eth0 type veth peer name {agent} netns {}", hub.display());
-        let route = format!("addr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {host}");
+        // The route to the outside, if there is one, goes before.
+        let route =
+            format!("addr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {host} metric 1000");
         within(&own, || ip(&format!("{cable}\n{route}")))?;
         within(&hub, || ip(&format!("link set {agent} master bridge up")))?;
     }
@@ -155,18 +186,30 @@ fn is_routed(table: &str, number: u8) -> bool {
 
 /// Has `ip(8)` do something, in the namespace of this thread: one command a line.
 fn ip(commands: &str) -> io::Result<()> {
-    let failed = |cause: String| io::Error::other(format!("`ip` (of iproute2) cannot do that: {cause}"));
     // Not a pipe: nobody is there to take the rest of it when one of them fails.
     let mut input = tempfile::tempfile()?;
     input.write_all(commands.as_bytes())?;
     input.rewind()?;
-    let output = Command::new("ip").args(["-batch", "-"]).stdin(input).env("LC_ALL", "C").output();
-    let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
+    run(Command::new("ip").args(["-batch", "-"]).stdin(input), "iproute2")
+}
+
+/// Runs a program of this package to its end, or until it goes on in the background.
+fn run(command: &mut Command, package: &str) -> io::Result<()> {
+    let program = command.get_program().display().to_string();
+    let failed = |cause: &str| io::Error::other(format!("`{program}` (of {package}) cannot do that: {cause}"));
+    // Not a pipe either: it would stay open in the background.
+    let mut said = tempfile::tempfile()?;
+    command.env("LC_ALL", "C").stdout(Stdio::null()).stderr(said.try_clone()?);
+    let status = command.status().map_err(|error| failed(&error.to_string()))?;
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(said.lines().next().unwrap_or("it says nothing").to_owned()))
+    let mut text = String::new();
+    said.rewind()?;
+    said.read_to_string(&mut text)?;
+    // `ip` says at last which of the commands it was, which nobody has seen.
+    let mut lines = text.lines().filter(|line| !line.starts_with("Command failed"));
+    Err(failed(lines.next_back().unwrap_or("it says nothing")))
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ struct Up {
     /// After which time without a word from it an agent counts as unreachable, at least 10s [default: 75s]
     #[arg(long, value_name = "TIME", value_parser = agent_timeout)]
     agent_timeout: Option<Duration>,
-    /// Whose network the agents' tasks have: the host's, or each agent one of its own, which takes root [default: host]
+    /// Whose network the agents' tasks have: the host's, or each agent one of its own, which takes root and `ip` [default: own
+    /// where that is possible]
     #[arg(long, value_enum, value_name = "host|own", hide_possible_values = true)]
     network: Option<Networks>,
 }
@@ -115,7 +116,11 @@ impl Up {
             agent_timeout: self.agent_timeout,
             own_networks: self.network.map(|network| network == Networks::Own),
         };
-        let cluster = cluster::up(&plan)?;
+        let cluster::Started { cluster, confined } = cluster::up(&plan)?;
+        if let Some(reason) = confined {
+            let what = "tasks reach this host and each other, and nothing beyond; `--network host` shares the host's network";
+            failure::warn(&anyhow::Error::new(reason).context(what));
+        }
         if context.format == Format::Json {
             output::json(&cluster)?;
         } else {

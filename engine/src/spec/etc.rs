@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use crate::options::{Network, Options};
+
+/// Which servers know names, and what `systemd-resolved(8)` keeps for those who cannot ask it on the host's loopback.
+const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// Bounds what is taken over of a file of the host, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -28,8 +32,8 @@ pub struct Error {
 
 /// Writes `hosts`, `hostname` and `resolv.conf` into the container's directory.
 ///
-/// With the host's network the host's own `/etc/hosts` is taken over, else only the container is in it. The resolver is
-/// always the host's, whether or not it can be reached.
+/// With the host's network the host's own `/etc/hosts` is taken over, else only the container is in it. The resolvers are
+/// always the host's, whether or not they can be reached.
 pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
     let hostname = if options.uts_host {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -43,7 +47,19 @@ pub fn write(dir: &Path, options: &Options, id: &str) -> Result<(), Error> {
     let owner = options.userns.range().map(|ids| ids.first);
     put(dir, "hosts", &hosts(options, &hostname, &base), owner)?;
     put(dir, "hostname", &format!("{hostname}\n"), owner)?;
-    put(dir, "resolv.conf", &host_file(Path::new("/etc/resolv.conf"))?, owner)
+    let [resolvers, behind] = RESOLVERS;
+    let resolvers = host_file(Path::new(resolvers))?;
+    let behind = match options.network {
+        Network::Joined(_) if all_on_loopback(&resolvers) => host_file(Path::new(behind))?,
+        _ => String::new(),
+    };
+    put(dir, "resolv.conf", if behind.is_empty() { &resolvers } else { &behind }, owner)
+}
+
+/// Whether all servers that a `resolv.conf(5)` names are on the loopback of whoever reads it.
+fn all_on_loopback(resolvers: &str) -> bool {
+    let servers = resolvers.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
+    servers.map(|it| it.trim().parse::<IpAddr>()).all(|address| address.is_ok_and(|address| address.is_loopback()))
 }
 
 /// The contents of `/etc/hosts`; `base` is the host's file, used with the host's network.
@@ -104,6 +120,14 @@ mod tests {
     fn hosts_network_takes_over_the_hosts_file() {
         let hosts = hosts(&with_hosts(Network::Host), "box", "10.9.9.9\tneighbour");
         assert_eq!(hosts, "10.9.9.9\tneighbour\n10.0.0.7\tdb\nfd00::1\tsix\n");
+    }
+
+    #[test]
+    fn resolvers_on_loopback_are_told_from_others() {
+        assert!(all_on_loopback("# by systemd-resolved\nnameserver 127.0.0.53\nnameserver\t::1\noptions edns0\n"));
+        assert!(all_on_loopback("search example.org\n"), "the default is 127.0.0.1");
+        assert!(!all_on_loopback("nameserver 127.0.0.53\nnameserver 192.0.2.7\n"));
+        assert!(!all_on_loopback("nameserver fe80::1%eth0\n"));
     }
 
     #[test]
