@@ -184,17 +184,13 @@ async fn attach(
     Ok(answer)
 }
 
-/// Returns only if what the program is to read cannot be passed on, though it runs.
+/// Returns only if what the program is to read is refused, though it runs.
 async fn refused(master: SocketAddr, attached: tokio::task::JoinHandle<io::Result<Response<Incoming>>>) -> Error {
-    let answer = match attached.await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Error::Lost(master, error.to_string()),
-        Err(error) => return Error::Lost(master, error.to_string()),
+    // There is no more to read, or nobody who reads it. Of a connection that breaks off the one for output knows better.
+    let is_over = |answer: &Response<_>| [StatusCode::OK, StatusCode::NOT_FOUND].contains(&answer.status());
+    let Some(answer) = attached.await.ok().and_then(Result::ok).filter(|answer| !is_over(answer)) else {
+        return std::future::pending().await;
     };
-    // There is no more to read, or nobody who reads it.
-    if [StatusCode::OK, StatusCode::NOT_FOUND].contains(&answer.status()) {
-        std::future::pending::<()>().await;
-    }
     let body = answer.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
     Error::Refused(master, process::said(&body))
 }

@@ -120,6 +120,29 @@ fn the_calls_that_are_spoilt_are_right() {
     }
 }
 
+/// `serde` would take a list for a message's fields one after the other.
+#[test]
+fn lists_are_no_messages() {
+    let executor = json!([{ "value": "e" }, null]);
+    let launch = json!({ "type": "LAUNCH", "launch": { "task_infos": [{
+        "name": "t",
+        "task_id": { "value": "t" },
+        "agent_id": { "value": "a" },
+        "resources": [],
+        "executor": executor,
+    }] } });
+    let accept = json!({ "offer_ids": [], "operations": [launch] });
+    let accept = json!({ "type": "ACCEPT", "framework_id": { "value": "f" }, "accept": accept });
+    let wrong = scheduler::read(accept, "m").unwrap_err();
+    assert!(wrong.field.ends_with(".executor"), "{wrong}");
+
+    let status = json!([{ "value": "t" }, "TASK_RUNNING", "AAAAAAAAAAAAAAAAAAAABw==", "said"]);
+    let ids = (json!({ "value": "f" }), json!({ "value": "e" }));
+    let update =
+        json!({ "type": "UPDATE", "framework_id": ids.0, "executor_id": ids.1, "update": { "status": status } });
+    assert_eq!(executor::read(update).unwrap_err().field, "update.status");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 

@@ -1,12 +1,18 @@
-//! Agents of one machine in networks of their own: `berth cluster up --network own`.
+//! Agents of one machine in networks of their own, and what they reach.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read as _, Write as _, stderr};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 use berth_tests::home::Home;
 use berth_tests::wait;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -55,7 +61,7 @@ fn get(address: SocketAddr) -> String {
 
 #[test]
 fn agents_have_networks_of_their_own_which_go_with_the_cluster() {
-    let cluster = Cluster::up_with(2, "--network own");
+    let cluster = Cluster::up(2);
     cluster.home.berth("submit --wait healthy").arg(cluster.manifest(SERVICE)).ok();
     let addresses = cluster.addresses();
     assert_eq!(addresses[0].port(), addresses[1].port(), "each has all ports");
@@ -117,6 +123,71 @@ fn agents_have_networks_of_their_own_which_go_with_the_cluster() {
 fn link_of(address: SocketAddr) -> std::path::PathBuf {
     let SocketAddr::V4(address) = address else { panic!("{address}") };
     Path::new("/sys/class/net").join(format!("berth{}", address.ip().octets()[2]))
+}
+
+/// Has `ip` do something in the network of this thread, whose loopback is set up.
+fn in_a_network_of_its_own(commands: &str) {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    for command in ["link set lo up"].into_iter().chain(commands.lines()) {
+        let status = Command::new("ip").args(command.split_whitespace()).status().unwrap();
+        assert!(status.success(), "ip {command}");
+    }
+}
+
+/// A host with a network of its own, and a server in another one that only it is led to.
+#[test]
+fn tasks_reach_what_is_beyond_the_host() {
+    if Command::new("pasta").arg("--version").output().is_err() {
+        let _ = writeln!(stderr(), "NOT TESTED that tasks reach what is beyond the host: there is no pasta (of passt)");
+        return;
+    }
+    let (ready, tid) = mpsc::channel();
+    let (done, end) = mpsc::channel::<()>();
+    let world = thread::spawn(move || {
+        in_a_network_of_its_own("");
+        ready.send((gettid(), None)).unwrap();
+        // The host makes the link, and this end of it is set up when the host says so.
+        end.recv().unwrap();
+        for command in ["addr add 198.51.100.1/24 dev world", "link set world up"] {
+            assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success(), "{command}");
+        }
+        let listener = TcpListener::bind("198.51.100.1:0").unwrap();
+        ready.send((gettid(), Some(listener.local_addr().unwrap()))).unwrap();
+        let (mut stream, from) = listener.accept().unwrap();
+        stream.write_all(b"from beyond\n").unwrap();
+        drop(stream);
+        // The network goes with its last thread.
+        end.recv().unwrap();
+        from
+    });
+    let host = thread::spawn(move || {
+        let (other, _) = tid.recv().unwrap();
+        in_a_network_of_its_own(&format!(
+            "link add eth0 type veth peer name world netns {other}\n\
+             addr add 198.51.100.2/24 dev eth0\n\
+             link set eth0 up\n\
+             route add default via 198.51.100.1"
+        ));
+        done.send(()).unwrap();
+        let server = tid.recv().unwrap().1.unwrap();
+        let cluster = Cluster::up(1);
+        let fetch = format!("nc {} {}", server.ip(), server.port());
+        let manifest = format!("name: out\ntasks: {{t: {{image: busybox, shell: '{fetch}'}}}}\n");
+        cluster.home.berth("submit --wait ended").arg(cluster.manifest(&manifest)).ok();
+        assert_eq!(cluster.home.berth("job logs out.t").ok().text(), "from beyond\n");
+        done.send(()).unwrap();
+
+        // Without what leads there nothing else is missing.
+        cluster.home.berth("cluster down").ok();
+        let programs = tempfile::tempdir().unwrap();
+        let ip = ["/sbin/ip", "/usr/sbin/ip", "/bin/ip"].into_iter().find(|ip| Path::new(ip).exists()).unwrap();
+        symlink(ip, programs.path().join("ip")).unwrap();
+        let up = cluster.home.berth("cluster up --listen 127.0.0.1:0").env("PATH", programs.path().to_str().unwrap());
+        let said = up.ok().stderr_text();
+        assert!(said.contains("nothing beyond") && said.contains("`pasta` (of passt)"), "{said}");
+    });
+    host.join().unwrap();
+    assert_eq!(world.join().unwrap().ip().to_string(), "198.51.100.2", "it is the host that comes");
 }
 
 #[test]

@@ -118,7 +118,8 @@ impl Up {
         };
         let cluster::Started { cluster, confined } = cluster::up(&plan)?;
         if let Some(reason) = confined {
-            let what = "tasks reach this host and each other, and nothing beyond; `--network host` shares the host's network";
+            let what =
+                "tasks reach this host and each other, and nothing beyond; `--network host` shares the host's network";
             failure::warn(&anyhow::Error::new(reason).context(what));
         }
         if context.format == Format::Json {

@@ -94,6 +94,19 @@ pub fn parse(body: &[u8]) -> Result<Value, Invalid> {
 
 /// Reads a message out of JSON.
 pub fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
+    // A list would be taken for the fields of the message one after the other, and have no place for more of them.
+    if !value.is_object() {
+        return Err(Invalid::new(WHOLE, "has to be an object"));
+    }
+    deserialize(value)
+}
+
+/// Reads several messages out of JSON.
+pub fn decode_list<T: DeserializeOwned>(value: Value) -> Result<Vec<T>, Invalid> {
+    deserialize(value)
+}
+
+fn deserialize<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = match error.path().to_string() {
             path if path == "." => WHOLE.to_owned(),
@@ -134,7 +147,9 @@ mod tests {
         let wrong = decode::<Outer>(parse(br#"{"list": [{"value": "a"}, {"value": 1}]}"#).unwrap()).unwrap_err();
         assert_eq!(wrong.field, "list[1].value");
         assert_eq!(parse(b"{").unwrap_err().field, "request");
-        assert_eq!(decode::<Outer>(parse(b"7").unwrap()).unwrap_err().field, "request");
+        for whole in ["7", "[]", r#"[["a"]]"#] {
+            assert_eq!(decode::<Outer>(parse(whole.as_bytes()).unwrap()).unwrap_err().field, "request");
+        }
         assert_eq!(wrong.within("outer").field, "outer.list[1].value");
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::framework::check_role;
 use super::resources::{self, Dialect, Resource, amounts};
 use super::scheduler::id;
-use super::{Id, Invalid, VERSION, decode, payload};
+use super::{Id, Invalid, VERSION, decode, decode_list, payload};
 use crate::allocator::{Decision, FrameworkFairness, Quota, RoleFairness, Share, Weight};
 use crate::master::{AgentId, AgentState, AgentView, ExecutorView, FrameworkId, FrameworkView, Snapshot, Task, TaskId};
 use crate::resources::{Kind, Quantities};
@@ -269,7 +269,7 @@ fn quantities(named: &BTreeMap<String, Scalar>, mut all: Quantities, field: &str
         let kind = Kind::ALL.into_iter().find(|kind| kind.to_string() == *name);
         let kind = kind.ok_or_else(|| Invalid::new(&field, "is not known; there are cpus, mem, disk and gpus"))?;
         let resource = json!([{ "name": name, "scalar": { "value": value } }]);
-        let amount = resources::read(&decode::<Vec<Resource>>(resource)?, &field);
+        let amount = resources::read(&decode_list::<Resource>(resource)?, &field);
         all[kind] = amount.map_err(|wrong| Invalid::new(format!("{field}.value"), wrong.problem))?.quantities[kind];
     }
     Ok(all)

@@ -190,11 +190,11 @@ pub fn attributes(attributes: &Attributes) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{decode, parse};
+    use super::super::{decode_list, parse};
     use super::*;
 
     fn read_text(text: &str) -> Result<Resources, Invalid> {
-        read(&decode::<Vec<Resource>>(parse(text.as_bytes())?)?, "resources")
+        read(&decode_list::<Resource>(parse(text.as_bytes())?)?, "resources")
     }
 
     #[test]

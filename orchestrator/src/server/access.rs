@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::{HeaderMap, StatusCode};
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -77,9 +78,12 @@ pub struct Client {
 impl Client {
     /// Finds out who has connected, and what to talk to them by. None if they are not let in, or left.
     pub async fn meet(gate: &Gate, stream: TcpStream, address: SocketAddr) -> Option<(Client, Stream)> {
-        // Events are small and wanted at once; a peer that vanished is noticed.
+        // Events are small and wanted at once; a peer that vanished is noticed, even where nothing is to be sent.
         let _ = stream.set_nodelay(true);
-        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
+        let _ = sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
+        let _ = sockopt::set_tcp_keepidle(&stream, limits::SILENCE / 3);
+        let _ = sockopt::set_tcp_keepintvl(&stream, limits::SILENCE / 3);
+        let _ = sockopt::set_socket_keepalive(&stream, true);
         let origin = origin(address.ip());
         let Some(tls) = &gate.tls else {
             let owner = stream.local_addr().ok().and_then(|server| peer::owner(address, server));

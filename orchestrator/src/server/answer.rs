@@ -188,6 +188,16 @@ async fn read_whole(mut body: Incoming, most: usize) -> Result<Vec<u8>, Problem>
     if count <= most { Ok(bytes) } else { Err(too_large()) }
 }
 
+/// Reads some of what else is in a body that nobody wants.
+pub async fn read_in_vain(body: &mut Incoming) {
+    let mut count = 0;
+    while count < limits::IN_VAIN
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        count += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
 /// A header as text.
 pub fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let read = |value: &'a HeaderValue| {

@@ -45,36 +45,48 @@ async fn run(
     let runs = start.is_ok();
     // Who has left is noticed below.
     let _ = started.send(start);
-    if runs && relay(&core, &agent, &session, &to).await.is_none() {
-        // An agent that cannot be asked has ended it.
+    let has_ended = runs && relay(&core, &agent, &session, &to).await;
+    if !has_ended {
+        // Also where an answer did not come in time: it may have been started, and nobody listens.
         let _ = ask(&core, &agent, Question::End { session }).await;
     }
 }
 
-/// Passes on what a program writes, until it has ended or its agent has left; none if nobody listens.
-async fn relay(core: &Handle, agent: &AgentId, session: &str, to: &mpsc::Sender<Bytes>) -> Option<()> {
+/// Passes on what a program writes: whether it has ended. Else nobody listens, or its agent does not answer.
+async fn relay(core: &Handle, agent: &AgentId, session: &str, to: &mpsc::Sender<Bytes>) -> bool {
     loop {
         let answer = tokio::select! {
-            () = to.closed() => return None,
+            () = to.closed() => return false,
             answer = ask(core, agent, Question::Output { session: session.to_owned() }) => answer,
         };
-        let Ok(Answer::Written(pieces, last)) = answer else { return Some(()) };
+        let Ok(Answer::Written(pieces, last)) = answer else { return false };
         for piece in pieces {
-            to.send(recordio::frame(api::written(&piece).to_string().as_bytes())).await.ok()?;
+            if to.send(recordio::frame(api::written(&piece).to_string().as_bytes())).await.is_err() {
+                return false;
+            }
         }
         if last {
-            return Some(());
+            return true;
         }
     }
 }
 
 /// Passes on what a program is to read, until there is no more of it or the program has ended.
 pub async fn attach(core: &Handle, agent: &AgentId, mut body: Incoming) -> Result<Response<Body>, Problem> {
+    let passed = pass_all_on(core, agent, &mut body).await;
+    if passed.is_err() {
+        // Who is still sending when the connection is closed would see that instead of the answer.
+        let _ = timeout(PATIENCE, answer::read_in_vain(&mut body)).await;
+    }
+    passed.map(|()| answer::empty(StatusCode::OK))
+}
+
+async fn pass_all_on(core: &Handle, agent: &AgentId, body: &mut Incoming) -> Result<(), Problem> {
     let mut decoder = Decoder::new(limits::INPUT_RECORD);
     let mut session: Option<String> = None;
     loop {
         let frame = match (timeout(PATIENCE, body.frame()).await, &session) {
-            (Ok(None), _) => return Ok(answer::empty(StatusCode::OK)),
+            (Ok(None), _) => return Ok(()),
             (Ok(Some(frame)), _) => {
                 frame.map_err(|error| Problem::bad(format!("the body could not be read: {error}")))?
             }
