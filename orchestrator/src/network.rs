@@ -6,11 +6,11 @@
 //! berthN ─────── host
 //! 10.213.N.1      │ bridge
 //!                agent-1 ──────── eth0   10.213.N.2
-//!   pasta ─────────────────────── outside
+//!   slirp4netns ───────────────── outside
 //! ```
 //!
-//! What is beyond the host they reach by `pasta(1)`, which makes their connections as connections of the host: a process each
-//! that ends with the namespace. The host forwards and translates nothing, and has no rule that would have to be removed.
+//! What is beyond the host they reach by `slirp4netns(1)`, which makes their connections as connections of the host: a process
+//! for each. The host forwards and translates nothing, and has no rule that would have to be removed.
 //!
 //! The bridge is in a namespace as well. Namespaces are kept by files that they are mounted on; when these are gone, and
 //! with them the last task, the kernel removes all there is, the host's end included. That end's name is what makes N one
@@ -19,6 +19,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -26,6 +29,9 @@ use std::thread;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// What `statfs(2)` says of a file that stands for a namespace: `NSFS_MAGIC` of `linux/magic.h`.
 const NSFS: i64 = 0x6e73_6673;
@@ -33,8 +39,17 @@ const NSFS: i64 = 0x6e73_6673;
 const PREFIX: [u8; 2] = [10, 213];
 /// Where the bridge is.
 const HUB: &str = "hub";
-/// The interface of `pasta`.
+/// The interface that leads to what is beyond the host, and the network it is in: the same for all, as nobody else sees it.
 const OUTSIDE: &str = "outside";
+const BEYOND: &str = "10.214.0.0/24";
+/// What the names of files end with that have the id of what leads there, and what it says.
+const PID: &str = "pid";
+const LOG: &str = "log";
+/// How long it may take to end.
+const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// The programs that are needed, and their packages.
+const IP: &str = "`ip` (of iproute2)";
+const SLIRP: &str = "`slirp4netns`";
 
 /// Whether there are networks for so many agents.
 pub fn is_whole(directory: &Path, agents: &[String]) -> bool {
@@ -71,15 +86,39 @@ pub fn lead_outside(directory: &Path, agents: &[String]) -> io::Result<()> {
     for agent in agents {
         let own = of_agent(directory, agent);
         if within(&own, || ip(&format!("link show {OUTSIDE}"))).is_err() {
-            let mut pasta = Command::new("pasta");
-            // As nobody it could not enter. It gives up all capabilities but two, and sees no file. No port leads in, and nothing
-            // to the host's loopback.
-            pasta.args(["--runas", "0:0", "--config-net", "--no-map-gw", "--ns-ifname", OUTSIDE]);
-            pasta.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--netns"]).arg(own);
-            run(&mut pasta, "passt")?;
+            start_slirp(&own)?;
         }
     }
     Ok(())
+}
+
+/// Starts what makes the connections of a network, and waits until it is ready.
+fn start_slirp(own: &Path) -> io::Result<()> {
+    let mut log = File::options().create(true).truncate(true).read(true).write(true).open(own.with_extension(LOG))?;
+    let (ready, tell) = nix::unistd::pipe()?;
+    let mut slirp = Command::new("slirp4netns");
+    slirp.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp"]);
+    slirp.arg(format!("--cidr={BEYOND}")).arg(format!("--ready-fd={}", tell.as_raw_fd()));
+    slirp.arg("--netns-type=path").arg(own).arg(OUTSIDE);
+    // Signals of a terminal are for whoever sits at it.
+    slirp.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone()?);
+    let child = apart(|| {
+        // It unmounts what it finds, and would do so for everybody.
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        mount(none, "/", none, private, none)?;
+        slirp.spawn()
+    });
+    let mut child = child.map_err(|error| cannot(SLIRP, &error.to_string()))?;
+    drop(tell);
+    if File::from(ready).read(&mut [0])? == 1 {
+        return fs::write(own.with_extension(PID), child.id().to_string());
+    }
+    child.wait()?;
+    let mut said = String::new();
+    log.rewind()?;
+    log.read_to_string(&mut said)?;
+    Err(cannot(SLIRP, said.lines().next_back().unwrap_or("it says nothing")))
 }
 
 /// Removes the networks that are there, if there are any, once nobody uses them.
@@ -90,6 +129,11 @@ pub fn remove(directory: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let path = entry?.path();
+        if let Some(process) = leading_outside(&path) {
+            // It may end in this moment.
+            let _ = pidfd_send_signal(&process, Signal::TERM);
+            retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&PATIENCE)))?;
+        }
         match umount2(&path, MntFlags::MNT_DETACH) {
             // It was never mounted.
             Ok(()) | Err(Errno::EINVAL) => {}
@@ -98,6 +142,15 @@ pub fn remove(directory: &Path) -> io::Result<()> {
         fs::remove_file(path)?;
     }
     fs::remove_dir(directory)
+}
+
+/// The process that a file has the id of, if it still is what led a network outside.
+fn leading_outside(path: &Path) -> Option<OwnedFd> {
+    let pid = (path.extension()? == PID).then(|| fs::read_to_string(path).ok()?.trim().parse().ok()).flatten()?;
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let namespace = path.with_extension("");
+    command.split(|byte| *byte == 0).any(|word| word == namespace.as_os_str().as_bytes()).then_some(process)
 }
 
 /// Does something in a network namespace, in a thread of its own.
@@ -190,26 +243,17 @@ fn ip(commands: &str) -> io::Result<()> {
     let mut input = tempfile::tempfile()?;
     input.write_all(commands.as_bytes())?;
     input.rewind()?;
-    run(Command::new("ip").args(["-batch", "-"]).stdin(input), "iproute2")
-}
-
-/// Runs a program of this package to its end, or until it goes on in the background.
-fn run(command: &mut Command, package: &str) -> io::Result<()> {
-    let program = command.get_program().display().to_string();
-    let failed = |cause: &str| io::Error::other(format!("`{program}` (of {package}) cannot do that: {cause}"));
-    // Not a pipe either: it would stay open in the background.
-    let mut said = tempfile::tempfile()?;
-    command.env("LC_ALL", "C").stdout(Stdio::null()).stderr(said.try_clone()?);
-    let status = command.status().map_err(|error| failed(&error.to_string()))?;
-    if status.success() {
+    let output = Command::new("ip").args(["-batch", "-"]).stdin(input).env("LC_ALL", "C").output();
+    let output = output.map_err(|error| cannot(IP, &error.to_string()))?;
+    if output.status.success() {
         return Ok(());
     }
-    let mut text = String::new();
-    said.rewind()?;
-    said.read_to_string(&mut text)?;
-    // `ip` says at last which of the commands it was, which nobody has seen.
-    let mut lines = text.lines().filter(|line| !line.starts_with("Command failed"));
-    Err(failed(lines.next_back().unwrap_or("it says nothing")))
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(cannot(IP, said.lines().next().unwrap_or("it says nothing")))
+}
+
+fn cannot(program: &str, cause: &str) -> io::Error {
+    io::Error::other(format!("{program} cannot do that: {cause}"))
 }
 
 #[cfg(test)]

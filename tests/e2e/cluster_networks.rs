@@ -137,8 +137,8 @@ fn in_a_network_of_its_own(commands: &str) {
 /// A host with a network of its own, and a server in another one that only it is led to.
 #[test]
 fn tasks_reach_what_is_beyond_the_host() {
-    if Command::new("pasta").arg("--version").output().is_err() {
-        let _ = writeln!(stderr(), "NOT TESTED that tasks reach what is beyond the host: there is no pasta (of passt)");
+    if Command::new("slirp4netns").arg("--version").output().is_err() {
+        let _ = writeln!(stderr(), "NOT TESTED that tasks reach what is beyond the host: there is no slirp4netns");
         return;
     }
     let (ready, tid) = mpsc::channel();
@@ -184,7 +184,7 @@ fn tasks_reach_what_is_beyond_the_host() {
         symlink(ip, programs.path().join("ip")).unwrap();
         let up = cluster.home.berth("cluster up --listen 127.0.0.1:0").env("PATH", programs.path().to_str().unwrap());
         let said = up.ok().stderr_text();
-        assert!(said.contains("nothing beyond") && said.contains("`pasta` (of passt)"), "{said}");
+        assert!(said.contains("nothing beyond") && said.contains("`slirp4netns`"), "{said}");
     });
     host.join().unwrap();
     assert_eq!(world.join().unwrap().ip().to_string(), "198.51.100.2", "it is the host that comes");
