@@ -100,7 +100,7 @@ fn spoil(part: &mut Value, choices: &[prop::sample::Index], by: Value) {
 }
 
 fn read_all(call: &Value) -> [Option<Invalid>; 5] {
-    let record = sessions::record(call.to_string().as_bytes());
+    let record = sessions::record(call.clone());
     [
         scheduler::read(call.clone(), "m").err(),
         operator::read(call.clone()).err(),

@@ -8,6 +8,7 @@ pub mod events;
 pub mod executor;
 pub mod framework;
 pub mod operator;
+pub mod protobuf;
 pub mod resources;
 pub mod scheduler;
 pub mod sessions;

@@ -16,6 +16,7 @@ mod agents;
 pub(crate) mod answer;
 mod authentication;
 mod core;
+pub(crate) mod format;
 mod join;
 pub(crate) mod limits;
 mod metrics;
