@@ -70,10 +70,10 @@ impl Message {
         POOL.get_message_by_name(name).expect("it is in proto/")
     }
 
-    /// Whether it can say the type that this JSON is of.
-    pub fn has_type(self, json: &Json) -> bool {
+    /// Whether it can be of this type.
+    pub fn has_type(self, name: &str) -> bool {
         let kind = self.descriptor().get_field_by_name("type").map(|field| field.kind());
-        matches!((kind, json["type"].as_str()), (Some(Kind::Enum(all)), Some(name)) if all.get_value_by_name(name).is_some())
+        matches!(kind, Some(Kind::Enum(all)) if all.get_value_by_name(name).is_some())
     }
 
     /// Reads its bytes.
@@ -184,4 +184,153 @@ fn write_one(json: &Json, kind: &Kind) -> Option<Value> {
         Kind::Enum(all) => Value::EnumNumber(all.get_value_by_name(json.as_str()?)?.number()),
         Kind::Message(inner) => Value::Message(json.is_object().then(|| message(json, inner.clone()))?),
     })
+}
+
+/// Reads bytes as every message that clients send; for `fuzz/`. What was read once stays the same when it is written and read again.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz_calls(bytes: &[u8]) {
+    use super::{agent, executor, operator, scheduler, sessions};
+    for sent in [Message::SchedulerCall, Message::ExecutorCall, Message::MasterCall, Message::AgentCall] {
+        let Ok(first) = sent.read(bytes) else { continue };
+        // Which calls are right is for others to say.
+        let _ = match sent {
+            Message::SchedulerCall => scheduler::read(first.clone(), "m").err(),
+            Message::ExecutorCall => executor::read(first.clone()).err(),
+            Message::MasterCall => operator::read(first.clone()).err(),
+            _ => agent::read(first.clone()).err().or(sessions::record(first.clone()).err()),
+        };
+        // The first time fields are added that a message has to have.
+        let again = |json: &Json| sent.read(&sent.write(json)).expect("what is written can be read");
+        let second = again(&first);
+        assert_eq!(again(&second), second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Bytes as they are in definitions and captures.
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
+
+    #[test]
+    fn bytes_are_those_of_mesos() {
+        let id = |text: &str| json!({ "value": text });
+        let cases = [
+            (
+                Message::SchedulerCall,
+                "0a03 0a0166 1008 421c 0a03 0a0161 1203 0a0174 1a10 00000000000000000000000000000007",
+                json!({
+                    "framework_id": id("f"),
+                    "type": "ACKNOWLEDGE",
+                    "acknowledge": { "agent_id": id("a"), "task_id": id("t"), "uuid": "AAAAAAAAAAAAAAAAAAAABw==" },
+                }),
+            ),
+            (
+                Message::SchedulerCall,
+                "1005 7a06 0a0161 0a0162",
+                json!({ "type": "REVIVE", "revive": { "roles": ["a", "b"] } }),
+            ),
+            (Message::SchedulerEvent, "0808", json!({ "type": "HEARTBEAT" })),
+            (
+                Message::SchedulerEvent,
+                "0806 3a0d 0a03 0a0161 1203 0a0165 1880 06",
+                json!({ "type": "FAILURE", "failure": { "agent_id": id("a"), "executor_id": id("e"), "status": 768 } }),
+            ),
+            (
+                Message::ExecutorCall,
+                "0a03 0a0165 1203 0a0166 1803 3204 12027870",
+                json!({ "executor_id": id("e"), "framework_id": id("f"), "type": "MESSAGE", "message": { "data": "eHA=" } }),
+            ),
+            (
+                Message::ExecutorEvent,
+                "0803 2a0f 0a03 0a0174 1208 0a06 0880d0acf30e",
+                json!({ "type": "KILL", "kill": {
+                    "task_id": id("t"), "kill_policy": { "grace_period": { "nanoseconds": 4_000_000_000_u64 } },
+                } }),
+            ),
+            (
+                Message::MasterCall,
+                "0824 a20118 1216 0a0161 1211 0a0463707573 1209 09000000000000f03f",
+                json!({ "type": "UPDATE_QUOTA", "update_quota": { "quota_configs": [
+                    { "role": "a", "guarantees": { "cpus": { "value": 1.0 } } },
+                ] } }),
+            ),
+            (
+                Message::AgentCall,
+                "0817 7209 0a07 0a0173 1202 0a00",
+                json!({ "type": "WAIT_CONTAINER", "wait_container": {
+                    "container_id": { "value": "s", "parent": id("") },
+                } }),
+            ),
+        ];
+        for (message, bytes, json) in cases {
+            assert_eq!(message.read(&hex(bytes)).unwrap(), json, "{bytes}");
+            assert_eq!(message.write(&json), hex(bytes), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_protobuf_cannot_say_is_left_out() {
+        let json = json!({
+            "type": "UPDATE",
+            "own": {},
+            "update": { "status": {
+                "state": "TASK_RUNNING", "task_id": { "value": 7 }, "reason": "REASON_OWN", "healthy": "yes", "data": "?",
+                "timestamp": "now", "labels": { "labels": [{ "key": "k" }, 7] }, "check_status": { "http": { "status_code": -1 } },
+                "container_status": null,
+            } },
+        });
+        // Where something has to be there it is empty.
+        let expected = json!({ "type": "UPDATE", "update": { "status": {
+            "state": "TASK_RUNNING", "task_id": { "value": "" }, "labels": { "labels": [{ "key": "k" }] },
+            "check_status": { "http": {} },
+        } } });
+        assert_eq!(Message::SchedulerEvent.read(&Message::SchedulerEvent.write(&json)).unwrap(), expected);
+        assert_eq!(Message::SchedulerEvent.write(&Json::Null), [0_u8; 0]);
+    }
+
+    #[test]
+    fn what_json_cannot_say_is_left_out_or_unknown() {
+        let read = |bytes: &str| Message::SchedulerCall.read(&hex(bytes)).unwrap();
+        assert_eq!(read("1063"), json!({ "type": "UNKNOWN" }));
+        assert_eq!(read("1005 f80101 fa0100"), json!({ "type": "REVIVE" }), "fields of the future");
+        let decline = read("2a0b 120909000000000000f07f");
+        assert_eq!(decline["decline"]["filters"]["refuse_seconds"], "inf", "which is no number to anybody");
+        assert_eq!(read("0a03 0a0166 0a03 0a0167"), json!({ "framework_id": { "value": "g" } }), "the last one counts");
+        let status = Message::ExecutorCall.read(&hex("2a06 0a04 1063 4801")).unwrap();
+        assert_eq!(status["update"]["status"], json!({ "source": "SOURCE_AGENT" }), "there is no unknown state");
+    }
+
+    #[test]
+    fn records_become_those_of_protobuf_however_deep_they_are() {
+        let deep = (0..200).fold(json!({}), |inner, _| json!({ "x": inner }));
+        let record = recordio::frame(json!({ "type": "HEARTBEAT", "deep": deep }).to_string().as_bytes());
+        assert_eq!(Message::SchedulerEvent.write_record(&record), b"2\n\x08\x08"[..]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn any_bytes_are_a_call_or_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            fuzz_calls(&bytes);
+        }
+
+        /// Keys of fields that there are, with lengths that may be right.
+        #[test]
+        fn fields_in_any_order_are_a_call_or_none(
+            fields in prop::collection::vec((0..20_u8, 0..3_u8, prop::collection::vec(0..30_u8, 0..9)), 0..9),
+        ) {
+            let field = |(number, kind, rest): (u8, u8, Vec<u8>)| [vec![number << 3 | kind, rest.len() as u8], rest].concat();
+            fuzz_calls(&fields.into_iter().flat_map(field).collect::<Vec<u8>>());
+        }
+    }
 }

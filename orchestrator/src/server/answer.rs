@@ -104,7 +104,7 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     answer
 }
 
-/// Reads a call of at most so many bytes, and in which format the answer is welcome.
+/// Reads a call of at most so many bytes of JSON, and in which format the answer is welcome.
 pub async fn read_call(
     headers: &HeaderMap,
     body: Incoming,
@@ -120,7 +120,7 @@ pub async fn read_call(
 /// Reads a call. In which format the answer is welcome depends on it.
 pub async fn read_sent(headers: &HeaderMap, body: Incoming, message: Message, most: usize) -> Result<Value, Problem> {
     let format = Format::sent(&sent_type(headers)?)?;
-    Ok(format.read(&read_body(body, most).await?, message)?)
+    Ok(format.read(&read_body(body, format.most(most)).await?, message)?)
 }
 
 /// Reads a request whose body has to be JSON of at most so many bytes, as the answer will be.

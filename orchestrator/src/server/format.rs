@@ -58,10 +58,10 @@ impl Format {
     /// That of the answer to a call.
     pub fn of_answer(headers: &HeaderMap, call: &Value, message: Message) -> Result<Format, Problem> {
         let format = Format::welcome(headers, &ACCEPT)?;
-        if format == Format::Protobuf && !message.has_type(call) {
-            let call = call["type"].as_str().unwrap_or_default();
+        let kind = call["type"].as_str();
+        if let Some(kind) = kind.filter(|kind| format == Format::Protobuf && !message.has_type(kind)) {
             let message =
-                format!("`{call}` is no call of Mesos', so {PROTOBUF} cannot say what it answers; {JSON} can");
+                format!("`{kind}` is no call of Mesos', so {PROTOBUF} cannot say what it answers; {JSON} can");
             return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, message));
         }
         Ok(format)
@@ -76,6 +76,15 @@ impl Format {
     /// That of the records of a body that is [`RECORDS`].
     pub fn of_sent_records(headers: &HeaderMap) -> Result<Format, Problem> {
         header(headers, &MESSAGE_CONTENT_TYPE)?.map_or(Ok(Format::Json), |sent| Format::sent(&media_type(sent)))
+    }
+
+    /// How many bytes of it may be sent where it is so many of JSON. Protobuf says the same in fewer, and for each of them takes up to
+    /// four times as much memory while it is read.
+    pub fn most(self, of_json: usize) -> usize {
+        match self {
+            Format::Json => of_json,
+            Format::Protobuf => of_json / 4,
+        }
     }
 
     /// Reads what was sent.
