@@ -59,7 +59,7 @@ fn a_framework_that_speaks_nothing_else_runs_a_task() {
     assert_eq!(first.number(1), SUBSCRIBED);
     let subscribed = first.at(&[2]);
     let framework = subscribed.at(&[1]).text(1).to_owned();
-    assert_eq!(subscribed.double(2), 1.0);
+    assert_eq!(subscribed.part(2), &Part::Double(1.0));
     let info = subscribed.at(&[3]);
     let port = u64::from(master.address.port());
     assert_eq!((info.text(6), info.number(3), info.at(&[7]).number(3)), ("1.11.0", port, port));
@@ -192,7 +192,7 @@ fn operators_ask_and_change_in_protobuf() {
     assert_eq!(state.at(&[9, 3, 1, 1, 3]).text(1), framework);
     let known = state.at(&[9, 4, 1]);
     assert_eq!((known.number(2), known.text(3)), (1, env!("CARGO_PKG_VERSION")));
-    assert_eq!(known.messages(7)[1].at(&[3]).double(1), 8192.0);
+    assert_eq!(known.messages(7)[1].at(&[3]).part(1), &Part::Double(8192.0));
     assert_eq!(ask(&number(1, 10)).at(&[10, 1, 1]).text(1), "127.0.0.1", "GET_AGENTS");
 
     // Maps are messages with a key and a value.
