@@ -119,7 +119,7 @@ pub async fn read_call(
 
 /// Reads a call. In which format the answer is welcome depends on it.
 pub async fn read_sent(headers: &HeaderMap, body: Incoming, message: Message, most: usize) -> Result<Value, Problem> {
-    let format = Format::sent(&sent_type(headers)?)?;
+    let format = Format::of_sent(headers)?;
     Ok(format.read(&read_body(body, format.most(most)).await?, message)?)
 }
 
@@ -128,7 +128,7 @@ pub async fn read_json(headers: &HeaderMap, body: Incoming, most: usize) -> Resu
     expect_accepted(headers, JSON)?;
     let sent = sent_type(headers)?;
     if sent != JSON {
-        return Err(unsupported(&sent, &format!("{JSON} is")));
+        return Err(unsupported("Content-Type", &sent, &format!("{JSON} is")));
     }
     Ok(api::parse(&read_body(body, most).await?)?)
 }

@@ -6,7 +6,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 
-use super::answer::{Body, Problem, header, json, media_type, with_type};
+use super::answer::{Body, Problem, header, json, media_type, sent_type, with_type};
 use crate::api::protobuf::Message;
 use crate::api::{self, Invalid};
 
@@ -38,10 +38,14 @@ impl Format {
         }
     }
 
-    /// That of something sent, if it is one that is known.
-    pub fn sent(media_type: &str) -> Result<Format, Problem> {
+    /// That of a body.
+    pub fn of_sent(headers: &HeaderMap) -> Result<Format, Problem> {
+        Format::named(&sent_type(headers)?, "Content-Type")
+    }
+
+    fn named(media_type: &str, by: &str) -> Result<Format, Problem> {
         let known = [Format::Json, Format::Protobuf].into_iter().find(|format| format.media_type() == media_type);
-        known.ok_or_else(|| unsupported(media_type, &format!("{JSON} and {PROTOBUF} are")))
+        known.ok_or_else(|| unsupported(by, media_type, &format!("{JSON} and {PROTOBUF} are")))
     }
 
     /// That which is welcome: JSON where both are, as in Mesos.
@@ -75,7 +79,8 @@ impl Format {
 
     /// That of the records of a body that is [`RECORDS`].
     pub fn of_sent_records(headers: &HeaderMap) -> Result<Format, Problem> {
-        header(headers, &MESSAGE_CONTENT_TYPE)?.map_or(Ok(Format::Json), |sent| Format::sent(&media_type(sent)))
+        let sent = header(headers, &MESSAGE_CONTENT_TYPE)?;
+        sent.map_or(Ok(Format::Json), |sent| Format::named(&media_type(sent), "Message-Content-Type"))
     }
 
     /// How many bytes of it may be sent where it is so many of JSON. Protobuf says the same in fewer, and for each of them takes up to
@@ -156,7 +161,7 @@ pub fn expect_accepted(headers: &HeaderMap, answer: &str) -> Result<(), Problem>
 }
 
 /// What was sent is of another type than what is read.
-pub fn unsupported(sent: &str, supported: &str) -> Problem {
-    let message = format!("the Content-Type `{sent}` is not supported; {supported}");
+pub fn unsupported(header: &str, sent: &str, supported: &str) -> Problem {
+    let message = format!("the {header} `{sent}` is not supported; {supported}");
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
 }
