@@ -36,6 +36,12 @@ pub fn frame(record: &[u8]) -> Bytes {
     framed.into()
 }
 
+/// The record in a frame.
+pub fn unframe(framed: &[u8]) -> &[u8] {
+    let head = framed.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    &framed[head..]
+}
+
 /// Cuts a stream into records.
 #[derive(Debug)]
 pub struct Decoder {

@@ -1,5 +1,6 @@
 //! Whatever is sent, reading it ends with a value or an error that names a field: never with a panic.
 
+use berth_orchestrator::api::protobuf::Message;
 use berth_orchestrator::api::{Invalid, agent, executor, operator, parse, scheduler, sessions};
 use berth_orchestrator::recordio::{Decoder, frame};
 use proptest::prelude::*;
@@ -100,7 +101,7 @@ fn spoil(part: &mut Value, choices: &[prop::sample::Index], by: Value) {
 }
 
 fn read_all(call: &Value) -> [Option<Invalid>; 5] {
-    let record = sessions::record(call.to_string().as_bytes());
+    let record = sessions::record(call.clone());
     [
         scheduler::read(call.clone(), "m").err(),
         operator::read(call.clone()).err(),
@@ -141,6 +142,27 @@ fn lists_are_no_messages() {
     let update =
         json!({ "type": "UPDATE", "framework_id": ids.0, "executor_id": ids.1, "update": { "status": status } });
     assert_eq!(executor::read(update).unwrap_err().field, "update.status");
+}
+
+#[test]
+fn calls_that_come_as_protobuf_mean_the_same() {
+    type Read = fn(Value) -> bool;
+    let all: [(Message, Read); 5] = [
+        (Message::SchedulerCall, |call| scheduler::read(call, "m").is_ok()),
+        (Message::ExecutorCall, |call| executor::read(call).is_ok()),
+        (Message::MasterCall, |call| operator::read(call).is_ok()),
+        (Message::AgentCall, |call| agent::read(call).is_ok()),
+        (Message::AgentCall, |call| sessions::record(call).is_ok()),
+    ];
+    for call in calls() {
+        let call = parse(call.to_string().as_bytes()).unwrap();
+        let kind = call["type"].as_str().unwrap();
+        // Some are berth's own.
+        for (sent, reads) in all.into_iter().filter(|(sent, reads)| reads(call.clone()) && sent.has_type(kind)) {
+            let received = sent.read(&sent.write(&call)).unwrap();
+            assert!(reads(received.clone()), "{call} comes as {received}");
+        }
+    }
 }
 
 proptest! {

@@ -33,6 +33,7 @@ use super::Happening;
 use super::tasks::Refusal;
 use super::tokens::Tokens;
 use crate::api::executor::{self, Event};
+use crate::api::protobuf::Message;
 use crate::master::AgentInfo;
 use crate::recordio;
 use crate::resources::Ports;
@@ -203,7 +204,7 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
     let (parts, body) = request.into_parts();
     let name = host.caller(&parts.headers)?;
     let slot = host.slot(&name).ok_or_else(Problem::too_often)?;
-    let call = answer::read_json(&parts.headers, body, MOST_BODY).await?;
+    let (call, format) = answer::read_call(&parts.headers, body, Message::ExecutorCall, MOST_BODY).await?;
     let request = executor::read(call)?;
     drop(slot);
     let (sender, receiver) = oneshot::channel();
@@ -217,7 +218,7 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
             // One that does not read does not have to hear it several times then.
             heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let events = Events { queue, heartbeat, name, number, happenings: host.happenings.clone() };
-            Ok(answer::stream(StreamBody::new(events).boxed()))
+            Ok(format.stream(StreamBody::new(events).boxed(), Message::ExecutorEvent))
         }
         Answer::TooOften => Err(Problem::too_often()),
         Answer::Refused(refusal) => {

@@ -1,4 +1,5 @@
-//! The JSON of the Mesos v1 APIs: what calls mean, and how events and answers are written.
+//! The JSON of the Mesos v1 APIs: what calls mean, and how events and answers are written. Those of clients that speak
+//! [`protobuf`] become JSON first, or are made of it.
 //!
 //! Reading is lenient where clients of old differ (`null` stands for a field that is not there, unknown fields are
 //! skipped) and strict in what is left: an error names the field. Nothing here knows a socket.
@@ -8,6 +9,7 @@ pub mod events;
 pub mod executor;
 pub mod framework;
 pub mod operator;
+pub mod protobuf;
 pub mod resources;
 pub mod scheduler;
 pub mod sessions;

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Id, Invalid, decode, parse, payload};
+use super::{Id, Invalid, decode, payload};
 use crate::agent::command::CommandInfo;
 
 /// A program that is to run in a task's sandbox.
@@ -175,8 +175,8 @@ impl WaitContainer {
 }
 
 /// Reads one record of `ATTACH_CONTAINER_INPUT`.
-pub fn record(bytes: &[u8]) -> Result<Record, Invalid> {
-    let call: Call = decode(parse(bytes)?)?;
+pub fn record(call: Value) -> Result<Record, Invalid> {
+    let call: Call = decode(call)?;
     if call.kind != "ATTACH_CONTAINER_INPUT" {
         return Err(Invalid::new("type", format!("is `{}`; this stream takes ATTACH_CONTAINER_INPUT", call.kind)));
     }
@@ -244,7 +244,7 @@ mod tests {
 
     fn input(attach: &Value) -> Result<Record, Invalid> {
         let call = json!({ "type": "ATTACH_CONTAINER_INPUT", "attach_container_input": attach });
-        record(call.to_string().as_bytes())
+        record(call)
     }
 
     #[test]

@@ -12,19 +12,14 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::core::Stopped;
+use super::format::{Format, JSON, expect_accepted, unsupported};
 use super::limits;
+use crate::api::protobuf::Message;
 use crate::api::{self, Invalid};
 use crate::master::Refused;
 
 /// What an answer carries.
 pub type Body = BoxBody<Bytes, Infallible>;
-
-/// What calls and answers are.
-pub const JSON: &str = "application/json";
-/// What streams of records are that agents send and take.
-pub const RECORDS: &str = "application/recordio";
-/// What is in their records.
-const MESSAGE_CONTENT_TYPE: HeaderName = HeaderName::from_static("message-content-type");
 
 /// Why a request is not done.
 #[derive(Debug)]
@@ -84,7 +79,8 @@ impl From<Refused> for Problem {
     }
 }
 
-fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+/// A body of this type.
+pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut answer = Response::new(Full::new(body.into()).boxed());
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -108,45 +104,33 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     answer
 }
 
-/// A stream of JSON records.
-pub fn stream(body: Body) -> Response<Body> {
-    let mut answer = Response::new(body);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-    answer
+/// Reads a call of at most so many bytes of JSON, and in which format the answer is welcome.
+pub async fn read_call(
+    headers: &HeaderMap,
+    body: Incoming,
+    message: Message,
+    most: usize,
+) -> Result<(Value, Format), Problem> {
+    Format::welcome(headers, &ACCEPT)?;
+    let call = read_sent(headers, body, message, most).await?;
+    let format = Format::of_answer(headers, &call, message)?;
+    Ok((call, format))
 }
 
-/// A stream of JSON records that says what it is.
-pub fn records(body: Body) -> Response<Body> {
-    let mut answer = Response::new(body);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(RECORDS));
-    answer.headers_mut().insert(MESSAGE_CONTENT_TYPE, HeaderValue::from_static(JSON));
-    answer
+/// Reads a call. In which format the answer is welcome depends on it.
+pub async fn read_sent(headers: &HeaderMap, body: Incoming, message: Message, most: usize) -> Result<Value, Problem> {
+    let format = Format::of_sent(headers)?;
+    Ok(format.read(&read_body(body, format.most(most)).await?, message)?)
 }
 
-/// Reads a call, whose body has to be JSON, as the answer will be.
-pub async fn read_call(headers: &HeaderMap, body: Incoming) -> Result<Value, Problem> {
-    read_json(headers, body, limits::BODY).await
-}
-
-/// The same, of a body with so many bytes at most.
+/// Reads a request whose body has to be JSON of at most so many bytes, as the answer will be.
 pub async fn read_json(headers: &HeaderMap, body: Incoming, most: usize) -> Result<Value, Problem> {
     expect_accepted(headers, JSON)?;
-    read_body(headers, body, most).await
-}
-
-/// Reads a call, whose body has to be JSON. What the answer will be depends on it.
-pub async fn read_sent(headers: &HeaderMap, body: Incoming) -> Result<Value, Problem> {
-    read_body(headers, body, limits::BODY).await
-}
-
-/// Insists that an answer of this type is welcome.
-pub fn expect_accepted(headers: &HeaderMap, answer: &str) -> Result<(), Problem> {
-    let accepted = header(headers, &ACCEPT)?.unwrap_or("*/*");
-    if accepted.split(',').map(media_type).any(|accepted| [answer, "application/*", "*/*"].contains(&&*accepted)) {
-        return Ok(());
+    let sent = sent_type(headers)?;
+    if sent != JSON {
+        return Err(unsupported("Content-Type", &sent, &format!("{JSON} is")));
     }
-    let message = format!("the answer is {answer}, which `{accepted}` does not accept");
-    Err(Problem::new(StatusCode::NOT_ACCEPTABLE, message))
+    Ok(api::parse(&read_body(body, most).await?)?)
 }
 
 /// The type of what was sent.
@@ -155,15 +139,9 @@ pub fn sent_type(headers: &HeaderMap) -> Result<String, Problem> {
     header(headers, &CONTENT_TYPE)?.map(media_type).ok_or_else(missing)
 }
 
-async fn read_body(headers: &HeaderMap, body: Incoming, most: usize) -> Result<Value, Problem> {
-    let sent = sent_type(headers)?;
-    if sent != JSON {
-        let message = format!("the Content-Type `{sent}` is not supported; {JSON} is");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    }
+async fn read_body(body: Incoming, most: usize) -> Result<Vec<u8>, Problem> {
     let body = timeout(limits::PATIENCE, read_whole(body, most)).await;
-    let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?;
-    Ok(api::parse(&body?)?)
+    body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"))?
 }
 
 /// A body of at most so many bytes. Of one that has more some is read nevertheless: who is still sending when the connection is closed
@@ -207,6 +185,6 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'
 }
 
 /// `application/json` of `Application/JSON; charset=utf-8`.
-fn media_type(text: &str) -> String {
+pub fn media_type(text: &str) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

@@ -9,13 +9,14 @@
 //! Of several masters that share an etcd one is like that. The others answer by `standby.rs` until they lead.
 //!
 //! Start reading at [`Server`], then `core.rs`, which says what is durable when. What calls and events look like is in
-//! [`crate::api`].
+//! [`crate::api`]; whether they are JSON or protobuf is a matter of `format.rs` alone.
 
 mod access;
 mod agents;
 pub(crate) mod answer;
 mod authentication;
 mod core;
+pub(crate) mod format;
 mod join;
 pub(crate) mod limits;
 mod metrics;

@@ -10,15 +10,17 @@ use serde_json::Value;
 
 use super::answer::{self, Body, Problem};
 use super::core::Core;
+use super::format::Format;
 use super::scheduler::Events;
 use super::{Shared, join, limits};
 use crate::api::events;
 use crate::api::operator::{self, Change, Identity, Request};
+use crate::api::protobuf::Message;
 use crate::recordio;
 
 /// Answers one call.
 pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Problem> {
-    let call = answer::read_call(headers, body).await?;
+    let (call, format) = answer::read_call(headers, body, Message::MasterCall, limits::BODY).await?;
     shared.admit()?;
     match operator::read(call)? {
         Request::Look(look) => {
@@ -31,12 +33,12 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
                     "explain_task.task_id: no task has this id; those that have ended and were acknowledged are forgotten",
                 )
             };
-            found.map(|found| answer::json(&found)).ok_or_else(unknown)
+            found.map(|found| format.answer(&found, Message::MasterResponse)).ok_or_else(unknown)
         }
-        Request::Subscribe => subscribe(shared).await,
+        Request::Subscribe => subscribe(shared, format).await,
         Request::Token(call) => match join::operate(shared, call).await? {
             Value::Null => Ok(answer::empty(StatusCode::OK)),
-            found => Ok(answer::json(&found)),
+            found => Ok(format.answer(&found, Message::MasterResponse)),
         },
         Request::Change(change) => {
             shared.core.ask(move |core| change_core(core, change)).await??;
@@ -46,7 +48,7 @@ pub async fn answer(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Res
 }
 
 /// The state there is, and then all that happens, until the client leaves or is too slow.
-async fn subscribe(shared: &Shared) -> Result<Response<Body>, Problem> {
+async fn subscribe(shared: &Shared, format: Format) -> Result<Response<Body>, Problem> {
     let handle = shared.core.clone();
     let subscribed = shared.core.ask(move |core| {
         if core.master.observers() >= limits::OBSERVERS {
@@ -66,7 +68,8 @@ async fn subscribe(shared: &Shared) -> Result<Response<Body>, Problem> {
     let (snapshot, heartbeat, events) = subscribed.await??;
     let state = recordio::frame(events::subscribed(&snapshot, heartbeat).to_string().as_bytes());
     let state = stream::iter([Ok::<_, Infallible>(Frame::data(state))]);
-    Ok(answer::stream(BodyExt::boxed(StreamBody::new(state.chain(events)))))
+    let body = BodyExt::boxed(StreamBody::new(state.chain(events)));
+    Ok(format.stream(body, Message::MasterEvent))
 }
 
 fn change_core(core: &mut Core, change: Change) -> Result<(), Problem> {

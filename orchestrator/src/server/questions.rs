@@ -5,11 +5,13 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::answer::{self, Body, JSON, Problem, RECORDS};
+use super::answer::{self, Body, Problem};
 use super::core::Handle;
-use super::limits::PATIENCE;
+use super::format::{Format, RECORDS};
+use super::limits::{self, PATIENCE};
 use super::{Shared, sessions};
 use crate::api::agent::{self as api, Answer, Question};
+use crate::api::protobuf::Message;
 use crate::master::AgentId;
 
 /// The agent that a path is about, if it is about one.
@@ -27,24 +29,27 @@ pub async fn answer(
 ) -> Result<Response<Body>, Problem> {
     if answer::sent_type(headers)? == RECORDS {
         shared.admit()?;
-        return sessions::attach(&shared.core, &agent, body).await;
+        return sessions::attach(&shared.core, &agent, Format::of_sent_records(headers)?, body).await;
     }
-    let call = answer::read_sent(headers, body).await?;
+    let call = answer::read_sent(headers, body, Message::AgentCall, limits::BODY).await?;
     shared.admit()?;
+    let format = Format::of_answer(headers, &call, Message::AgentCall);
     let question = api::read(call)?;
-    let is_stream = matches!(question, Question::Launch(_));
-    answer::expect_accepted(headers, if is_stream { RECORDS } else { JSON })?;
-    match question {
-        Question::Launch(launch) => sessions::launch(&shared.core, agent, launch).await,
-        Question::Wait { session } => sessions::wait(&shared.core, &agent, session).await,
-        question => match ask(&shared.core, &agent, question).await? {
-            Answer::Listed(infos) => Ok(answer::json(&api::listed(&infos))),
-            Answer::Read(size, data) => Ok(answer::json(&api::file(size, &data))),
-            Answer::Present => Ok(answer::json(&api::prefetched(true))),
-            Answer::Pulling => Ok(answer::json(&api::prefetched(false))),
-            other => Err(refusal(other)),
-        },
+    if let Question::Launch(launch) = question {
+        return sessions::launch(&shared.core, agent, Format::of_records(headers)?, launch).await;
     }
+    let format = format?;
+    let found = match question {
+        Question::Wait { session } => sessions::wait(&shared.core, &agent, session).await?,
+        question => match ask(&shared.core, &agent, question).await? {
+            Answer::Listed(infos) => api::listed(&infos),
+            Answer::Read(size, data) => api::file(size, &data),
+            Answer::Present => api::prefetched(true),
+            Answer::Pulling => api::prefetched(false),
+            other => return Err(refusal(other)),
+        },
+    };
+    Ok(format.answer(&found, Message::AgentResponse))
 }
 
 /// Asks an agent something.

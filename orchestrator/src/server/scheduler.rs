@@ -17,9 +17,11 @@ use super::Shared;
 use super::answer::{self, Body, Problem, header};
 use super::authentication::Principal;
 use super::core::{Core, FrameworkLink, Handle};
-use super::limits::Bucket;
+use super::format::Format;
+use super::limits::{self, Bucket};
 use super::queue::Queue;
 use crate::api::framework::Framework;
+use crate::api::protobuf::Message;
 use crate::api::scheduler::{self, Request, Writer};
 use crate::master::{Call, Connection, FrameworkId};
 
@@ -32,7 +34,7 @@ pub async fn answer(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Response<Body>, Problem> {
-    let call = answer::read_call(headers, body).await?;
+    let (call, format) = answer::read_call(headers, body, Message::SchedulerCall, limits::BODY).await?;
     let mut request = scheduler::read(call, &shared.id)?;
     if let (Some(principal), Request::Subscribe(framework) | Request::Update(_, framework)) = (&principal, &mut request)
     {
@@ -44,7 +46,7 @@ pub async fn answer(
             if stream.is_some() {
                 return Err(Problem::bad("a SUBSCRIBE call comes without the header Mesos-Stream-Id"));
             }
-            return subscribe(shared, principal, framework).await;
+            return subscribe(shared, principal, framework, format).await;
         }
         Request::Update(ref id, ref framework) => {
             if let Some(refusal) = principal.as_ref().and_then(|principal| principal.refusal(&framework.info)) {
@@ -127,6 +129,7 @@ async fn subscribe(
     shared: &Shared,
     principal: Option<Arc<Principal>>,
     framework: Framework,
+    format: Format,
 ) -> Result<Response<Body>, Problem> {
     shared.admit()?;
     let stream = Uuid::new_v4();
@@ -156,7 +159,7 @@ async fn subscribe(
         events
     });
     let events = subscribed.await?;
-    let mut answer = answer::stream(StreamBody::new(events).boxed());
+    let mut answer = format.stream(StreamBody::new(events).boxed(), Message::SchedulerEvent);
     let id = HeaderValue::try_from(stream.to_string()).expect("a UUID is printable");
     answer.headers_mut().insert(STREAM_ID, id);
     Ok(answer)

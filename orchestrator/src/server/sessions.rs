@@ -10,27 +10,30 @@ use futures_util::Stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Response, StatusCode};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::answer::{self, Body, Problem};
 use super::core::Handle;
+use super::format::Format;
 use super::limits::{self, PATIENCE};
 use super::questions::{ask, refusal};
 use crate::api::agent::{Answer, Question};
+use crate::api::protobuf::Message;
 use crate::api::sessions::{self as api, Input, Launch, Record};
 use crate::master::AgentId;
 use crate::recordio::{self, Decoder};
 
 /// Starts a program, and answers with what it writes until it has ended. It ends with the stream.
-pub async fn launch(core: &Handle, agent: AgentId, launch: Launch) -> Result<Response<Body>, Problem> {
+pub async fn launch(core: &Handle, agent: AgentId, format: Format, launch: Launch) -> Result<Response<Body>, Problem> {
     let (sender, receiver) = mpsc::channel(1);
     let (started, start) = oneshot::channel();
     // Whoever asks may leave at any time.
     tokio::spawn(run(core.clone(), agent, launch, started, sender));
     let lost = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the session was lost");
     start.await.map_err(|_| lost())??;
-    Ok(answer::records(StreamBody::new(Pieces(receiver)).boxed()))
+    Ok(format.records(StreamBody::new(Pieces(receiver)).boxed(), Message::ProcessIo))
 }
 
 async fn run(
@@ -72,8 +75,13 @@ async fn relay(core: &Handle, agent: &AgentId, session: &str, to: &mpsc::Sender<
 }
 
 /// Passes on what a program is to read, until there is no more of it or the program has ended.
-pub async fn attach(core: &Handle, agent: &AgentId, mut body: Incoming) -> Result<Response<Body>, Problem> {
-    let passed = pass_all_on(core, agent, &mut body).await;
+pub async fn attach(
+    core: &Handle,
+    agent: &AgentId,
+    format: Format,
+    mut body: Incoming,
+) -> Result<Response<Body>, Problem> {
+    let passed = pass_all_on(core, agent, format, &mut body).await;
     if passed.is_err() {
         // Who is still sending when the connection is closed would see that instead of the answer.
         let _ = timeout(PATIENCE, answer::read_in_vain(&mut body)).await;
@@ -81,7 +89,7 @@ pub async fn attach(core: &Handle, agent: &AgentId, mut body: Incoming) -> Resul
     passed.map(|()| answer::empty(StatusCode::OK))
 }
 
-async fn pass_all_on(core: &Handle, agent: &AgentId, body: &mut Incoming) -> Result<(), Problem> {
+async fn pass_all_on(core: &Handle, agent: &AgentId, format: Format, body: &mut Incoming) -> Result<(), Problem> {
     let mut decoder = Decoder::new(limits::INPUT_RECORD);
     let mut session: Option<String> = None;
     loop {
@@ -101,7 +109,7 @@ async fn pass_all_on(core: &Handle, agent: &AgentId, body: &mut Incoming) -> Res
         };
         decoder.push(frame.data_ref().map_or(&[], |data| data));
         while let Some(record) = decoder.next_record().map_err(|wrong| Problem::bad(wrong.to_string()))? {
-            match (api::record(&record)?, &session) {
+            match (api::record(format.read(&record, Message::AgentCall)?)?, &session) {
                 (Record::Session(name), None) => session = Some(name),
                 (Record::Input(input), Some(session)) => pass_on(core, agent, session, Some(input)).await?,
                 (Record::Heartbeat, Some(_)) => {}
@@ -122,12 +130,12 @@ async fn pass_on(core: &Handle, agent: &AgentId, session: &str, input: Option<In
     }
 }
 
-/// Waits for the end of a program.
-pub async fn wait(core: &Handle, agent: &AgentId, session: String) -> Result<Response<Body>, Problem> {
+/// Waits for the end of a program, and says how it was.
+pub async fn wait(core: &Handle, agent: &AgentId, session: String) -> Result<Value, Problem> {
     loop {
         match ask(core, agent, Question::Wait { session: session.clone() }).await? {
             Answer::Ended(None) => {}
-            Answer::Ended(Some(code)) => return Ok(answer::json(&api::ended(code))),
+            Answer::Ended(Some(code)) => return Ok(api::ended(code)),
             other => return Err(refusal(other)),
         }
     }

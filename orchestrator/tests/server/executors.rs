@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::client::{GIB, Master};
 use crate::http::{Answer, DEADLINE, Framework, connect, next_event, post, send, subscribe_call};
+use crate::wire::{self, field, number};
 
 const PATH: &str = "/api/v1/executor";
 
@@ -227,7 +228,8 @@ fn calls_that_are_wrong_say_what_is_wrong() {
         ("another executor", stolen("another", "e"), 403, "framework_id and executor_id"),
         ("not subscribed", post(PATH, &bearer, &heartbeat), 403, "SUBSCRIBE comes first"),
         ("no type of body", typed("X-Nothing: 1"), 400, "Content-Type"),
-        ("protobuf", typed("Content-Type: application/x-protobuf"), 415, "application/x-protobuf"),
+        ("text", typed("Content-Type: text/plain"), 415, "text/plain"),
+        ("JSON as protobuf", typed("Content-Type: application/x-protobuf"), 400, "request: is no message of protobuf"),
         ("no JSON", post(PATH, &bearer, "{"), 400, "request:"),
         ("deep JSON", post(PATH, &bearer, &"[".repeat(100_000)), 400, "request:"),
         ("no ids", post(PATH, &bearer, r#"{"type": "HEARTBEAT"}"#), 400, "framework_id"),
@@ -327,6 +329,47 @@ fn an_executor_is_told_what_to_do_and_says_what_became_of_it() {
     let failure = framework.expect("FAILURE");
     assert_eq!((&failure["agent_id"], &failure["executor_id"]["value"]), (&agent_id, &json!("e")));
     assert_eq!(executor.try_call(json!({ "type": "HEARTBEAT" })).status, 400, "it is over");
+}
+
+#[test]
+fn an_executor_that_speaks_protobuf_runs_a_task() {
+    let master = Master::start();
+    let agent = Agent::start(&master);
+    let (mut framework, executor, agent_id) = launch(&master, &agent);
+    let headers = wire::only_protobuf() + &executor.bearer();
+    let call = |kind, what: &[u8]| {
+        let ids = [field(1, wire::id(&executor.id)), field(2, wire::id(&executor.framework))].concat();
+        wire::request(PATH, &headers, &[ids, number(3, kind), what.to_vec()].concat())
+    };
+    let (head, mut stream) = wire::begin(executor.agent, &call(1, &[]));
+    assert_eq!((head.status, head.header("content-type")), (200, Some(wire::PROTOBUF)));
+    let subscribed = wire::expect(&mut stream, 1, 1).at(&[2]);
+    assert_eq!(subscribed.at(&[1, 1]).text(1), "e");
+    assert_eq!((subscribed.at(&[2]).text(1), subscribed.at(&[2, 3]).text(1)), ("", &*executor.framework));
+    assert_eq!(
+        (subscribed.at(&[3]).text(1), subscribed.at(&[3, 6]).text(1)),
+        ("127.0.0.1", agent_id["value"].as_str().unwrap())
+    );
+    let task = wire::expect(&mut stream, 1, 2).at(&[4, 1]);
+    assert_eq!((task.text(1), task.at(&[2]).text(1), task.text(6)), ("a task", "t", "hi"));
+    assert_eq!((task.at(&[5, 7]).text(3), task.messages(4)[0].at(&[3]).double(1)), ("x", 1.0));
+
+    let tell = |kind, what: &[u8]| wire::exchange(executor.agent, &call(kind, what)).0;
+    let uuid = 5_u128.to_be_bytes();
+    let status = [field(1, wire::id("t")), number(2, 1), field(3, "x"), field(11, uuid), number(8, 1)].concat();
+    assert_eq!(tell(2, &field(5, field(1, status))), 202);
+    let acknowledged = wire::expect(&mut stream, 1, 4).at(&[3]);
+    assert_eq!((acknowledged.at(&[1]).text(1), acknowledged.bytes(2)), ("t", &uuid[..]));
+    // Its framework speaks JSON.
+    let status = framework.status();
+    assert_eq!((&status["state"], &status["healthy"]), (&json!("TASK_RUNNING"), &json!(true)));
+    assert_eq!((&status["data"], &status["uuid"]), (&json!("eA=="), &json!(self::uuid(5))));
+    assert_eq!(tell(3, &field(6, field(2, "up"))), 202);
+    assert_eq!(framework.expect("MESSAGE")["data"], "dXA=");
+    assert_eq!(tell(4, &[]), 202);
+    framework.call(json!({ "type": "KILL", "kill": { "task_id": { "value": "t" } } }));
+    assert_eq!(wire::expect(&mut stream, 1, 3).at(&[5, 1]).text(1), "t");
+    wire::expect(&mut stream, 1, 9);
 }
 
 #[test]

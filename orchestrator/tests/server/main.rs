@@ -10,6 +10,8 @@ mod files;
 mod http;
 mod lifecycle;
 mod operators;
+mod protobuf;
 mod sessions;
 mod standby;
 mod tls;
+mod wire;

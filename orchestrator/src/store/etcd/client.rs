@@ -3,7 +3,7 @@
 //! <https://etcd.io/docs/v3.4/learning/api/>).
 //!
 //! The gateway is part of every etcd since 3.4 and needs nothing that is not here for other reasons. The crate
-//! `etcd-client` speaks gRPC itself, and brings tonic, prost, tower and a compiler of protobuf for six short messages.
+//! `etcd-client` speaks gRPC itself, and brings tonic, tower and what they need for six short messages.
 
 use std::fmt;
 use std::io;
