@@ -44,7 +44,7 @@ use crate::server::queue::Queue;
 const PATH: &str = "/api/v1/executor";
 /// The largest body of a call, in bytes.
 const MOST_BODY: usize = 4 << 20;
-/// How many calls of one executor are read at once.
+/// How many calls of one executor are read, or wait for their answers, at once.
 const CALLS_AT_ONCE: usize = 16;
 /// How often one may call.
 pub const CALLS: Rate = limits::FRAMEWORK_CALLS;
@@ -125,6 +125,8 @@ pub struct Called {
     pub request: executor::Request,
     /// Who waits for an answer.
     pub answer: oneshot::Sender<Answer>,
+    /// Its place among the calls of that executor, until it is answered: whether anybody waits for that or has left.
+    pub slot: OwnedSemaphorePermit,
 }
 
 /// Writes an event as it is sent.
@@ -135,7 +137,7 @@ pub fn record(event: &Event, agent: &AgentInfo) -> Bytes {
 struct Host {
     tokens: Tokens,
     happenings: UnboundedSender<Happening>,
-    /// How many more calls of an executor may be read now.
+    /// How many more calls of an executor may be under way now.
     calls: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
@@ -205,9 +207,8 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
     let slot = host.slot(&name).ok_or_else(Problem::too_often)?;
     let call = answer::read_json(&parts.headers, body, MOST_BODY).await?;
     let request = executor::read(call)?;
-    drop(slot);
     let (sender, receiver) = oneshot::channel();
-    let called = Called { name: name.clone(), request, answer: sender };
+    let called = Called { name: name.clone(), request, answer: sender, slot };
     let stopped = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is shutting down");
     host.happenings.send(Happening::Called(called)).map_err(|_| stopped())?;
     match receiver.await.map_err(|_| stopped())? {
@@ -224,7 +225,7 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
             let status = match refusal {
                 Refusal::Over => StatusCode::BAD_REQUEST,
                 Refusal::Another(..) | Refusal::NotSubscribed => StatusCode::FORBIDDEN,
-                Refusal::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+                Refusal::TooMany(_) | Refusal::TooMuch | Refusal::Busy => StatusCode::TOO_MANY_REQUESTS,
             };
             Err(Problem::new(status, refusal.to_string()))
         }

@@ -48,6 +48,13 @@ impl Feed {
     }
 }
 
+impl Feed {
+    /// How many bytes wait.
+    pub fn waiting(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
 impl Queue {
     /// The next record; none when the connection is to be closed.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
