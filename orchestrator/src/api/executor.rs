@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::resources::{self, Dialect};
-use super::scheduler::{bytes, id, update_id, write_update_id};
+use super::scheduler::{id, message_data, update_id, write_update_id};
 use super::{Id, Invalid, decode, payload};
 use crate::master::{
     AgentId, AgentInfo, ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskId, TaskInfo, TaskState, UpdateId,
@@ -180,8 +180,8 @@ pub fn read(call: Value) -> Result<Request, Invalid> {
             Call::Update(update.read(&executor).map_err(|wrong| wrong.within("update"))?)
         }
         "MESSAGE" => match (call.message, call.data) {
-            (Some(message), _) => Call::Message(bytes(&message.data, "message.data")?),
-            (None, Some(data)) => Call::Message(bytes(&data, "data")?),
+            (Some(message), _) => Call::Message(message_data(&message.data, "message.data")?),
+            (None, Some(data)) => Call::Message(message_data(&data, "data")?),
             (None, None) => return Err(Invalid::missing("message")),
         },
         "HEARTBEAT" => Call::Heartbeat,
@@ -328,6 +328,7 @@ mod tests {
             ),
             (format!(r#"{{"type": "MESSAGE", {WHO}}}"#), "message"),
             (format!(r#"{{"type": "MESSAGE", {WHO}, "message": {{"data": "?"}}}}"#), "message.data"),
+            (format!(r#"{{"type": "MESSAGE", {WHO}, "data": "{}"}}"#, "AAAA".repeat(1 << 19)), "data"),
             (
                 format!(
                     r#"{{"type": "SUBSCRIBE", {WHO}, "subscribe": {{"unacknowledged_updates": [{{"status": 7}}]}}}}"#

@@ -364,7 +364,7 @@ async fn route(host: &Host, request: Request<Incoming>, client: &Client) -> Resu
         }
         _ => {
             shared.admit()?;
-            let (counters, snapshot) = shared.core.ask(|core| (core.counters, core.snapshot())).await?;
+            let (counters, snapshot) = shared.core.ask(|core| (core.counters(), core.snapshot())).await?;
             Ok(answer::text(StatusCode::OK, counters.write(&snapshot, shared.start.elapsed())))
         }
     }
