@@ -380,7 +380,7 @@ impl Agent {
                 let (feed, queue) = queue();
                 if let Some((_, old)) = caller.subscription.replace((self.subscriptions, feed)) {
                     let superseded = Event::Error("the executor subscribed again by another connection".to_owned());
-                    let _ = old.push(listener::record(&superseded, &self.info), listener::MOST_QUEUED);
+                    old.end_with(listener::record(&superseded, &self.info));
                 }
                 self.tasks.subscribed(name, &tasks, updates);
                 return listener::Answer::Subscribed(queue, self.subscriptions);

@@ -395,3 +395,38 @@ fn messages_do_not_pile_up_for_a_master_that_does_not_read() {
         thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn connections_are_bounded_of_one_executor_and_of_one_user_who_has_shown_no_token() {
+    let master = Master::start();
+    let agent = Agent::start(&master);
+    let (_framework, executor, _) = launch(&master, &agent);
+    executor.subscribe(&json!({})).expect("SUBSCRIBED");
+    let heartbeat = executor.with_ids(json!({ "type": "HEARTBEAT" }));
+    let request = post(PATH, &executor.bearer(), &heartbeat).replace("Connection: close\r\n", "");
+    let ask = |stream: &mut BufReader<TcpStream>| {
+        stream.get_mut().write_all(request.as_bytes()).unwrap();
+        Answer::read(stream).status
+    };
+    let mut open = Vec::new();
+    let refused = (0..200).find_map(|_| {
+        let mut stream = BufReader::new(connect(executor.agent));
+        let status = ask(&mut stream);
+        open.push(stream);
+        (status != 202).then_some(status)
+    });
+    assert_eq!((refused, open.len() / 100), (Some(429), 1));
+    open.pop();
+    // Who is one of too many is disconnected; who is known is not.
+    let strangers: Vec<TcpStream> = (0..200).map(|_| connect(executor.agent)).collect();
+    let is_refused = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        matches!(stream.read(&mut [0]), Ok(0))
+    };
+    let end = Instant::now() + DEADLINE;
+    while strangers.iter().filter(|stream| is_refused(stream)).count() < 100 {
+        assert!(Instant::now() < end, "more are let in");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(ask(&mut open[0]), 202);
+}
