@@ -141,8 +141,8 @@ enum Happening {
     Checked(String, checks::Report),
     /// A task's sandbox has ended.
     Ended(String, sandboxes::End),
-    /// A sandbox has other limits.
-    Limited(String, Quantities),
+    /// A sandbox has other limits, or why they cannot be changed.
+    Limited(String, Result<Quantities, String>),
     /// An executor should have subscribed by now.
     Awaited(String),
     /// An executor calls.
@@ -343,7 +343,8 @@ impl Agent {
                 self.sandboxes.end_checks(&name);
                 self.tasks.ended(&name, &end);
             }
-            Happening::Limited(name, limits) => self.tasks.limited(&name, limits),
+            Happening::Limited(name, Ok(limits)) => self.tasks.limited(&name, limits),
+            Happening::Limited(name, Err(why)) => self.tasks.not_limited(&name, &why),
             Happening::Awaited(name) => self.tasks.awaited(&name),
             Happening::Called(called) => self.call(called),
             Happening::Unsubscribed(name, number) => {

@@ -41,7 +41,11 @@ const MOST_WAITING: usize = 16 << 20;
 /// Of how many updates of a task it is remembered that its executor has said them.
 const MOST_RECEIVED: usize = 2 * MOST_UPDATES;
 
+/// How often the limits of a sandbox are tried to be changed before the tasks end that wait for it.
+const MOST_TRIES: u32 = 5;
+
 const TERMINATED: &str = "REASON_EXECUTOR_TERMINATED";
+const NOT_UPDATED: &str = "REASON_CONTAINER_UPDATE_FAILED";
 
 /// What is remembered of an executor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,6 +63,9 @@ pub struct Executor {
     /// The limits that its sandbox has, as far as this agent knows.
     #[serde(skip)]
     limits: Option<Quantities>,
+    /// How often they were to be changed since, in vain.
+    #[serde(skip)]
+    tries: u32,
     /// Whether it has subscribed since this agent is there.
     #[serde(skip)]
     heard: bool,
@@ -185,6 +192,7 @@ impl Tasks {
             registered: false,
             ending: None,
             limits: None,
+            tries: 0,
             heard: false,
             subscribed: false,
         };
@@ -306,8 +314,30 @@ impl Tasks {
     pub fn limited(&mut self, name: &str, limits: Quantities) {
         if let Some(executor) = self.executors.get_mut(name) {
             executor.limits = Some(limits);
+            executor.tries = 0;
             self.limit(name);
         }
+    }
+
+    /// The limits of an executor's sandbox cannot be changed. It is tried again, with fewer tasks in the end: nobody waits for ever
+    /// for what they may not use.
+    pub fn not_limited(&mut self, name: &str, why: &str) {
+        let Some(executor) = self.executors.get_mut(name) else { return };
+        executor.tries += 1;
+        if executor.tries == 1 {
+            tracing::warn!(error = why, name, "the limits of an executor's sandbox cannot be changed");
+        }
+        // Some of them may have been.
+        executor.limits = None;
+        if executor.tries.is_multiple_of(MOST_TRIES) {
+            let message = format!("the limits of its executor's sandbox cannot be changed: {why}");
+            for task in self.names_of(name) {
+                if self.tasks.get(&task).is_some_and(|task| task.state == TaskState::Staging && !task.sent) {
+                    self.change_because(&task, TaskState::Failed, message.clone(), Some(NOT_UPDATED));
+                }
+            }
+        }
+        self.limit(name);
     }
 
     /// Sends an executor the tasks that it does not have, if it may use what they do.
@@ -640,6 +670,26 @@ mod tests {
     }
 
     #[test]
+    fn tasks_do_not_wait_for_ever_for_limits_that_cannot_be_set() {
+        let (mut tasks, name) = there();
+        run(&mut tasks, "u", false, RIGHT);
+        assert_eq!(effects(&mut tasks), ["limit 700 128"]);
+        for _ in 1..MOST_TRIES {
+            tasks.not_limited(&name, "no such control group");
+            assert_eq!(effects(&mut tasks), ["limit 700 128"], "it is tried again, and nobody is told that it is so");
+        }
+        tasks.not_limited(&name, "no such control group");
+        assert_eq!(effects(&mut tasks), ["u TASK_FAILED CONTAINER_UPDATE_FAILED", "limit 600 96"]);
+        // The one that is there goes on, and the next has a chance.
+        tasks.limited(&name, limits(600, 96));
+        run(&mut tasks, "v", false, RIGHT);
+        assert_eq!(effects(&mut tasks), ["limit 700 128"]);
+        tasks.not_limited(&name, "no such control group");
+        tasks.limited(&name, limits(700, 128));
+        assert_eq!(effects(&mut tasks), ["limit 700 128", "tell LAUNCH v"]);
+    }
+
+    #[test]
     fn what_an_executor_says_is_passed_on_once_and_acknowledged_always() {
         let (mut tasks, name) = there();
         for number in [1, 2, 1, 2] {
@@ -667,7 +717,9 @@ mod tests {
     fn what_waits_for_a_framework_is_bounded_over_all_tasks_of_an_executor() {
         let (mut tasks, name) = there();
         let ids: Vec<String> = (0..50).map(|number| format!("t{number}")).collect();
-        ids.iter().for_each(|id| run(&mut tasks, id, false, RIGHT));
+        for id in &ids {
+            run(&mut tasks, id, false, RIGHT);
+        }
         let long = |id: &str, state, number| {
             let message = "x".repeat(MOST_WAITING / 20);
             executor::Update { message, ..update(id, state, number) }
