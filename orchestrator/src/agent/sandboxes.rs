@@ -278,7 +278,7 @@ impl Sandboxes {
     }
 }
 
-/// Has a sandbox that is being stopped killed earlier, if that is earlier. Whether it still is.
+/// Has a sandbox killed earlier that is being stopped, if this is earlier. Returns whether it is still being stopped.
 fn shorten(pending: &watch::Sender<Instant>, end: Instant) -> bool {
     pending.send_if_modified(|latest| {
         let earlier = end < *latest;
@@ -299,7 +299,8 @@ async fn stop_until(roots: Roots, name: String, mut end: watch::Receiver<Instant
     loop {
         let until = *end.borrow_and_update();
         tokio::select! {
-            () = ended(&monitor) => break,
+            // One that cannot be watched has all of its time.
+            Ok(()) = ended(&monitor) => break,
             () = sleep_until(until.into()) => break,
             // Without a sender it is what it was.
             Ok(()) = end.changed() => {}
@@ -402,19 +403,17 @@ async fn wait(roots: Roots, name: String) -> Result<Status, Error> {
     let (container, monitor) = spawn_blocking(find).await.expect("looking does not panic")?;
     if let Some(monitor) = monitor {
         // If it cannot be watched, the wait below takes as long.
-        ended(&monitor).await;
+        let _ = ended(&monitor).await;
     }
     spawn_blocking(move || monitor::wait(&container)).await.expect("waiting does not panic")
 }
 
-/// Waits for the end of whoever looks after a sandbox, if that can be watched.
-async fn ended(monitor: &Monitor) {
-    if let Ok(pidfd) = monitor.pidfd().try_clone()
-        // SAFETY: the descriptor is owned, so it is open, and the same, for as long as it is watched.
-        && let Ok(watched) = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
-    {
-        let _ = watched.readable().await;
-    }
+/// Waits for the end of whoever looks after a sandbox.
+async fn ended(monitor: &Monitor) -> io::Result<()> {
+    let pidfd = monitor.pidfd().try_clone()?;
+    // SAFETY: the descriptor is owned, so it is open, and the same, for as long as it is watched.
+    let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    watched.readable().await.map(drop)
 }
 
 /// Waits for the end of a sandbox, and tells.
