@@ -463,7 +463,7 @@ mod tests {
         assert!(end >= begin + Duration::from_secs(1000) && end < begin + Duration::from_secs(5000));
         // There are no such sandboxes; what has failed can be tried again.
         while sandboxes.later.get_mut("a").unwrap().join_next().await.is_some() {}
-        sandboxes.stop("a".to_owned(), Duration::from_secs(9000));
+        sandboxes.stop("a".to_owned(), Duration::from_secs(5000));
         assert_eq!(sandboxes.later["a"].len(), 1);
     }
 
