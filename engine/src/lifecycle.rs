@@ -73,16 +73,22 @@ pub fn start(container: &Container) -> Result<()> {
 
 /// Stops a container: its stop signal, and `SIGKILL` when it has not ended after the timeout. Fine if it has ended.
 pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duration>) -> Result<()> {
+    let timeout = timeout.or(container.record.options.stop_timeout).unwrap_or(STOP_TIMEOUT);
+    ask_to_stop(container, signal)?.map_or(Ok(()), |monitor| finish_stop(container, &monitor, timeout))
+}
+
+/// The first half of [`stop`], for who would rather not wait in it: sends the stop signal. Returns who looks after the container;
+/// nobody does if it has ended.
+pub fn ask_to_stop(container: &Container, signal: Option<&str>) -> Result<Option<Monitor>> {
     let options = &container.record.options;
     let signal = signal::parse(signal.or(options.stop_signal.as_deref()).unwrap_or("TERM"))?;
-    let timeout = timeout.or(options.stop_timeout).unwrap_or(STOP_TIMEOUT);
     let state = container.state(&container.status()?);
     if !state.is_alive() {
-        return Ok(());
+        return Ok(None);
     }
     request_stop(container.roots(), container.id())?;
     let Some(monitor) = Monitor::of(container)? else {
-        return Ok(());
+        return Ok(None);
     };
     // Between two runs there is no sandbox; the monitor sees the request.
     if let Ok(sandbox) = container.sandbox() {
@@ -94,6 +100,11 @@ pub fn stop(container: &Container, signal: Option<&str>, timeout: Option<Duratio
             sandbox.resume()?;
         }
     }
+    Ok(Some(monitor))
+}
+
+/// The second half: `SIGKILL` when it has not ended after the timeout.
+pub fn finish_stop(container: &Container, monitor: &Monitor, timeout: Duration) -> Result<()> {
     if !monitor.wait(Some(timeout))? {
         kill_all(container.roots(), container.id());
         if !monitor.wait(Some(KILL_TIMEOUT))? {

@@ -10,6 +10,7 @@ pub mod allocator;
 pub mod api;
 pub mod attributes;
 pub mod cluster;
+mod descriptors;
 pub mod jobs;
 pub mod master;
 pub mod masters;

@@ -28,6 +28,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::descriptors;
 use crate::masters::{Elsewhere, Masters};
 use crate::recordio::Decoder;
 use crate::server::{self, JOIN_PATH, Join, Joined, Server};
@@ -108,6 +109,7 @@ pub struct Contact {
 /// Runs a master until it is told to end by `SIGTERM` or `SIGINT`, or cannot go on. `ready` is told where it listens, once
 /// it does.
 pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr) + Send) -> Result<(), Error> {
+    descriptors::raise();
     block_on(&runtime()?, async || {
         let shutdown = terminated()?;
         let server = match state {
@@ -126,6 +128,7 @@ pub fn run_master(config: Config, state: State, ready: impl FnOnce(SocketAddr) +
 
 /// Runs an agent until it is told to end by `SIGTERM` or `SIGINT`, which leaves its tasks running, or cannot go on.
 pub fn run_agent(config: agent::Config) -> Result<(), Error> {
+    descriptors::raise();
     block_on(&runtime()?, async || {
         let shutdown = terminated()?;
         Ok(agent::run(config, shutdown).await?)

@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use super::Happening;
 use crate::api::agent::Answer;
 use crate::attributes::Attributes;
+use crate::descriptors;
 
 /// Of how many images an agent tells: offers carry their names.
 const MOST: usize = 50;
@@ -54,7 +55,7 @@ pub async fn pull(berth: &Path, roots: &Roots, image: &str) -> Result<(), String
     command.args(["pull", "--quiet", "--", image]);
     command.env("BERTH_DATA_ROOT", roots.data()).env("BERTH_STATE_ROOT", roots.state());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    match command.output().await {
+    match descriptors::as_given(&mut command).output().await {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("berth: ").to_owned()),
         Err(error) => Err(format!("cannot execute {}: {error}", berth.display())),

@@ -10,7 +10,7 @@ use hyper::header::{CONNECTION, HOST, UPGRADE};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt as _, split};
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -18,6 +18,7 @@ use super::Happening;
 use crate::master::{FromAgent, Registration};
 use crate::masters::{Elsewhere, OPENING, SILENCE};
 use crate::recordio::{self, Decoder};
+use crate::server::queue::{Feed, queue};
 use crate::server::{AGENT_PATH, AGENT_PROTOCOL};
 use crate::tls::{self, Client};
 
@@ -26,12 +27,16 @@ const MOST: usize = 64 << 20;
 /// The longest reason for a refusal, in bytes.
 const MOST_SAID: usize = 64 << 10;
 
+/// How many bytes may wait for the master to read them before executors' messages are refused, and nothing is said again. What else
+/// is said is bounded where it comes from: one update of a task at a time, and the answers to so many questions.
+pub const MOST_WAITING: usize = 8 << 20;
+
 /// A connection, which is closed when it is dropped.
 #[derive(Debug)]
 pub struct Link {
     /// Which it is.
     pub number: u64,
-    sender: UnboundedSender<Bytes>,
+    feed: Feed,
     _tasks: JoinSet<()>,
 }
 
@@ -45,10 +50,10 @@ impl Link {
     ) -> io::Result<Link> {
         let upgraded = timeout(OPENING, upgrade(master, tls.as_ref())).await.map_err(|_| io::ErrorKind::TimedOut)??;
         let (mut reader, mut writer) = split(TokioIo::new(upgraded));
-        let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
+        let (feed, mut queue) = queue();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            while let Some(record) = queue.recv().await {
+            while let Some(record) = queue.next().await {
                 if writer.write_all(&record).await.is_err() || writer.flush().await.is_err() {
                     // The reader notices as well.
                     return;
@@ -77,7 +82,7 @@ impl Link {
                 }
             }
         });
-        Ok(Link { number, sender, _tasks: tasks })
+        Ok(Link { number, feed, _tasks: tasks })
     }
 
     /// Says who the agent is, before anything else: the master is silent until then.
@@ -90,9 +95,14 @@ impl Link {
         self.send(&serde_json::to_vec(message).expect("messages have texts for keys"));
     }
 
+    /// How many bytes wait for the master to read them.
+    pub fn waiting(&self) -> usize {
+        self.feed.waiting()
+    }
+
     fn send(&self, record: &[u8]) {
         // Of a connection that is no more, the reader tells.
-        let _ = self.sender.send(recordio::frame(record));
+        let _ = self.feed.push(recordio::frame(record), usize::MAX);
     }
 }
 

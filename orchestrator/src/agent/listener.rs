@@ -32,27 +32,35 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use super::Happening;
 use super::tasks::Refusal;
 use super::tokens::Tokens;
-use crate::api::executor::{self, Event};
+use crate::api::executor::{self, Call, Event};
 use crate::api::protobuf::Message;
 use crate::master::AgentInfo;
 use crate::recordio;
 use crate::resources::Ports;
 use crate::server::answer::{self, Body, Problem, header};
+use crate::server::door::{Door, Place};
 use crate::server::limits::{self, Rate};
+use crate::server::peer;
 use crate::server::queue::Queue;
 
 /// What executors ask.
 const PATH: &str = "/api/v1/executor";
 /// The largest body of a call, in bytes.
 const MOST_BODY: usize = 4 << 20;
-/// How many calls of one executor are read at once.
+/// How many calls of one executor are read, or wait for their answers, at once.
 const CALLS_AT_ONCE: usize = 16;
 /// How often one may call.
 pub const CALLS: Rate = limits::FRAMEWORK_CALLS;
 /// How many bytes may wait for an executor to read them; one that is slower is disconnected.
 pub const MOST_QUEUED: usize = 8 << 20;
-/// The most connections at once.
-const CONNECTIONS: usize = 1000;
+/// The most subscriptions of one executor that are still open, of which all but one are superseded.
+const STREAMS: usize = 8;
+/// The most connections of executors at once, and of one.
+const CONNECTIONS: usize = 4000;
+const CONNECTIONS_OF_ONE: usize = 100;
+/// The most connections on which nobody has shown a token yet, and of one user.
+const STRANGERS: usize = 500;
+const STRANGERS_OF_ONE: usize = 100;
 /// How often an executor hears from its agent: one that reads lines sees an event only when the next begins.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Where the ports begin that may be listened on, and those that the kernel gives away, unless it says otherwise.
@@ -126,6 +134,8 @@ pub struct Called {
     pub request: executor::Request,
     /// Who waits for an answer.
     pub answer: oneshot::Sender<Answer>,
+    /// Its place among the calls of that executor, until it is answered: whether anybody waits for that or has left.
+    pub slot: OwnedSemaphorePermit,
 }
 
 /// Writes an event as it is sent.
@@ -136,8 +146,19 @@ pub fn record(event: &Event, agent: &AgentInfo) -> Bytes {
 struct Host {
     tokens: Tokens,
     happenings: UnboundedSender<Happening>,
-    /// How many more calls of an executor may be read now.
+    /// How many more calls of an executor may be under way now.
     calls: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Where those come in who are known by nothing but the user whose their process is.
+    strangers: Door<Option<u32>>,
+    /// Those who have shown the token of a sandbox.
+    known: Door<String>,
+    streams: Door<String>,
+}
+
+/// What keeps a connection's place.
+enum Visitor {
+    Stranger { _place: Place<Option<u32>> },
+    Known(Place<String>),
 }
 
 /// Serves executors, for ever.
@@ -147,34 +168,40 @@ pub async fn serve(
     happenings: UnboundedSender<Happening>,
 ) {
     let listener = listener.await;
-    let host = Arc::new(Host { tokens, happenings, calls: Mutex::default() });
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let host = Arc::new(Host {
+        tokens,
+        happenings,
+        calls: Mutex::default(),
+        strangers: Door::new(STRANGERS, STRANGERS_OF_ONE),
+        known: Door::new(CONNECTIONS, CONNECTIONS_OF_ONE),
+        streams: Door::new(CONNECTIONS, STREAMS),
+    });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => accepted,
         };
-        // Without descriptors for more, those that are there go on; so do they when there are too many.
-        let Ok((stream, _)) = accepted else {
+        // Without descriptors for more, those that are there go on.
+        let Ok((stream, address)) = accepted else {
             sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let host = Arc::clone(&host);
-        connections.spawn(async move {
-            serve_connection(stream, host).await;
-            drop(slot);
-        });
+        connections.spawn(serve_connection(stream, address, Arc::clone(&host)));
     }
 }
 
-async fn serve_connection(stream: TcpStream, host: Arc<Host>) {
-    // Events are small and wanted at once.
+async fn serve_connection(stream: TcpStream, address: SocketAddr, host: Arc<Host>) {
+    // One user's processes cannot keep another's out.
+    let user = stream.local_addr().ok().and_then(|server| peer::owner(address, server));
+    let Some(place) = host.strangers.enter(user) else { return };
+    // Events are small and wanted at once; one who does not read for long is gone.
     let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limits::SILENCE.as_millis() as u32);
+    let visitor = Arc::new(Mutex::new(Visitor::Stranger { _place: place }));
     let service = service_fn(move |request| {
-        let host = Arc::clone(&host);
-        async move { Ok::<_, Infallible>(route(&host, request).await.unwrap_or_else(refuse)) }
+        let (host, visitor) = (Arc::clone(&host), Arc::clone(&visitor));
+        async move { Ok::<_, Infallible>(route(&host, &visitor, request).await.unwrap_or_else(refuse)) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits::PATIENCE).max_buf_size(limits::HEAD);
@@ -191,7 +218,7 @@ fn refuse(problem: Problem) -> Response<Body> {
     answer
 }
 
-async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+async fn route(host: &Host, visitor: &Mutex<Visitor>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
     let path = request.uri().path();
     if path.trim_end_matches('/') != PATH {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")));
@@ -203,12 +230,16 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
     }
     let (parts, body) = request.into_parts();
     let name = host.caller(&parts.headers)?;
+    host.welcome(visitor, &name)?;
     let slot = host.slot(&name).ok_or_else(Problem::too_often)?;
     let (call, format) = answer::read_call(&parts.headers, body, Message::ExecutorCall, MOST_BODY).await?;
     let request = executor::read(call)?;
-    drop(slot);
+    let place = match request.call {
+        Call::Subscribe { .. } => Some(host.streams.enter(name.clone()).ok_or_else(Problem::too_often)?),
+        Call::Update(_) | Call::Message(_) | Call::Heartbeat => None,
+    };
     let (sender, receiver) = oneshot::channel();
-    let called = Called { name: name.clone(), request, answer: sender };
+    let called = Called { name: name.clone(), request, answer: sender, slot };
     let stopped = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is shutting down");
     host.happenings.send(Happening::Called(called)).map_err(|_| stopped())?;
     match receiver.await.map_err(|_| stopped())? {
@@ -217,7 +248,7 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
             let mut heartbeat = interval(HEARTBEAT);
             // One that does not read does not have to hear it several times then.
             heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let events = Events { queue, heartbeat, name, number, happenings: host.happenings.clone() };
+            let events = Events { queue, heartbeat, name, number, happenings: host.happenings.clone(), _place: place };
             Ok(format.stream(StreamBody::new(events).boxed(), Message::ExecutorEvent))
         }
         Answer::TooOften => Err(Problem::too_often()),
@@ -225,7 +256,7 @@ async fn route(host: &Host, request: Request<Incoming>) -> Result<Response<Body>
             let status = match refusal {
                 Refusal::Over => StatusCode::BAD_REQUEST,
                 Refusal::Another(..) | Refusal::NotSubscribed => StatusCode::FORBIDDEN,
-                Refusal::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+                Refusal::TooMany(_) | Refusal::TooMuch | Refusal::Busy => StatusCode::TOO_MANY_REQUESTS,
             };
             Err(Problem::new(status, refusal.to_string()))
         }
@@ -245,6 +276,15 @@ impl Host {
         Ok(name.to_owned())
     }
 
+    /// Whoever has shown the token of this sandbox is no stranger.
+    fn welcome(&self, visitor: &Mutex<Visitor>, name: &str) -> Result<(), Problem> {
+        let mut visitor = visitor.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(&*visitor, Visitor::Known(place) if place.kind() == name) {
+            *visitor = Visitor::Known(self.known.enter(name.to_owned()).ok_or_else(Problem::too_often)?);
+        }
+        Ok(())
+    }
+
     /// The right to have a call read, if the executor has not too many already.
     fn slot(&self, name: &str) -> Option<OwnedSemaphorePermit> {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -261,6 +301,7 @@ struct Events {
     name: String,
     number: u64,
     happenings: UnboundedSender<Happening>,
+    _place: Option<Place<String>>,
 }
 
 impl Stream for Events {

@@ -35,7 +35,7 @@ use std::time::Duration;
 use berth_engine::Roots;
 use berth_engine::options::Network;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
@@ -46,7 +46,7 @@ use link::Link;
 use listener::Called;
 use sandboxes::Sandboxes;
 use sessions::Sessions;
-use tasks::{Effect, Means, Tasks};
+use tasks::{Effect, Means, Refusal, Tasks};
 use tokens::Tokens;
 
 pub use checkpoints::Error as CheckpointError;
@@ -141,8 +141,8 @@ enum Happening {
     Checked(String, checks::Report),
     /// A task's sandbox has ended.
     Ended(String, sandboxes::End),
-    /// A sandbox has other limits.
-    Limited(String, Quantities),
+    /// A sandbox has other limits, or why they cannot be changed.
+    Limited(String, Result<Quantities, String>),
     /// An executor should have subscribed by now.
     Awaited(String),
     /// An executor calls.
@@ -190,6 +190,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         callers: BTreeMap::new(),
         subscriptions: 0,
         answers: Vec::new(),
+        messages: 0,
         start: Instant::now(),
         files: Files::new(&config.roots, &config.directory),
         sessions: Sessions::new(&config.roots, config.berth.clone()),
@@ -245,7 +246,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             }
             () = sleep_until(say_at) => {
                 say_at = Instant::now() + HEARTBEAT;
-                agent.tasks.repeat();
+                // What waits to be read, of all that was said before, is not said again.
+                if agent.link.as_ref().is_none_or(|link| link.waiting() <= link::MOST_WAITING) {
+                    agent.tasks.repeat();
+                }
                 let (roots, sender) = (config.roots.clone(), sender.clone());
                 tokio::spawn(async move { images::look(&roots, &sender).await });
                 agent.settle()?;
@@ -260,7 +264,9 @@ struct Agent {
     callers: BTreeMap<String, Caller>,
     subscriptions: u64,
     /// What executors are answered when all that follows from their calls is durable.
-    answers: Vec<(oneshot::Sender<listener::Answer>, listener::Answer)>,
+    answers: Vec<(oneshot::Sender<listener::Answer>, listener::Answer, OwnedSemaphorePermit)>,
+    /// How many bytes of messages of executors are about to be sent to the master.
+    messages: usize,
     start: Instant,
     checkpoints: Checkpoints,
     sandboxes: Sandboxes,
@@ -337,7 +343,8 @@ impl Agent {
                 self.sandboxes.end_checks(&name);
                 self.tasks.ended(&name, &end);
             }
-            Happening::Limited(name, limits) => self.tasks.limited(&name, limits),
+            Happening::Limited(name, Ok(limits)) => self.tasks.limited(&name, limits),
+            Happening::Limited(name, Err(why)) => self.tasks.not_limited(&name, &why),
             Happening::Awaited(name) => self.tasks.awaited(&name),
             Happening::Called(called) => self.call(called),
             Happening::Unsubscribed(name, number) => {
@@ -353,12 +360,12 @@ impl Agent {
     }
 
     /// An executor calls.
-    fn call(&mut self, Called { name, request, answer: sender }: Called) {
+    fn call(&mut self, Called { name, request, answer: sender, slot }: Called) {
         let answer = match self.tasks.check_executor(&name, &request) {
             Err(refusal) => listener::Answer::Refused(refusal),
             Ok(()) => self.answer_executor(&name, request.call),
         };
-        self.answers.push((sender, answer));
+        self.answers.push((sender, answer, slot));
     }
 
     fn answer_executor(&mut self, name: &str, call: Call) -> listener::Answer {
@@ -374,7 +381,7 @@ impl Agent {
                 let (feed, queue) = queue();
                 if let Some((_, old)) = caller.subscription.replace((self.subscriptions, feed)) {
                     let superseded = Event::Error("the executor subscribed again by another connection".to_owned());
-                    let _ = old.push(listener::record(&superseded, &self.info), listener::MOST_QUEUED);
+                    old.end_with(listener::record(&superseded, &self.info));
                 }
                 self.tasks.subscribed(name, &tasks, updates);
                 return listener::Answer::Subscribed(queue, self.subscriptions);
@@ -384,7 +391,14 @@ impl Agent {
                     return listener::Answer::Refused(refusal);
                 }
             }
-            Call::Message(data) => self.tasks.message(name, data),
+            Call::Message(data) => {
+                let waiting = self.link.as_ref().map_or(0, Link::waiting);
+                if waiting + self.messages > link::MOST_WAITING {
+                    return listener::Answer::Refused(Refusal::Busy);
+                }
+                self.messages += data.len();
+                self.tasks.message(name, data);
+            }
             Call::Heartbeat => {}
         }
         listener::Answer::Accepted
@@ -487,6 +501,7 @@ impl Agent {
         if !changes.is_empty() {
             self.checkpoints.commit(&changes)?;
         }
+        self.messages = 0;
         for effect in self.tasks.take_effects() {
             match effect {
                 Effect::Say(message) => {
@@ -507,7 +522,7 @@ impl Agent {
                 }
             }
         }
-        for (sender, answer) in self.answers.drain(..) {
+        for (sender, answer, _slot) in self.answers.drain(..) {
             // Whoever asked may have left.
             let _ = sender.send(answer);
         }

@@ -19,14 +19,16 @@ use berth_runtime::monitor::Status;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::checks::{Asker, Checks, Rounds};
 use super::command::{self, Start};
 use super::{Config, Happening, files};
+use crate::descriptors;
 use crate::resources::Quantities;
 
 /// How long a sandbox may be half made by a `berth run` that an earlier agent has left.
@@ -38,6 +40,8 @@ const MORE_LOGS: usize = 100;
 const DIRECTORIES: usize = 100;
 /// How many commands that ask tasks how they are run at once.
 const CHECK_COMMANDS: usize = 16;
+/// How long it takes to say that the limits of a sandbox cannot be changed: then it is tried again.
+const LIMIT_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether it is whole.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -80,6 +84,8 @@ pub struct Sandboxes {
     asker: Asker,
     /// The tasks that are asked how they are.
     rounds: BTreeMap<String, Rounds>,
+    /// When those are killed that were told to end.
+    stops: BTreeMap<String, watch::Sender<Instant>>,
     /// What is to happen to a sandbox later, unless it is removed before.
     later: BTreeMap<String, JoinSet<()>>,
     /// The limits that sandboxes are to have. Only the latest matter, however many wait to be set.
@@ -93,10 +99,23 @@ impl Sandboxes {
     pub fn new(config: &Config, prefix: &str, happenings: UnboundedSender<Happening>) -> Sandboxes {
         let (roots, berth, directory) = (config.roots.clone(), config.berth.clone(), config.directory.clone());
         let (removed, prefix, rounds) = (Arc::default(), prefix.to_owned(), BTreeMap::new());
-        let (later, limits, limiting) = (BTreeMap::new(), Arc::default(), Arc::default());
+        let (stops, later, limits, limiting) = (BTreeMap::new(), BTreeMap::new(), Arc::default(), Arc::default());
         let slots = Arc::new(Semaphore::new(CHECK_COMMANDS));
         let asker = Asker { roots: roots.clone(), berth: berth.clone(), slots, network: config.network.clone() };
-        Sandboxes { roots, berth, directory, removed, prefix, asker, rounds, later, limits, limiting, happenings }
+        Sandboxes {
+            roots,
+            berth,
+            directory,
+            removed,
+            prefix,
+            asker,
+            rounds,
+            stops,
+            later,
+            limits,
+            limiting,
+            happenings,
+        }
     }
 
     /// Asks the task in a sandbox, which has started, until it is to end or has ended.
@@ -139,7 +158,7 @@ impl Sandboxes {
                 if let Some(directory) = &directory {
                     make_directory(directory)?;
                 }
-                command.output().await
+                descriptors::as_given(&mut command).output().await
             };
             let result = match output.await {
                 Ok(output) if output.status.success() => Ok(()),
@@ -173,11 +192,21 @@ impl Sandboxes {
         });
     }
 
-    /// Ends a sandbox, which may end by itself for as long as `grace`.
+    /// Ends a sandbox, which may end by itself for as long as `grace`. One that was told so before can only have less time.
     pub fn stop(&mut self, name: String, grace: Duration) {
         self.end_checks(&name);
+        let end = Instant::now() + grace;
+        if self.stops.get(&name).is_some_and(|pending| shorten(pending, end)) {
+            return;
+        }
+        let (sender, receiver) = watch::channel(end);
+        self.stops.insert(name.clone(), sender);
         let roots = self.roots.clone();
-        spawn_blocking(move || stop(&roots, &name, grace));
+        self.later.entry(name.clone()).or_default().spawn(async move {
+            if let Err(error) = stop_until(roots, name.clone(), receiver).await {
+                tracing::warn!(%error, name, "a task's sandbox cannot be stopped");
+            }
+        });
     }
 
     /// Ends a sandbox when so much time has passed.
@@ -185,7 +214,7 @@ impl Sandboxes {
         let roots = self.roots.clone();
         self.later.entry(name.clone()).or_default().spawn(async move {
             sleep(pause).await;
-            spawn_blocking(move || stop(&roots, &name, Duration::ZERO));
+            spawn_blocking(move || kill(&roots, &name));
         });
     }
 
@@ -198,10 +227,11 @@ impl Sandboxes {
         });
     }
 
-    /// Changes the limits of a sandbox; that they are set happens.
+    /// Changes the limits of a sandbox; that they are set happens, or a while later that they cannot be.
     pub fn limit(&self, name: String, limits: Quantities) {
         let (roots, happenings) = (self.roots.clone(), self.happenings.clone());
         let (wanted, turn) = (Arc::clone(&self.limits), Arc::clone(&self.limiting));
+        let runtime = Handle::current();
         wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), limits);
         spawn_blocking(move || {
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,16 +240,19 @@ impl Sandboxes {
             let Some(limits) = latest else { return };
             let changes = command::engine_limits(&limits);
             let changed = Container::find(&roots, &name).and_then(|it| lifecycle::update(&it, &changes, None));
-            if let Err(error) = changed {
-                tracing::warn!(%error, name, "the limits of an executor's sandbox cannot be changed");
-            }
-            let _ = happenings.send(Happening::Limited(name, limits));
+            let Err(error) = changed else { return drop(happenings.send(Happening::Limited(name, Ok(limits)))) };
+            let why = error.to_string();
+            runtime.spawn(async move {
+                sleep(LIMIT_AGAIN).await;
+                let _ = happenings.send(Happening::Limited(name, Err(why)));
+            });
         });
     }
 
     /// Removes what is left of a sandbox, but for its log.
     pub fn remove(&mut self, name: String) {
         self.later.remove(&name);
+        self.stops.remove(&name);
         let (roots, directory, removed) = (self.roots.clone(), self.directory.clone(), Arc::clone(&self.removed));
         spawn_blocking(move || {
             let log = Container::find(&roots, &name).map(|container| container.dir().join(LOG));
@@ -245,8 +278,40 @@ impl Sandboxes {
     }
 }
 
-fn stop(roots: &Roots, name: &str, grace: Duration) {
-    let stopped = Container::find(roots, name).and_then(|it| lifecycle::stop(&it, None, Some(grace)));
+/// Has a sandbox killed earlier that is being stopped, if this is earlier. Returns whether it is still being stopped.
+fn shorten(pending: &watch::Sender<Instant>, end: Instant) -> bool {
+    pending.send_if_modified(|latest| {
+        let earlier = end < *latest;
+        *latest = end.min(*latest);
+        earlier
+    });
+    !pending.is_closed()
+}
+
+/// Tells a sandbox to end, and kills it when it has not until then. Waits without a thread of its own.
+async fn stop_until(roots: Roots, name: String, mut end: watch::Receiver<Instant>) -> Result<(), Error> {
+    let ask = move || {
+        let container = Container::find(&roots, &name)?;
+        let monitor = lifecycle::ask_to_stop(&container, None)?;
+        Ok::<_, Error>(monitor.map(|monitor| (container, monitor)))
+    };
+    let Some((container, monitor)) = spawn_blocking(ask).await.expect("telling does not panic")? else { return Ok(()) };
+    loop {
+        let until = *end.borrow_and_update();
+        tokio::select! {
+            // One that cannot be watched has all of its time.
+            Ok(()) = ended(&monitor) => break,
+            () = sleep_until(until.into()) => break,
+            // Without a sender it is what it was.
+            Ok(()) = end.changed() => {}
+        }
+    }
+    let finish = move || lifecycle::finish_stop(&container, &monitor, Duration::ZERO);
+    spawn_blocking(finish).await.expect("killing does not panic")
+}
+
+fn kill(roots: &Roots, name: &str) {
+    let stopped = Container::find(roots, name).and_then(|it| lifecycle::stop(&it, None, Some(Duration::ZERO)));
     if let Err(error) = stopped {
         tracing::warn!(%error, name, "a task's sandbox cannot be stopped");
     }
@@ -338,14 +403,17 @@ async fn wait(roots: Roots, name: String) -> Result<Status, Error> {
     let (container, monitor) = spawn_blocking(find).await.expect("looking does not panic")?;
     if let Some(monitor) = monitor {
         // If it cannot be watched, the wait below takes as long.
-        if let Ok(pidfd) = monitor.pidfd().try_clone()
-            // SAFETY: the descriptor is owned, so it is open, and the same, for as long as it is watched.
-            && let Ok(watched) = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
-        {
-            let _ = watched.readable().await;
-        }
+        let _ = ended(&monitor).await;
     }
     spawn_blocking(move || monitor::wait(&container)).await.expect("waiting does not panic")
+}
+
+/// Waits for the end of whoever looks after a sandbox.
+async fn ended(monitor: &Monitor) -> io::Result<()> {
+    let pidfd = monitor.pidfd().try_clone()?;
+    // SAFETY: the descriptor is owned, so it is open, and the same, for as long as it is watched.
+    let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    watched.readable().await.map(drop)
 }
 
 /// Waits for the end of a sandbox, and tells.
@@ -364,7 +432,40 @@ async fn watch(roots: Roots, name: String, happenings: UnboundedSender<Happening
 
 #[cfg(test)]
 mod tests {
+    use berth_engine::options::Network;
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::master::AgentInfo;
+
+    #[tokio::test]
+    async fn a_sandbox_is_stopped_once_however_often_that_is_asked_for() {
+        let home = tempfile::tempdir().unwrap();
+        let config = Config {
+            masters: "127.0.0.1:1".parse().unwrap(),
+            tls: None,
+            directory: home.path().to_owned(),
+            roots: Roots::new(&home.path().join("data"), &home.path().join("state")).unwrap(),
+            berth: home.path().join("berth"),
+            info: AgentInfo::default(),
+            default_image: None,
+            network: Network::Host,
+        };
+        let mut sandboxes = Sandboxes::new(&config, "p", mpsc::unbounded_channel().0);
+        let begin = Instant::now();
+        for grace in [9000, 1000, 5000, 1000] {
+            sandboxes.stop("a".to_owned(), Duration::from_secs(grace));
+        }
+        sandboxes.stop("b".to_owned(), Duration::ZERO);
+        // Nothing has come to run since: nobody waited for it.
+        assert_eq!(["a", "b"].map(|name| sandboxes.later[name].len()), [1, 1]);
+        let end = *sandboxes.stops["a"].borrow();
+        assert!(end >= begin + Duration::from_secs(1000) && end < begin + Duration::from_secs(5000));
+        // There are no such sandboxes; what has failed can be tried again.
+        while sandboxes.later.get_mut("a").unwrap().join_next().await.is_some() {}
+        sandboxes.stop("a".to_owned(), Duration::from_secs(5000));
+        assert_eq!(sandboxes.later["a"].len(), 1);
+    }
 
     #[test]
     fn what_tasks_have_left_is_kept_for_the_latest() {

@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use super::checks;
 use crate::api::agent::{Answer, Question};
 use crate::api::sessions::{Input, Launch, Piece, Window};
+use crate::descriptors;
 
 /// The most sessions there are, those included that have ended and may still be asked how.
 const MOST: usize = 32;
@@ -130,7 +131,7 @@ impl Sessions {
         if terminal.is_none() {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         }
-        let mut child = command.spawn()?;
+        let mut child = descriptors::as_given(&mut command).spawn()?;
         // Its ends of the terminal.
         drop(command);
         let (sender, written) = mpsc::channel(PIECES);

@@ -85,6 +85,14 @@ struct Update {
     passing: bool,
 }
 
+impl Update {
+    /// How many bytes it is counted as: what it says, and what it takes beside that.
+    fn size(&self) -> usize {
+        const REST: usize = 1 << 10;
+        self.message.len() + self.details.len() + REST
+    }
+}
+
 /// What is to be done, once what is known is durable.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {

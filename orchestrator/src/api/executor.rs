@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::resources::{self, Dialect};
-use super::scheduler::{bytes, id, update_id, write_update_id};
+use super::scheduler::{id, message_data, update_id, write_update_id};
 use super::{Id, Invalid, decode, payload};
 use crate::master::{
     AgentId, AgentInfo, ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskId, TaskInfo, TaskState, UpdateId,
@@ -170,18 +170,19 @@ pub fn read(call: Value) -> Result<Request, Invalid> {
                 let field = format!("subscribe.unacknowledged_updates[{index}]");
                 said.read(&executor).map_err(|wrong| wrong.within(&field))
             });
-            Call::Subscribe {
-                tasks: unacknowledged_tasks.into_iter().map(|task| TaskId::from(task.task_id.value)).collect(),
-                updates: updates.collect::<Result<_, _>>()?,
-            }
+            let tasks = unacknowledged_tasks.into_iter().enumerate().map(|(index, task)| {
+                let id = task.task_id.checked(&format!("subscribe.unacknowledged_tasks[{index}].task_id.value"))?;
+                Ok(TaskId::from(id))
+            });
+            Call::Subscribe { tasks: tasks.collect::<Result<_, _>>()?, updates: updates.collect::<Result<_, _>>()? }
         }
         "UPDATE" => {
             let update = payload(call.update, "update")?;
             Call::Update(update.read(&executor).map_err(|wrong| wrong.within("update"))?)
         }
         "MESSAGE" => match (call.message, call.data) {
-            (Some(message), _) => Call::Message(bytes(&message.data, "message.data")?),
-            (None, Some(data)) => Call::Message(bytes(&data, "data")?),
+            (Some(message), _) => Call::Message(message_data(&message.data, "message.data")?),
+            (None, Some(data)) => Call::Message(message_data(&data, "data")?),
             (None, None) => return Err(Invalid::missing("message")),
         },
         "HEARTBEAT" => Call::Heartbeat,
@@ -208,6 +209,7 @@ impl Said {
         let unknown =
             || Invalid::new("status.state", format!("`{}` is no state that an executor tells of", status.state));
         let state = state.ok_or_else(unknown)?;
+        let task = status.task_id.checked("status.task_id.value")?;
         let update = update_id(&status.uuid, "status.uuid")?;
         // What is said apart, or the agent and the master know better.
         if let Value::Object(fields) = &mut details {
@@ -218,13 +220,7 @@ impl Said {
         if details.len() + status.message.len() > MOST_STATUS {
             return Err(Invalid::new("status", format!("has more than {MOST_STATUS} bytes")));
         }
-        Ok(Update {
-            task: TaskId::from(status.task_id.value),
-            state,
-            id: update,
-            message: status.message,
-            details: details.into(),
-        })
+        Ok(Update { task: TaskId::from(task), state, id: update, message: status.message, details: details.into() })
     }
 }
 
@@ -326,8 +322,16 @@ mod tests {
                 )),
                 "update.status",
             ),
+            (
+                status(&format!(
+                    r#""task_id": {{"value": "{}"}}, "state": "TASK_RUNNING", "uuid": "AAAAAAAAAAAAAAAAAAAABw==""#,
+                    "t".repeat(1000)
+                )),
+                "update.status.task_id.value",
+            ),
             (format!(r#"{{"type": "MESSAGE", {WHO}}}"#), "message"),
             (format!(r#"{{"type": "MESSAGE", {WHO}, "message": {{"data": "?"}}}}"#), "message.data"),
+            (format!(r#"{{"type": "MESSAGE", {WHO}, "data": "{}"}}"#, "AAAA".repeat(1 << 19)), "data"),
             (
                 format!(
                     r#"{{"type": "SUBSCRIBE", {WHO}, "subscribe": {{"unacknowledged_updates": [{{"status": 7}}]}}}}"#

@@ -22,6 +22,8 @@ use crate::master::{
 const REFUSE_SECONDS: f64 = 5.0;
 /// The most offers, tasks or roles in one call.
 const MOST_ITEMS: usize = 10_000;
+/// The most bytes of a message between a framework and an executor.
+const MOST_MESSAGE: usize = 1 << 20;
 
 /// What a framework wants.
 #[derive(Debug)]
@@ -229,7 +231,7 @@ pub fn read(call: Value, master: &str) -> Result<Request, Invalid> {
             master::Call::Message {
                 agent: AgentId::from(message.agent_id.value),
                 executor: ExecutorId::from(message.executor_id.value),
-                data: bytes(&message.data, "message.data")?,
+                data: message_data(&message.data, "message.data")?,
             }
         }
         "SHUTDOWN" => {
@@ -300,10 +302,14 @@ fn read_executor(mut value: Value, framework: &FrameworkId) -> Result<ExecutorIn
     })
 }
 
-/// What a field says in base64.
-pub(super) fn bytes(text: &str, field: &str) -> Result<Arc<[u8]>, Invalid> {
-    let bytes = BASE64_STANDARD.decode(text);
-    Ok(bytes.map_err(|error| Invalid::new(field, format!("is no base64: {error}")))?.into())
+/// What frameworks and their executors say to each other, which is in base64.
+pub(super) fn message_data(text: &str, field: &str) -> Result<Arc<[u8]>, Invalid> {
+    let data = BASE64_STANDARD.decode(text);
+    let data = data.map_err(|error| Invalid::new(field, format!("is no base64: {error}")))?;
+    if data.len() > MOST_MESSAGE {
+        return Err(Invalid::new(field, format!("has more than {MOST_MESSAGE} bytes")));
+    }
+    Ok(data.into())
 }
 
 impl Filters {

@@ -58,7 +58,12 @@ impl Master {
             Call::Acknowledge { agent, task, update } => self.acknowledge(id, agent, task, update),
             Call::Reconcile(tasks) => self.reconcile(id, tasks),
             Call::Message { agent, executor, data } => {
-                self.send(&agent, ToAgent::Message { framework: id.clone(), executor, data });
+                // It may talk to what it has launched, and not make work for agents on which it has nothing.
+                if self.frameworks[id].executors.contains_key(&(agent.clone(), executor.clone())) {
+                    self.send(&agent, ToAgent::Message { framework: id.clone(), executor, data });
+                } else {
+                    self.dropped_messages += 1;
+                }
             }
             Call::ShutDown { agent, executor } => {
                 self.send(&agent, ToAgent::ShutDownExecutor { framework: id.clone(), executor });

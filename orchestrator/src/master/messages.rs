@@ -230,6 +230,7 @@ pub enum FromAgent {
         /// Who.
         executor: ExecutorId,
         /// What.
+        #[serde(with = "in_base64")]
         data: Arc<[u8]>,
     },
     /// An executor has ended: said once. Who was not there to hear it finds it missing when the agent registers.
@@ -312,6 +313,7 @@ pub enum ToAgent {
         /// To whom.
         executor: ExecutorId,
         /// What.
+        #[serde(with = "in_base64")]
         data: Arc<[u8]>,
     },
     /// Somebody wants to know something of it.
@@ -336,4 +338,43 @@ pub enum Output {
     Observers(Vec<Connection>, Notice),
     /// Close a connection, after what was sent over it.
     Close(Connection),
+}
+
+/// Bytes as a text: JSON would have a number for each.
+mod in_base64 {
+    use std::borrow::Cow;
+    use std::sync::Arc;
+
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(data: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(data))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[u8]>, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        BASE64_STANDARD.decode(&*text).map(Arc::from).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_about_as_long_as_what_they_carry() {
+        let data: Arc<[u8]> = vec![200; 3000].into();
+        let up = FromAgent::Message { framework: "f".into(), executor: "e".into(), data: Arc::clone(&data) };
+        let text = serde_json::to_string(&up).unwrap();
+        assert!(text.len() < 4100, "{}", text.len());
+        assert_eq!(serde_json::from_str::<FromAgent>(&text).unwrap(), up);
+        let down = ToAgent::Message { framework: "f".into(), executor: "e".into(), data: Arc::clone(&data) };
+        let text = serde_json::to_string(&down).unwrap();
+        assert!(text.len() < 4100, "{}", text.len());
+        let ToAgent::Message { data: read, .. } = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
+        assert_eq!(read, data);
+    }
 }

@@ -147,6 +147,7 @@ pub struct Master {
     /// How many ids were given.
     ids: u64,
     outputs: Vec<Output>,
+    dropped_messages: u64,
 }
 
 /// Who is at the other end of a connection.
@@ -185,6 +186,7 @@ impl Master {
             removed: VecDeque::new(),
             ids: 0,
             outputs: Vec::new(),
+            dropped_messages: 0,
             config,
         }
     }
@@ -192,6 +194,11 @@ impl Master {
     /// What has to be done now.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// How many messages of frameworks were for executors that they do not have.
+    pub fn dropped_messages(&self) -> u64 {
+        self.dropped_messages
     }
 
     /// Time passes: what took too long is over, and who has to hear from the master does. To be called several times a second.

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::answer::Problem;
 use super::authentication::{Credentials, Principal};
+use super::door::{Door, Place};
 use super::limits::{self, Bucket, Rate};
 use super::{AGENT_PATH, JOIN_PATH, peer};
 use crate::tls::{Fingerprint, Role, Server, Stream};
@@ -47,7 +48,7 @@ pub struct Gate {
     handshake_timeout: Duration,
     credentials: Option<Credentials>,
     start: Instant,
-    door: Door,
+    door: Door<IpAddr>,
     /// What bounds the requests of each certificate, and of each address without.
     peers: Limiter<Fingerprint>,
     strangers: Limiter<IpAddr>,
@@ -60,7 +61,7 @@ impl Gate {
             handshake_timeout,
             credentials,
             start: Instant::now(),
-            door: Door::default(),
+            door: Door::new(limits::STRANGERS, limits::STRANGERS_OF_ONE),
             peers: Limiter::new(limits::PEER_CALLS),
             strangers: Limiter::new(limits::STRANGER_CALLS),
         }
@@ -72,7 +73,7 @@ pub struct Client {
     peer: Peer,
     origin: IpAddr,
     /// Held for as long as nobody knows who it is.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<Place<IpAddr>>>,
 }
 
 impl Client {
@@ -170,39 +171,6 @@ fn origin(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Lets strangers in, so many at once in all and of one origin.
-#[derive(Debug, Default)]
-struct Door(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A stranger's place, which is free when it is dropped.
-struct Place(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr);
-
-impl Door {
-    fn enter(&self, origin: IpAddr) -> Option<Place> {
-        let mut inside = self.0.lock().ok()?;
-        // There are no more origins than strangers.
-        let all: usize = inside.values().sum();
-        let of_it = inside.get(&origin).copied().unwrap_or(0);
-        if all >= limits::STRANGERS || of_it >= limits::STRANGERS_OF_ONE {
-            return None;
-        }
-        inside.insert(origin, of_it + 1);
-        Some(Place(Arc::clone(&self.0), origin))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Ok(mut inside) = self.0.lock() else { return };
-        if let Some(count) = inside.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                inside.remove(&self.1);
-            }
-        }
-    }
-}
-
 /// How often each of many may do something. So many are kept apart; those beyond share what one has.
 #[derive(Debug)]
 struct Limiter<K> {
@@ -242,19 +210,6 @@ impl<K: Eq + Hash> Limiter<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strangers_are_bounded_in_all_and_of_one_origin() {
-        let door = Door::default();
-        let crowd = IpAddr::from([10, 0, 0, 1]);
-        let mut places: Vec<Place> = std::iter::from_fn(|| door.enter(crowd)).collect();
-        assert_eq!(places.len(), limits::STRANGERS_OF_ONE);
-        places.extend((0..).map_while(|number: u32| door.enter(IpAddr::V4(number.into()))));
-        assert_eq!(places.len(), limits::STRANGERS);
-        places.clear();
-        assert!(door.0.lock().unwrap().is_empty(), "nothing is kept of those who left");
-        assert!(door.enter(crowd).is_some());
-    }
 
     #[test]
     fn a_network_is_one_origin_and_a_mapped_address_is_itself() {

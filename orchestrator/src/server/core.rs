@@ -19,7 +19,7 @@ use super::queue::{self, Feed, Queue, queue};
 use crate::api::agent::{Answer, Question};
 use crate::api::events;
 use crate::api::scheduler::Writer;
-use crate::master::{AgentId, Connection, Event, FrameworkId, Master, Notice, Output, Refused, Snapshot};
+use crate::master::{AgentId, Connection, Event, FrameworkId, Master, Notice, Output, Refused, Snapshot, ToAgent};
 use crate::recordio;
 use crate::store::{self, Store};
 
@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const BATCH: usize = 1000;
 /// How many bytes may wait for an agent, or a framework, to read them; one that is slower is disconnected.
 const MOST_QUEUED: usize = 64 << 20;
+/// How many may wait for an agent before messages of frameworks to their executors are dropped: nobody counts on those.
+const MOST_MESSAGES: usize = 8 << 20;
 /// The same of whoever only watches, who can ask again for the state there is.
 const MOST_QUEUED_TO_WATCH: usize = 8 << 20;
 /// For how long a snapshot is good enough for whoever only looks.
@@ -137,6 +139,13 @@ impl Core {
         }
     }
 
+    /// What was counted until now.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        counters.messages_dropped += self.master.dropped_messages();
+        counters
+    }
+
     /// The time on the core's clock, which never goes back or jumps.
     pub fn now(&self) -> Duration {
         self.start.elapsed()
@@ -240,6 +249,11 @@ impl Core {
         self.snapshot = None;
     }
 
+    /// How many bytes wait to be read at the other end of a connection.
+    fn waiting(&self, connection: Connection) -> usize {
+        self.links.get(&connection).map_or(0, |link| link.feed.waiting())
+    }
+
     fn send(&mut self, connection: Connection, record: Bytes) {
         let Some(link) = self.links.get(&connection) else { return };
         if let Err(refused) = link.feed.push(record, link.kind.most_queued()) {
@@ -288,6 +302,9 @@ impl Core {
                 match output {
                     Output::Store(_) => {}
                     Output::Framework(to, event) => self.send_to_framework(to, &event),
+                    Output::Agent(to, ToAgent::Message { .. }) if self.waiting(to) > MOST_MESSAGES => {
+                        self.counters.messages_dropped += 1;
+                    }
                     Output::Agent(to, message) => {
                         let text = serde_json::to_string(&message).expect("messages have texts for keys");
                         self.send(to, recordio::frame(text.as_bytes()));

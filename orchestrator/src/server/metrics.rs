@@ -17,6 +17,8 @@ pub struct Counters {
     pub refused: u64,
     /// Calls that came too often.
     pub throttled: u64,
+    /// Messages of frameworks that agents were too slow to read.
+    pub messages_dropped: u64,
     /// Times the store was written to.
     pub commits: u64,
     cycles: u64,
@@ -69,6 +71,8 @@ impl Counters {
         metric("calls_total", "counter", "Calls of frameworks that were done.", &count(self.calls));
         metric("calls_refused_total", "counter", "Calls of frameworks that were refused.", &count(self.refused));
         metric("calls_throttled_total", "counter", "Calls that came too often.", &count(self.throttled));
+        let help = "Messages to executors that are not there, or of agents that do not read.";
+        metric("messages_dropped_total", "counter", help, &count(self.messages_dropped));
         metric("commits_total", "counter", "Transactions of the store.", &count(self.commits));
         metric("allocation_cycles_total", "counter", "Allocation cycles.", &count(self.cycles));
         let time = one(self.cycle_time.as_secs_f64());

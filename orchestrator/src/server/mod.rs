@@ -16,12 +16,13 @@ mod agents;
 pub(crate) mod answer;
 mod authentication;
 mod core;
+pub(crate) mod door;
 pub(crate) mod format;
 mod join;
 pub(crate) mod limits;
 mod metrics;
 mod operator;
-mod peer;
+pub(crate) mod peer;
 mod questions;
 pub(crate) mod queue;
 mod scheduler;
@@ -365,7 +366,7 @@ async fn route(host: &Host, request: Request<Incoming>, client: &Client) -> Resu
         }
         _ => {
             shared.admit()?;
-            let (counters, snapshot) = shared.core.ask(|core| (core.counters, core.snapshot())).await?;
+            let (counters, snapshot) = shared.core.ask(|core| (core.counters(), core.snapshot())).await?;
             Ok(answer::text(StatusCode::OK, counters.write(&snapshot, shared.start.elapsed())))
         }
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 const ESTABLISHED: &str = "01";
 
 /// The user whose socket `client` talks from to `server`; none where there is no such socket here, or it is being closed.
-pub(super) fn owner(client: SocketAddr, server: SocketAddr) -> Option<u32> {
+pub fn owner(client: SocketAddr, server: SocketAddr) -> Option<u32> {
     let both = |of: fn(SocketAddr) -> String| (of(client), of(server));
     look_up("/proc/net/tcp", &both(as_ipv4)).or_else(|| look_up("/proc/net/tcp6", &both(as_ipv6)))
 }

@@ -2,10 +2,11 @@
 //! writes down what it was started with; the executor is the test itself.
 
 use std::fs;
-use std::io::{BufReader, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,10 @@ struct Agent {
 
 impl Agent {
     fn start(master: &Master) -> Agent {
+        Agent::start_at(master.address)
+    }
+
+    fn start_at(master: SocketAddr) -> Agent {
         let home = tempfile::tempdir().unwrap();
         // It goes on until there is nothing left of the test.
         let script = format!(
@@ -46,7 +51,7 @@ impl Agent {
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
         let mut agent = Agent { home, stop: None, thread: None };
-        agent.run(master.address);
+        agent.run(master);
         agent
     }
 
@@ -388,4 +393,83 @@ fn an_executor_cannot_say_more_than_its_framework_takes_note_of() {
     assert_eq!(refused.status, 429);
     assert!(refused.body.contains("update.status: 100 updates of task t"), "{}", refused.body);
     assert_eq!(executor.update("t", "TASK_FINISHED", &uuid(1000)).status, 202, "its end is taken note of");
+}
+
+/// Passes on what one client and a server say; what the client says only while the gate is open.
+fn pass_on(server: SocketAddr, gate: Arc<Mutex<()>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut server = TcpStream::connect(server).unwrap();
+        let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let mut piece = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = client.read(&mut piece) {
+            drop(gate.lock());
+            if server.write_all(&piece[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(std::net::Shutdown::Both);
+    });
+    address
+}
+
+#[test]
+fn messages_do_not_pile_up_for_a_master_that_does_not_read() {
+    let master = Master::start();
+    let gate = Arc::new(Mutex::new(()));
+    let agent = Agent::start_at(pass_on(master.address, Arc::clone(&gate)));
+    let (_framework, executor, _) = launch(&master, &agent);
+    executor.subscribe(&json!({})).expect("SUBSCRIBED");
+    let message = json!({ "type": "MESSAGE", "message": { "data": "AAAA".repeat((1 << 20) / 3) } });
+    let shut = gate.lock().unwrap();
+    let refused = (0..200).map(|_| executor.try_call(message.clone())).find(|answer| answer.status != 202);
+    let refused = refused.expect("some time it is too much");
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.starts_with("message: "), "{}", refused.body);
+    // Whatever else it says is taken note of.
+    assert_eq!(executor.update("t", "TASK_RUNNING", &uuid(1)).status, 202);
+    drop(shut);
+    let end = Instant::now() + DEADLINE;
+    while executor.try_call(message.clone()).status != 202 {
+        assert!(Instant::now() < end, "the master reads again");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn connections_are_bounded_of_one_executor_and_of_one_user_who_has_shown_no_token() {
+    let master = Master::start();
+    let agent = Agent::start(&master);
+    let (_framework, executor, _) = launch(&master, &agent);
+    executor.subscribe(&json!({})).expect("SUBSCRIBED");
+    let heartbeat = executor.with_ids(json!({ "type": "HEARTBEAT" }));
+    let request = post(PATH, &executor.bearer(), &heartbeat).replace("Connection: close\r\n", "");
+    let ask = |stream: &mut BufReader<TcpStream>| {
+        stream.get_mut().write_all(request.as_bytes()).unwrap();
+        Answer::read(stream).status
+    };
+    let mut open = Vec::new();
+    let refused = (0..200).find_map(|_| {
+        let mut stream = BufReader::new(connect(executor.agent));
+        let status = ask(&mut stream);
+        open.push(stream);
+        (status != 202).then_some(status)
+    });
+    assert_eq!((refused, open.len() / 100), (Some(429), 1));
+    open.pop();
+    // Who is one of too many is disconnected; who is known is not.
+    let strangers: Vec<TcpStream> = (0..200).map(|_| connect(executor.agent)).collect();
+    let is_refused = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        matches!(stream.read(&mut [0]), Ok(0))
+    };
+    let end = Instant::now() + DEADLINE;
+    while strangers.iter().filter(|stream| is_refused(stream)).count() < 100 {
+        assert!(Instant::now() < end, "more are let in");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(ask(&mut open[0]), 202);
 }

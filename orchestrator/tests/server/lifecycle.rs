@@ -116,12 +116,51 @@ fn messages_go_both_ways() {
     let master = Master::start();
     let mut framework = Framework::new(master.address, &subscribe_call(None));
     let mut agent = Agent::register(&master, &registration(None));
-    let to = json!({ "agent_id": { "value": agent.id.as_str() }, "executor_id": { "value": "e" }, "data": "aGVsbG8=" });
+    launch_with_executor(&mut framework, &mut agent);
+    let message = |executor: &str, data: &str| json!({ "agent_id": { "value": agent.id.as_str() }, "executor_id": { "value": executor }, "data": data });
+    // It is told so of no executor that it does not have.
+    framework.call(json!({ "type": "MESSAGE", "message": message("another", "aGVsbG8=") }));
+    let long = framework.try_call(json!({ "type": "MESSAGE", "message": message("e", &"AAAA".repeat(1 << 19)) }));
+    assert_eq!(long.status, 400);
+    assert!(long.body.contains("message.data: has more than 1048576 bytes"), "{}", long.body);
+    let to = message("e", "aGVsbG8=");
     framework.call(json!({ "type": "MESSAGE", "message": to }));
     let Some(ToAgent::Message { executor, data, .. }) = agent.next() else { panic!("no message") };
     assert_eq!((executor.as_str(), &*data), ("e", &b"hello"[..]));
     agent.say(&FromAgent::Message { framework: framework.id.as_str().into(), executor, data });
     assert_eq!(framework.expect("MESSAGE"), to);
+    assert!(master.get("/metrics").body.contains("berth_master_messages_dropped_total 1\n"));
+}
+
+/// Launches an executor, `e`, with a task.
+fn launch_with_executor(framework: &mut Framework, agent: &mut Agent) {
+    let resources = json!([{ "name": "cpus", "type": "SCALAR", "scalar": { "value": 1 } }]);
+    let executor = json!({ "executor_id": { "value": "e" }, "command": { "value": "x" }, "resources": resources });
+    let offer = framework.offer();
+    framework.launch_as(&offer, "t", 1.0, 32.0, json!({ "executor": executor }));
+    assert!(matches!(agent.next(), Some(ToAgent::Run { launch_executor: true, .. })));
+}
+
+#[test]
+fn messages_that_an_agent_does_not_read_are_dropped_and_nothing_else() {
+    let master = Master::start();
+    let mut framework = Framework::new(master.address, &subscribe_call(None));
+    let mut agent = Agent::register(&master, &registration(None));
+    launch_with_executor(&mut framework, &mut agent);
+    let mut to = json!({ "agent_id": { "value": agent.id.as_str() }, "executor_id": { "value": "e" } });
+    let shutdown = json!({ "type": "SHUTDOWN", "shutdown": to });
+    to["data"] = json!("AAAA".repeat((1 << 20) / 3));
+    let message = json!({ "type": "MESSAGE", "message": to });
+    (0..70).for_each(|_| framework.call(message.clone()));
+    framework.call(shutdown);
+    let mut arrived = 0;
+    loop {
+        match agent.next().expect("the agent is not disconnected") {
+            ToAgent::Message { .. } => arrived += 1,
+            other => break assert!(matches!(other, ToAgent::ShutDownExecutor { .. }), "{other:?}"),
+        }
+    }
+    assert!((5..70).contains(&arrived), "{arrived}");
 }
 
 #[test]

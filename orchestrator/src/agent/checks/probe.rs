@@ -1,5 +1,6 @@
 //! One question to a task, and its answer.
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,15 +24,17 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Check, Probe};
-use crate::network;
+use crate::{descriptors, network};
 
 /// How much of what a command says of its failure is passed on, in bytes.
 const MOST_SAID: u64 = 300;
 /// How long `berth exec` may take to end once what it runs was killed.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it is left alone before it is looked again for what it has begun to run.
+const ROUND: Duration = Duration::from_millis(5);
 
 /// What it takes to ask.
 #[derive(Debug, Clone)]
@@ -147,7 +150,7 @@ impl Asker {
         command.arg("exec").args(flags).arg(name).args(program);
         command.env("BERTH_DATA_ROOT", self.roots.data()).env("BERTH_STATE_ROOT", self.roots.state());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn()?;
+        let mut child = descriptors::as_given(&mut command).spawn()?;
         let mut stderr = child.stderr.take().expect("it is a pipe");
         let run = async {
             let mut said = Vec::new();
@@ -165,18 +168,75 @@ impl Asker {
     }
 }
 
-/// Ends what `berth exec` runs in a sandbox, and `berth exec`.
+/// Ends what `berth exec` runs in a sandbox, and `berth exec`, which may not have got as far as running anything.
 pub async fn end(relay: &mut Child) {
     let Some(pid) = relay.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
-    // One that is stopped reaps nothing: its children are who they are said to be. Each leads a group, that of what it
-    // runs. What is already gone needs no end.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
-        let _ = killpg(Pid::from_raw(child), Signal::SIGKILL);
+    let last = Instant::now() + PATIENCE;
+    loop {
+        // One that is stopped makes no children and reaps none: they are who they are said to be.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+        stopped(pid).await;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw) {
+            // Each is to lead a group, that of what it runs. What is already gone needs no end.
+            let _ = killpg(child, Signal::SIGKILL);
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        if Instant::now() >= last {
+            break;
+        }
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+        if timeout(ROUND, relay.wait()).await.is_ok() {
+            return;
+        }
     }
-    let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
-    if timeout(PATIENCE, relay.wait()).await.is_err() {
-        let _ = relay.kill().await;
+    // It has not gone on since: it leaves nothing.
+    let _ = relay.kill().await;
+}
+
+/// Waits until a process that was told to stop has, or has ended.
+async fn stopped(pid: i32) {
+    let end = Instant::now() + PATIENCE;
+    let goes_on = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name may have any character in it.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['T', 't', 'Z', 'X']))
+    };
+    while goes_on() && Instant::now() < end {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_comes_to_be_while_its_relay_is_ended_is_ended_too() {
+        let home = tempfile::tempdir().unwrap();
+        let made = home.path().join("made");
+        // It has a child only once it was stopped, in its own group, and never ends by itself.
+        let script = r#"trap 'sleep 100 & echo $! >> "$0"' CONT; echo; while :; do :; done"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(&made).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut relay = command.spawn().unwrap();
+        let mut line = [0];
+        relay.stdout.as_mut().unwrap().read_exact(&mut line).await.unwrap();
+        end(&mut relay).await;
+        assert!(relay.try_wait().unwrap().is_some());
+        let made = fs::read_to_string(made).unwrap();
+        let runs = |pid: &&str| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Whoever inherits it may not have taken note yet.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
+        assert!(!made.is_empty());
+        let late = Instant::now() + Duration::from_secs(20);
+        while made.lines().any(|pid| runs(&pid)) {
+            assert!(Instant::now() < late, "{:?} go on", made.lines().filter(runs).collect::<Vec<_>>());
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 }

@@ -35,10 +35,17 @@ const REGISTRATION: Duration = Duration::from_mins(1);
 const REREGISTRATION: Duration = Duration::from_secs(15);
 /// How many updates of a task may wait for the framework.
 const MOST_UPDATES: usize = 100;
+/// How many bytes the updates of all its tasks may have that wait for the framework. What says that a task has ended may take as
+/// much again.
+const MOST_WAITING: usize = 16 << 20;
 /// Of how many updates of a task it is remembered that its executor has said them.
 const MOST_RECEIVED: usize = 2 * MOST_UPDATES;
 
+/// How often the limits of a sandbox are tried to be changed before the tasks end that wait for it.
+const MOST_TRIES: u32 = 5;
+
 const TERMINATED: &str = "REASON_EXECUTOR_TERMINATED";
+const NOT_UPDATED: &str = "REASON_CONTAINER_UPDATE_FAILED";
 
 /// What is remembered of an executor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,6 +63,9 @@ pub struct Executor {
     /// The limits that its sandbox has, as far as this agent knows.
     #[serde(skip)]
     limits: Option<Quantities>,
+    /// How often they were to be changed since, in vain.
+    #[serde(skip)]
+    tries: u32,
     /// Whether it has subscribed since this agent is there.
     #[serde(skip)]
     heard: bool,
@@ -92,6 +102,15 @@ pub enum Refusal {
         "update.status: {MOST_UPDATES} updates of task {0} wait to be acknowledged by its framework; try again in a second"
     )]
     TooMany(TaskId),
+    /// The same, of all its tasks together.
+    #[error(
+        "update.status: {} MiB of updates of the executor's tasks wait to be acknowledged by its framework; try again in a second",
+        MOST_WAITING >> 20
+    )]
+    TooMuch,
+    /// It says more to its framework than the master reads.
+    #[error("message: what executors say to their frameworks waits for the master; try again in a second")]
+    Busy,
 }
 
 /// How tasks end with their executor.
@@ -173,6 +192,7 @@ impl Tasks {
             registered: false,
             ending: None,
             limits: None,
+            tries: 0,
             heard: false,
             subscribed: false,
         };
@@ -294,8 +314,30 @@ impl Tasks {
     pub fn limited(&mut self, name: &str, limits: Quantities) {
         if let Some(executor) = self.executors.get_mut(name) {
             executor.limits = Some(limits);
+            executor.tries = 0;
             self.limit(name);
         }
+    }
+
+    /// The limits of an executor's sandbox cannot be changed. It is tried again, with fewer tasks in the end: nobody waits for ever
+    /// for what they may not use.
+    pub fn not_limited(&mut self, name: &str, why: &str) {
+        let Some(executor) = self.executors.get_mut(name) else { return };
+        executor.tries += 1;
+        if executor.tries == 1 {
+            tracing::warn!(error = why, name, "the limits of an executor's sandbox cannot be changed");
+        }
+        // Some of them may have been.
+        executor.limits = None;
+        if executor.tries.is_multiple_of(MOST_TRIES) {
+            let message = format!("the limits of its executor's sandbox cannot be changed: {why}");
+            for task in self.names_of(name) {
+                if self.tasks.get(&task).is_some_and(|task| task.state == TaskState::Staging && !task.sent) {
+                    self.change_because(&task, TaskState::Failed, message.clone(), Some(NOT_UPDATED));
+                }
+            }
+        }
+        self.limit(name);
     }
 
     /// Sends an executor the tasks that it does not have, if it may use what they do.
@@ -454,11 +496,16 @@ impl Tasks {
     /// An executor says what became of a task.
     pub fn said(&mut self, name: &str, update: executor::Update) -> Result<(), Refusal> {
         let executor::Update { task: id, state, id: update, message, details } = update;
+        let most = if state.is_terminal() { 2 * MOST_WAITING } else { MOST_WAITING };
+        let too_much = self.waiting_of(name) + message.len() + details.len() > most;
         let known = self.tasks.iter_mut().find(|(_, it)| it.executor.as_deref() == Some(name) && it.info.id == id);
         // What is known, or is about a task that is over, is acknowledged again and goes no further.
         if let Some((task, known)) = known.filter(|(_, it)| !it.state.is_terminal() && !it.received.contains(&update)) {
             if known.updates.len() >= MOST_UPDATES && !state.is_terminal() {
                 return Err(Refusal::TooMany(id));
+            }
+            if too_much {
+                return Err(Refusal::TooMuch);
             }
             known.received.push_back(update);
             if known.received.len() > MOST_RECEIVED {
@@ -480,6 +527,12 @@ impl Tasks {
         }
         self.tell(name, Event::Acknowledged { task: id, update });
         Ok(())
+    }
+
+    /// How much of what was said of an executor's tasks, those that have ended too, waits for the framework.
+    fn waiting_of(&self, name: &str) -> usize {
+        let tasks = self.tasks.values().filter(|task| task.executor.as_deref() == Some(name));
+        tasks.flat_map(|task| &task.updates).map(Update::size).sum()
     }
 
     /// An executor has something to say to its framework.
@@ -617,6 +670,26 @@ mod tests {
     }
 
     #[test]
+    fn tasks_do_not_wait_for_ever_for_limits_that_cannot_be_set() {
+        let (mut tasks, name) = there();
+        run(&mut tasks, "u", false, RIGHT);
+        assert_eq!(effects(&mut tasks), ["limit 700 128"]);
+        for _ in 1..MOST_TRIES {
+            tasks.not_limited(&name, "no such control group");
+            assert_eq!(effects(&mut tasks), ["limit 700 128"], "it is tried again, and nobody is told that it is so");
+        }
+        tasks.not_limited(&name, "no such control group");
+        assert_eq!(effects(&mut tasks), ["u TASK_FAILED CONTAINER_UPDATE_FAILED", "limit 600 96"]);
+        // The one that is there goes on, and the next has a chance.
+        tasks.limited(&name, limits(600, 96));
+        run(&mut tasks, "v", false, RIGHT);
+        assert_eq!(effects(&mut tasks), ["limit 700 128"]);
+        tasks.not_limited(&name, "no such control group");
+        tasks.limited(&name, limits(700, 128));
+        assert_eq!(effects(&mut tasks), ["limit 700 128", "tell LAUNCH v"]);
+    }
+
+    #[test]
     fn what_an_executor_says_is_passed_on_once_and_acknowledged_always() {
         let (mut tasks, name) = there();
         for number in [1, 2, 1, 2] {
@@ -638,6 +711,28 @@ mod tests {
         tasks.said(&name, update("t", TaskState::Failed, 1001)).unwrap();
         tasks.said(&name, update("t", TaskState::Running, 1002)).unwrap();
         assert_eq!(tasks.registration().tasks[0].state, TaskState::Failed, "it has ended for good");
+    }
+
+    #[test]
+    fn what_waits_for_a_framework_is_bounded_over_all_tasks_of_an_executor() {
+        let (mut tasks, name) = there();
+        let ids: Vec<String> = (0..50).map(|number| format!("t{number}")).collect();
+        for id in &ids {
+            run(&mut tasks, id, false, RIGHT);
+        }
+        let long = |id: &str, state, number| {
+            let message = "x".repeat(MOST_WAITING / 20);
+            executor::Update { message, ..update(id, state, number) }
+        };
+        let mut say =
+            |state, number| ids.iter().map(|id| tasks.said(&name, long(id, state, number))).collect::<Vec<_>>();
+        let running = say(TaskState::Running, 1);
+        assert_eq!(running.iter().filter(|said| said.is_ok()).count(), 19);
+        assert!(running[19..].iter().all(|said| *said == Err(Refusal::TooMuch)));
+        let finished = say(TaskState::Finished, 2);
+        assert_eq!(finished.iter().filter(|said| said.is_ok()).count(), 20, "ends have room of their own, and no more");
+        tasks.told(ToAgent::Acknowledge { framework: "f".into(), task: "t0".into(), update: UpdateId(1) });
+        assert_eq!(tasks.said(&name, long("t49", TaskState::Finished, 3)), Ok(()));
     }
 
     #[test]
