@@ -2,6 +2,7 @@
 //! expects. A test named `guest_…` runs inside; the test without the prefix starts it there.
 
 mod bad_input;
+mod bounds;
 mod clock;
 mod hardware;
 mod wild;
