@@ -1,6 +1,8 @@
 //! Calls that would reach the VMM itself, or others in the guest, if it did not look at them first.
 
-use crate::{in_guest, inside};
+use std::arch::asm;
+
+use crate::{PAGE, child, dies_of, in_guest, inside, write};
 
 /// The error of the last call of the C library.
 fn errno() -> i32 {
@@ -65,5 +67,52 @@ fn guest_socket_options_with_pointers_are_refused() {
             assert_eq!(libc::getsockopt(socket, level, name, (&raw mut number).cast(), &raw mut length), 0);
         }
         assert_eq!((number, length), (1, 4), "{level} {name}");
+    }
+}
+
+#[test]
+fn gates_to_ring_0_have_no_place() {
+    in_guest("bounds::guest_gates_to_ring_0_have_no_place");
+}
+
+/// Ends the process with 0 where what was raised is no page fault.
+extern "C" fn says_whether_protected(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    const SI_KERNEL: i32 = 0x80;
+    // SAFETY: the kernel gives a whole structure; this ends the process.
+    unsafe { libc::_exit(i32::from((*info).si_code != SI_KERNEL)) }
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_gates_to_ring_0_have_no_place() {
+    if !inside() {
+        return;
+    }
+    const LOWEST: usize = 0x1_0000;
+    // An area that grows does so down to the lowest address there is, and not beyond.
+    let at = (LOWEST + 16 * PAGE) as *mut libc::c_void;
+    let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: nothing else stands so low.
+    let start = unsafe { libc::mmap(at, PAGE, protection, kind | libc::MAP_FIXED | libc::MAP_GROWSDOWN, -1, 0) };
+    assert_eq!(start, at);
+    write(LOWEST as *mut u8, 1);
+    for address in [LOWEST - 1, LOWEST - PAGE, PAGE] {
+        assert!(dies_of(libc::SIGSEGV, || write(address as *mut u8, 1)), "{address:#x}");
+    }
+    // There is no local table of descriptors that a far call would be looked up in.
+    for selector in [7u16, 15, 0xffff] {
+        let ended = child(|| {
+            let pointer = [0u16, 0, selector];
+            // SAFETY: either the handler ends the process or the call does.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = says_whether_protected as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO;
+                libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut());
+                asm!("call fword ptr [{}]", in(reg) &raw const pointer);
+                libc::_exit(2);
+            }
+        });
+        assert_eq!(ended, 0, "{selector:#x}");
     }
 }

@@ -51,6 +51,8 @@ impl Memory {
                 }
             }
         };
+        // Of a file there is nothing below where it begins.
+        let grows_down = grows_down && matches!(source, Source::Anonymous);
         self.areas.insert(start, Area { end: start + length, protection, source, grows_down, brought: 0 });
         join(&mut self.areas, start);
         Ok(start)

@@ -128,6 +128,8 @@ impl Vcpu {
         special.ss = kvm_segment { selector: USER_SS, type_: 3, db: 1, ..flat };
         let null = kvm_segment { unusable: 1, ..Default::default() };
         (special.ds, special.es, special.fs, special.gs) = (null, null, null, null);
+        // KVM's own begins at address 0 and is present: what a program had there would be gates to ring 0.
+        special.ldt = null;
         let supervisor = if let Some(blocks) = &model.blocks {
             let supervisor = Supervisor::new(index, blocks, &mut special);
             Some(supervisor.ok_or(VmError::Kvm("make so many vCPUs", kvm_ioctls::Error::new(libc::ENOSPC)))?)
