@@ -116,3 +116,70 @@ fn guest_gates_to_ring_0_have_no_place() {
         assert_eq!(ended, 0, "{selector:#x}");
     }
 }
+
+#[test]
+fn signals_that_are_none_are_no_childs_last() {
+    in_guest("bounds::guest_signals_that_are_none_are_no_childs_last");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_signals_that_are_none_are_no_childs_last() {
+    if !inside() {
+        return;
+    }
+    // SAFETY: a child ends at once.
+    let clone = |signal: u64| unsafe {
+        let pid = libc::syscall(libc::SYS_clone, signal, 0, 0, 0, 0);
+        if pid == 0 {
+            libc::_exit(0);
+        }
+        pid
+    };
+    let clone3 = |signal: u64| {
+        let request = [0, 0, 0, 0, signal, 0, 0, 0u64];
+        // SAFETY: as above.
+        unsafe {
+            let pid = libc::syscall(libc::SYS_clone3, request.as_ptr(), size_of_val(&request));
+            if pid == 0 {
+                libc::_exit(0);
+            }
+            pid
+        }
+    };
+    for signal in [65, 200, 255] {
+        assert_eq!((clone(signal), errno()), (-1, libc::EINVAL), "{signal}");
+        assert_eq!((clone3(signal), errno()), (-1, libc::EINVAL), "{signal}");
+    }
+    assert_eq!((clone3(256 + 17), errno()), (-1, libc::EINVAL));
+    for pid in [clone(libc::SIGCHLD as u64), clone3(libc::SIGCHLD as u64), clone(0)] {
+        assert!(pid > 0);
+        let mut status = -1;
+        // SAFETY: the status has room.
+        assert_eq!(i64::from(unsafe { libc::waitpid(pid as i32, &raw mut status, libc::__WALL) }), pid);
+        assert_eq!(status, 0);
+    }
+}
+
+#[test]
+fn arguments_without_end_are_too_many() {
+    in_guest("bounds::guest_arguments_without_end_are_too_many");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_arguments_without_end_are_too_many() {
+    if !inside() {
+        return;
+    }
+    let (text, empty) = (vec![b'x'; 100 << 10].into_iter().chain([0]).collect::<Vec<u8>>(), [0u8; 8]);
+    // Those that are too many are followed by one that nobody reads.
+    let mut arguments = vec![text.as_ptr(); 21];
+    arguments.extend([std::ptr::without_provenance(8), std::ptr::null()]);
+    let none = std::ptr::null::<*const u8>();
+    for (arguments, environment) in [(arguments.as_ptr(), none), (empty.as_ptr().cast(), arguments.as_ptr())] {
+        // SAFETY: the vectors end with null; the program is not executed.
+        let done = unsafe { libc::syscall(libc::SYS_execve, c"/test".as_ptr(), arguments, environment) };
+        assert_eq!((done, errno()), (-1, libc::E2BIG));
+    }
+}
