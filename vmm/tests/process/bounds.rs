@@ -162,6 +162,40 @@ fn guest_signals_that_are_none_are_no_childs_last() {
 }
 
 #[test]
+fn others_are_out_of_reach() {
+    in_guest("bounds::guest_others_are_out_of_reach");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_others_are_out_of_reach() {
+    // SAFETY: a plain system call.
+    if !inside() || unsafe { libc::getuid() } != 0 {
+        return;
+    }
+    // SAFETY: plain system calls.
+    let (pid, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+    let limit = libc::rlimit { rlim_cur: 20, rlim_max: 20 };
+    let files = libc::RLIMIT_NOFILE;
+    // SAFETY: the structures have room; what is sent would end the process.
+    let status = child(|| unsafe {
+        assert_eq!(libc::prlimit(pid, files, std::ptr::null(), std::ptr::null_mut()), 0, "root may");
+        libc::syscall(libc::SYS_setresgid, 1000, 1000, 1000);
+        libc::syscall(libc::SYS_setresuid, 1000, 1000, 1000);
+        let refused = |done: i64| assert_eq!((done, errno()), (-1, libc::EPERM));
+        refused(libc::syscall(libc::SYS_tkill, thread, libc::SIGKILL));
+        refused(libc::syscall(libc::SYS_tkill, thread, 0));
+        refused(libc::syscall(libc::SYS_tgkill, pid, thread, libc::SIGKILL));
+        refused(libc::prlimit(pid, files, &raw const limit, std::ptr::null_mut()).into());
+        refused(libc::prlimit(pid, files, std::ptr::null(), std::ptr::null_mut()).into());
+        // What it is itself remains its own.
+        assert_eq!(libc::syscall(libc::SYS_tkill, libc::gettid(), 0), 0);
+        assert_eq!(libc::prlimit(libc::getpid(), files, &raw const limit, std::ptr::null_mut()), 0);
+    });
+    assert_eq!(status, 0);
+}
+
+#[test]
 fn arguments_without_end_are_too_many() {
     in_guest("bounds::guest_arguments_without_end_are_too_many");
 }

@@ -68,7 +68,11 @@ fn limit(task: &Task, [pid, resource, new, old, ..]: Arguments) -> Result {
     let new: Option<[u8; 16]> = if new == 0 { None } else { Some(lock(&task.memory).array(new)?) };
     let pid = if pid == 0 { task.pid } else { pid as i32 };
     let mut table = lock(&task.kernel.table);
+    let who = table.process(task.pid)?.credentials.clone();
     let process = table.process(pid)?;
+    if pid != task.pid && !who.may_limit(&process.credentials) {
+        return Err(Errno::EPERM);
+    }
     let limit = &mut process.limits.0[index];
     let before = *limit;
     if let Some(bytes) = new {
@@ -76,7 +80,7 @@ fn limit(task: &Task, [pid, resource, new, old, ..]: Arguments) -> Result {
         if soft > hard {
             return Err(Errno::EINVAL);
         }
-        if hard > before.1 && !process.credentials.has(CapabilitySet::SYS_RESOURCE) {
+        if hard > before.1 && !who.has(CapabilitySet::SYS_RESOURCE) {
             return Err(Errno::EPERM);
         }
         *limit = (soft, hard);
