@@ -217,3 +217,88 @@ fn guest_arguments_without_end_are_too_many() {
         assert_eq!((done, errno()), (-1, libc::E2BIG));
     }
 }
+
+/// Sends descriptors over a stream, with a byte.
+fn send(to: i32, descriptors: &[i32]) {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    assert_eq!(sendmsg::<()>(to, &[std::io::IoSlice::new(b"x")], &rights, MsgFlags::empty(), None), Ok(1));
+}
+
+/// The descriptors that come with a byte, and whether there were more.
+fn receive(from: i32) -> (Vec<i32>, bool) {
+    let (mut byte, mut room) = ([0u8], [0u64; 32]);
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // SAFETY: the message is of zeroes but for a byte and room for control data, which the call fills with whole messages.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        (message.msg_control, message.msg_controllen) = (room.as_mut_ptr().cast(), size_of_val(&room));
+        assert_eq!(libc::recvmsg(from, &raw mut message, 0), 1, "{}", std::io::Error::last_os_error());
+        let mut numbers = Vec::new();
+        let mut control = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(header) = control.as_ref() {
+            assert_eq!((header.cmsg_level, header.cmsg_type), (libc::SOL_SOCKET, libc::SCM_RIGHTS));
+            let count = (header.cmsg_len - libc::CMSG_LEN(0) as usize) / 4;
+            numbers.extend(std::slice::from_raw_parts(libc::CMSG_DATA(control).cast::<i32>(), count));
+            control = libc::CMSG_NXTHDR(&raw const message, control);
+        }
+        (numbers, message.msg_flags & libc::MSG_CTRUNC != 0)
+    }
+}
+
+#[test]
+fn descriptors_that_nobody_takes_are_closed() {
+    in_guest("bounds::guest_descriptors_that_nobody_takes_are_closed");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_descriptors_that_nobody_takes_are_closed() {
+    if !inside() {
+        return;
+    }
+    let [from, to] = ends();
+    // Who asks for ids gets the descriptors that come with them.
+    let yes = 1i32;
+    // SAFETY: the number is as long as said.
+    unsafe {
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_PASSCRED);
+        assert_eq!(libc::setsockopt(from, level, name, (&raw const yes).cast(), 4), 0);
+    }
+    send(to, &[to]);
+    let (mut numbers, is_cut) = receive(from);
+    assert_eq!((numbers.len(), is_cut), (1, false));
+    numbers.extend([from, to]);
+    // With room for `room` more.
+    for room in [0, 1] {
+        let mut pipe = [0; 2];
+        // SAFETY: the array has room for two descriptors, which are closed once.
+        unsafe {
+            assert_eq!(libc::pipe2(pipe.as_mut_ptr(), libc::O_NONBLOCK), 0);
+            send(to, &[to, pipe[1], pipe[1]]);
+            assert_eq!(libc::close(pipe[1]), 0);
+        }
+        let first_free = pipe[1] as u64;
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the structures are read and filled by the calls.
+        let (received, is_cut) = unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before), 0);
+            let narrow = libc::rlimit { rlim_cur: first_free + room, ..before };
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const narrow), 0);
+            let received = receive(from);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before), 0);
+            received
+        };
+        assert_eq!((received.len() as u64, is_cut), (room, true));
+        let mut byte = 0u8;
+        // SAFETY: one byte fits.
+        let read = unsafe { libc::read(pipe[0], (&raw mut byte).cast(), 1) };
+        assert_eq!(read, 0, "nobody has the other end: {}", errno());
+        numbers.extend(received.into_iter().chain([pipe[0]]));
+    }
+    for number in numbers {
+        // SAFETY: nobody uses them any more.
+        assert_eq!(unsafe { libc::close(number) }, 0);
+    }
+}
