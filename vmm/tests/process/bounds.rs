@@ -302,3 +302,49 @@ fn guest_descriptors_that_nobody_takes_are_closed() {
         assert_eq!(unsafe { libc::close(number) }, 0);
     }
 }
+
+#[test]
+fn signals_wait_in_bounds() {
+    in_guest("bounds::guest_signals_wait_in_bounds");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_signals_wait_in_bounds() {
+    if !inside() {
+        return;
+    }
+    const SI_QUEUE: i32 = -1;
+    let status = child(|| {
+        let signal = libc::SIGRTMIN();
+        let mut info = [0u8; 128];
+        info[8..12].copy_from_slice(&SI_QUEUE.to_le_bytes());
+        // SAFETY: the structures are as the calls take them to be; the signal is blocked.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&raw mut set, signal);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            let (pid, thread) = (libc::getpid(), libc::gettid());
+            let queue = || libc::syscall(libc::SYS_rt_sigqueueinfo, pid, signal, info.as_ptr());
+            let queued = |most: i32| (0..=most).take_while(|_| queue() == 0).count() as i32;
+            let limit = libc::rlimit { rlim_cur: 10, rlim_max: libc::RLIM_INFINITY };
+            libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit);
+            assert_eq!((queued(100), errno()), (10, libc::EAGAIN));
+            assert_eq!(libc::syscall(libc::SYS_tgkill, pid, thread, signal), -1);
+            assert_eq!(errno(), libc::EAGAIN);
+            // These say nothing that could be lost.
+            assert_eq!(libc::kill(pid, signal), 0);
+            assert_eq!(libc::kill(pid, libc::SIGCHLD), 0);
+            let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, ..limit };
+            libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit);
+            let more = queued(1 << 20);
+            assert!(more > 1000 && more < 100_000, "{more}");
+            assert_eq!(errno(), libc::EAGAIN);
+            let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            let taken =
+                (0..).take_while(|_| libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const none) > 0);
+            assert_eq!(taken.count() as i32, 10 + more);
+        }
+    });
+    assert_eq!(status, 0);
+}

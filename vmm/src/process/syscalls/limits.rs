@@ -16,7 +16,8 @@ const RESOURCES: usize = 16;
 /// Ticks of times(2) in a second, as `AT_CLKTCK` says.
 const TICKS: u128 = 100;
 
-/// Soft and hard limit of each resource, by its `RLIMIT_` number. That of descriptors is kept; the sandbox's control group
+/// Soft and hard limit of each resource, by its `RLIMIT_` number. Those of descriptors and of signals
+/// that wait are kept; the sandbox's control group
 /// limits memory and threads whatever stands here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits([(u64, u64); RESOURCES]);
@@ -30,6 +31,11 @@ impl Limits {
             unsafe { libc::getrlimit(resource as u32, &raw mut limit) };
             (limit.rlim_cur, limit.rlim_max)
         }))
+    }
+
+    /// How many signals may wait for a process.
+    pub fn pending(&self) -> u64 {
+        self.0[libc::RLIMIT_SIGPENDING as usize].0
     }
 
     /// How many descriptors a process may have.

@@ -278,6 +278,7 @@ fn kill_thread(task: &Task, process: Option<i32>, thread: i32, signal: u64) -> R
         return Ok(0);
     }
     let info = Info::from_process(number(signal)?, libc::SI_TKILL, task.pid, who.user.real);
+    table.process(found)?.has_room_for(info.signal)?;
     table.send_to_thread(found, thread, info).map(|()| 0)
 }
 
@@ -290,6 +291,7 @@ fn queue(task: &Task, thread: Option<i32>, target: u64, signal: u64, info: u64) 
     if !who.may_signal(&table.process(target)?.credentials) {
         return Err(Errno::EPERM);
     }
+    table.process(target)?.has_room_for(info.signal)?;
     match thread {
         Some(thread) => table.send_to_thread(target, thread, info)?,
         None => table.send(target, info),
