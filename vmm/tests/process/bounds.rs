@@ -1,6 +1,7 @@
 //! Calls that would reach the VMM itself, or others in the guest, if it did not look at them first.
 
 use std::arch::asm;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{PAGE, child, dies_of, in_guest, inside, write};
 
@@ -347,4 +348,41 @@ fn guest_signals_wait_in_bounds() {
         }
     });
     assert_eq!(status, 0);
+}
+
+#[test]
+fn a_first_thread_that_ends_leaves_its_id_to_who_executes() {
+    in_guest("bounds::guest_a_first_thread_that_ends_leaves_its_id_to_who_executes");
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_a_first_thread_that_ends_leaves_its_id_to_who_executes() {
+    if !inside() {
+        return;
+    }
+    crate::bad_input::write_program("/tmp/seven".as_ref());
+    for round in 0..200u32 {
+        let status = child(|| {
+            let go = &AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    while !go.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                    let arguments = [c"seven".as_ptr(), std::ptr::null()];
+                    // SAFETY: the vector ends with null.
+                    unsafe { libc::execv(c"/tmp/seven".as_ptr(), arguments.as_ptr()) };
+                });
+                go.store(true, Ordering::Relaxed);
+                // At another moment each time.
+                for _ in 0..round * 100 {
+                    std::hint::spin_loop();
+                }
+                // SAFETY: ends this thread, whose stack the other one does not use.
+                unsafe { libc::syscall(libc::SYS_exit, 3) };
+            });
+        });
+        assert_eq!(status, 7 << 8, "round {round}");
+    }
 }

@@ -193,7 +193,7 @@ impl Kernel {
 impl Thread {
     /// A thread that blocks these signals.
     pub fn new(blocked: Set) -> Self {
-        Self { handle: None, pending: VecDeque::new(), blocked, awaited: Set::default(), restore: None }
+        Self { handle: None, pending: VecDeque::new(), blocked, awaited: Set::default(), restore: None, ending: false }
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Thread {
     pub awaited: Set,
     /// What to block again once the handler of a signal that ended a sigsuspend has been set up.
     pub restore: Option<Set>,
+    /// It is ending; the record goes with the thread itself.
+    pub ending: bool,
 }
 
 impl Thread {
@@ -228,7 +230,7 @@ impl Table {
         }
         process.pending.push_back(info);
         process.tell_files();
-        let ready = |thread: &&Thread| thread.takes(info.signal);
+        let ready = |thread: &&Thread| !thread.ending && thread.takes(info.signal);
         let chosen = process.threads.values().find(ready);
         if let Some(handle) = chosen.and_then(|thread| thread.handle.as_ref()) {
             handle.interrupt();
