@@ -386,3 +386,70 @@ fn guest_a_first_thread_that_ends_leaves_its_id_to_who_executes() {
         assert_eq!(status, 7 << 8, "round {round}");
     }
 }
+
+#[test]
+fn threads_that_cannot_begin_cost_nothing() {
+    if std::fs::File::open("/dev/kvm").is_err() {
+        println!("skipped: /dev/kvm cannot be opened");
+        return;
+    }
+    let root = crate::root();
+    let test = "bounds::guest_threads_that_cannot_begin_cost_nothing";
+    let mut command = crate::command(root.path(), &["/test", "--exact", test, "--ignored", "--test-threads=1"]);
+    // SAFETY: what runs in between makes one system call.
+    unsafe {
+        use std::os::unix::process::CommandExt as _;
+        let few = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const few) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let output = command.output().unwrap();
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{}\n{out}{error}", output.status);
+}
+
+#[test]
+#[ignore = "runs in a guest"]
+fn guest_threads_that_cannot_begin_cost_nothing() {
+    /// More than any KVM gives a VM.
+    const MANY: usize = 5000;
+    extern "C" fn end(_: *mut libc::c_void) -> libc::c_int {
+        0
+    }
+    if !inside() {
+        return;
+    }
+    // The VMM has as few descriptors as this process may have, and some of its own.
+    let mut files = Vec::new();
+    while let Ok(file) = std::fs::File::open("/test") {
+        files.push(file);
+    }
+    // SAFETY: a child waits to be killed; what runs on the stack of its own does nothing.
+    unsafe {
+        let mut children = Vec::new();
+        // They have the vCPUs that were made before.
+        loop {
+            match libc::fork() {
+                0 => loop {
+                    libc::pause();
+                },
+                -1 => break,
+                pid => children.push(pid),
+            }
+        }
+        assert_eq!(errno(), libc::EAGAIN);
+        let stack = crate::page(crate::pages(4), 4).cast();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        for _ in 0..MANY {
+            assert_eq!(libc::clone(end, stack, flags, std::ptr::null_mut()), -1);
+        }
+        drop(files);
+        assert_eq!(child(|| ()), 0, "a vCPU is left");
+        for pid in children {
+            assert_eq!(libc::kill(pid, libc::SIGKILL), 0);
+            assert_eq!(libc::waitpid(pid, std::ptr::null_mut(), 0), pid);
+        }
+    }
+}

@@ -20,14 +20,15 @@ const PAGE: usize = 4096;
 
 /// Runs a command in a guest whose root holds this binary as `/test`, and busybox where the machine has it.
 fn guest(root: &Path, command: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_berth-vmm"))
-        .arg("process")
-        .arg(root)
-        .args(command)
-        // A pipe, not the host's `/dev/null`: what a wild program does to its streams it may do to nothing else.
-        .stdin(Stdio::piped())
-        .output()
-        .expect("berth-vmm starts")
+    self::command(root, command).output().expect("berth-vmm starts")
+}
+
+/// What runs a command in such a guest.
+fn command(root: &Path, command: &[&str]) -> Command {
+    let mut vmm = Command::new(env!("CARGO_BIN_EXE_berth-vmm"));
+    // A pipe, not the host's `/dev/null`: what a wild program does to its streams it may do to nothing else.
+    vmm.arg("process").arg(root).args(command).stdin(Stdio::piped());
+    vmm
 }
 
 fn root() -> tempfile::TempDir {
