@@ -171,6 +171,12 @@ fn guest_what_is_taken_away_is_gone() {
         let moved = libc::mremap(page(start, 4).cast(), 4 * PAGE, 64 * PAGE, libc::MREMAP_MAYMOVE).cast::<u8>();
         assert_eq!((read(moved), read(page(moved, 3)), read(page(moved, 4))), (7, 7, 0));
         assert!(moved == page(start, 4) || dies_of(libc::SIGSEGV, || assert_ne!(read(page(start, 4)), 255)));
+        // What is moved right behind where it was is all that is left.
+        let (old, new) = (pages(8), libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED);
+        (0..8).for_each(|at| write(page(old, at), at as u8));
+        assert_eq!(libc::mremap(old.cast(), 4 * PAGE, 4 * PAGE, new, page(old, 4)), page(old, 4).cast());
+        assert_eq!([4, 5, 6, 7].map(|at| read(page(old, at))), [0, 1, 2, 3]);
+        assert!((0..4).all(|at| dies_of(libc::SIGSEGV, || assert_ne!(read(page(old, at)), 255))));
     }
     // A thread that is writing loses the page too.
     let spinning = dies_of(libc::SIGSEGV, || {
