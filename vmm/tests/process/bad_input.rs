@@ -42,18 +42,10 @@ fn program(segments: &[Segment], interpreter: Option<&str>) -> Vec<u8> {
     file
 }
 
-/// Writes a program that exits with 7.
-pub fn write_program(path: &Path) {
-    write_executable(path, &program(&[TEXT], None));
-}
-
-fn write_executable(path: &Path, bytes: &[u8]) {
-    fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 fn run(root: &Path, bytes: &[u8]) -> Option<i32> {
-    write_executable(&root.join("program"), bytes);
+    let path = root.join("program");
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     guest(root, &["/program"]).status.code()
 }
 
