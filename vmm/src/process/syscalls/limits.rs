@@ -16,9 +16,8 @@ const RESOURCES: usize = 16;
 /// Ticks of times(2) in a second, as `AT_CLKTCK` says.
 const TICKS: u128 = 100;
 
-/// Soft and hard limit of each resource, by its `RLIMIT_` number. Those of descriptors and of signals
-/// that wait are kept; the sandbox's control group
-/// limits memory and threads whatever stands here.
+/// Soft and hard limit of each resource, by its `RLIMIT_` number. Those of descriptors and of signals that wait are kept; the
+/// sandbox's control group limits memory and threads whatever stands here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits([(u64, u64); RESOURCES]);
 

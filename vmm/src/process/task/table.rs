@@ -353,7 +353,7 @@ impl Process {
         (self.pending.len() + own.sum::<usize>()) as u64 >= self.limits.pending().min(MOST_PENDING)
     }
 
-    /// Whether a signal is put in this queue: where it waits there already only those that are queued, as far as there is room.
+    /// Whether a signal is put in this queue: where it waits there already only one that queues is, as long as there is room.
     fn keeps(&self, queue: &VecDeque<Info>, signal: u8) -> bool {
         let again = queue.iter().any(|other| other.signal == signal);
         !again || signal >= FIRST_QUEUED && !self.is_full()
