@@ -2,6 +2,7 @@
 //! expects. A test named `guest_…` runs inside; the test without the prefix starts it there.
 
 mod bad_input;
+mod bounds;
 mod clock;
 mod hardware;
 mod wild;
@@ -19,14 +20,15 @@ const PAGE: usize = 4096;
 
 /// Runs a command in a guest whose root holds this binary as `/test`, and busybox where the machine has it.
 fn guest(root: &Path, command: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_berth-vmm"))
-        .arg("process")
-        .arg(root)
-        .args(command)
-        // A pipe, not the host's `/dev/null`: what a wild program does to its streams it may do to nothing else.
-        .stdin(Stdio::piped())
-        .output()
-        .expect("berth-vmm starts")
+    self::command(root, command).output().expect("berth-vmm starts")
+}
+
+/// What runs a command in such a guest.
+fn command(root: &Path, command: &[&str]) -> Command {
+    let mut vmm = Command::new(env!("CARGO_BIN_EXE_berth-vmm"));
+    // A pipe, not the host's `/dev/null`: what a wild program does to its streams it may do to nothing else.
+    vmm.arg("process").arg(root).args(command).stdin(Stdio::piped());
+    vmm
 }
 
 fn root() -> tempfile::TempDir {
@@ -69,6 +71,9 @@ fn is_emulated() -> bool {
     String::from_utf8_lossy(&name).contains("QEMU TCG")
 }
 
+/// What a child exits with whose `action` has panicked.
+const PANICKED: i32 = 101;
+
 /// Runs `action` in a child and gives the status it ends with.
 fn child(action: impl FnOnce()) -> i32 {
     // SAFETY: the child runs nothing but the action and ends; this process has no other thread that holds a lock it needs.
@@ -79,8 +84,9 @@ fn child(action: impl FnOnce()) -> i32 {
             for signal in [libc::SIGSEGV, libc::SIGBUS] {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            action();
-            libc::_exit(0);
+            // Nobody here hears of a thread that has panicked: the status is to say so.
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(action));
+            libc::_exit(if done.is_ok() { 0 } else { PANICKED });
         }
         let mut status = -1;
         assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
@@ -169,6 +175,12 @@ fn guest_what_is_taken_away_is_gone() {
         let moved = libc::mremap(page(start, 4).cast(), 4 * PAGE, 64 * PAGE, libc::MREMAP_MAYMOVE).cast::<u8>();
         assert_eq!((read(moved), read(page(moved, 3)), read(page(moved, 4))), (7, 7, 0));
         assert!(moved == page(start, 4) || dies_of(libc::SIGSEGV, || assert_ne!(read(page(start, 4)), 255)));
+        // What is moved right behind where it was is all that is left.
+        let (old, new) = (pages(64), libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED);
+        (0..64).for_each(|at| write(page(old, at), at as u8));
+        assert_eq!(libc::mremap(old.cast(), 4 * PAGE, 60 * PAGE, new, page(old, 4)), page(old, 4).cast());
+        assert_eq!([4, 7, 8, 63].map(|at| read(page(old, at))), [0, 3, 0, 0]);
+        assert!((0..4).all(|at| dies_of(libc::SIGSEGV, || assert_ne!(read(page(old, at)), 255))));
     }
     // A thread that is writing loses the page too.
     let spinning = dies_of(libc::SIGSEGV, || {

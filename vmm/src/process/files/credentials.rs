@@ -123,6 +123,12 @@ impl Credentials {
         self.has(CapabilitySet::KILL) || reached.contains(&self.user.real) || reached.contains(&self.user.effective)
     }
 
+    /// Whether it may see and set the limits of another process with these (prlimit(2)).
+    pub fn may_limit(&self, other: &Self) -> bool {
+        let all = |ids: Ids, id: u32| ids.all().into_iter().all(|other| other == id);
+        self.has(CapabilitySet::SYS_RESOURCE) || all(other.user, self.user.real) && all(other.group, self.group.real)
+    }
+
     /// With the real ids in place of the effective ones, as access(2) looks at files.
     #[must_use]
     pub fn as_real(&self) -> Self {

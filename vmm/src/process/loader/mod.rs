@@ -17,6 +17,8 @@ use super::memory::{Memory, Place, page_of};
 use super::vm::{Vm, layout};
 use crate::paging::entry::PAGE_SIZE;
 
+pub use self::stack::{MOST_BYTES, bytes_of};
+
 /// How many `#!` lines may follow each other.
 const MOST_SCRIPTS: usize = 5;
 /// The longest `#!` line, as on Linux.

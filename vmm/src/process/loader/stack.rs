@@ -13,7 +13,7 @@ use crate::process::vm::layout;
 /// Bytes of stack that are mapped at first; it grows from there.
 const FIRST_BYTES: u64 = 132 << 10;
 /// Most bytes of arguments and environment, a quarter of the usual stack limit as on Linux.
-const MOST_BYTES: usize = 2 << 20;
+pub const MOST_BYTES: usize = 2 << 20;
 
 const AT_PHDR: u64 = 3;
 const AT_PHENT: u64 = 4;
@@ -50,6 +50,11 @@ pub struct Program<'a> {
     pub path: &'a [u8],
 }
 
+/// The bytes of the stack that an argument or a string of the environment takes, its end and its address included.
+pub fn bytes_of(text: &[u8]) -> usize {
+    text.len() + 9
+}
+
 /// Maps the stack, fills it and gives the stack pointer to begin with.
 pub fn build(
     memory: &mut Memory,
@@ -58,7 +63,7 @@ pub fn build(
     environment: &[Vec<u8>],
     who: &Credentials,
 ) -> Result {
-    let strings: usize = arguments.iter().chain(environment).map(|text| text.len() + 9).sum();
+    let strings: usize = arguments.iter().chain(environment).map(|text| bytes_of(text)).sum();
     if strings > MOST_BYTES {
         return Err(Errno::E2BIG);
     }

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use super::area::{Area, LOWEST, Protection, Source, find, join, place, split};
 use super::{Memory, Result, page_of};
 use crate::paging::entry::PAGE_SIZE;
+use crate::paging::tables::Mapping;
 use crate::process::vm::layout;
 
 /// Most areas of one process, as `vm.max_map_count` says on Linux.
@@ -51,6 +52,8 @@ impl Memory {
                 }
             }
         };
+        // Of a file there is nothing below where it begins.
+        let grows_down = grows_down && matches!(source, Source::Anonymous);
         self.areas.insert(start, Area { end: start + length, protection, source, grows_down, brought: 0 });
         join(&mut self.areas, start);
         Ok(start)
@@ -168,21 +171,40 @@ impl Memory {
             return Err(Errno::EINVAL);
         }
         let new = self.mmap(at, new_length, moved.protection, moved.source.clone(), false)?;
-        let vm = self.vm.clone();
-        let memory = vm.arena.memory();
-        let mut gone = Vec::new();
-        for (page, mapping) in self.space().pages(memory, old, old + old_length) {
-            let _ = self.space_mut().unmap(memory, page);
-            if page - old < new_length {
-                self.map(new + (page - old), mapping.physical, mapping.rights)?;
-                gone.push(mapping.physical);
-            } else {
-                vm.release(vec![mapping.physical]);
-            }
-        }
-        vm.zap(gone);
+        self.move_pages((old, old_length), (new, new_length))?;
+        // The new area may have been joined to the old one.
+        self.cut(old, old + old_length);
         self.areas.remove(&old);
         Ok(new)
+    }
+
+    /// Moves the pages of a range to another one, where none are, and gives up those that do not fit there. Where that fails all
+    /// are where they were, and nothing stands in the other range.
+    fn move_pages(&mut self, (old, old_length): (u64, u64), (new, new_length): (u64, u64)) -> Result<()> {
+        let vm = self.vm.clone();
+        let memory = vm.arena.memory();
+        let pages = self.space().pages(memory, old, old + old_length);
+        let count = pages.partition_point(|(page, _)| page - old < new_length);
+        let (kept, dropped) = pages.split_at(count);
+        let frames =
+            |pages: &[(u64, Mapping)]| -> Vec<u64> { pages.iter().map(|(_, mapping)| mapping.physical).collect() };
+        for (at, (page, mapping)) in kept.iter().enumerate() {
+            if let Err(error) = self.map(new + (page - old), mapping.physical, mapping.rights) {
+                for (page, _) in &kept[..at] {
+                    let _ = self.space_mut().unmap(memory, new + (page - old));
+                }
+                // Other threads may have come upon them already.
+                vm.zap(frames(&kept[..at]));
+                self.munmap(new, new_length)?;
+                return Err(error);
+            }
+        }
+        for (page, _) in &pages {
+            let _ = self.space_mut().unmap(memory, *page);
+        }
+        vm.zap(frames(kept));
+        vm.release(frames(dropped));
+        Ok(())
     }
 
     /// Whether nothing stands in a range.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::area::{Area, Source, find};
+use super::area::{Area, LOWEST, Source, find};
 use super::window::MappedFile;
 use super::{Memory, page_of};
 use crate::paging::PageSize;
@@ -90,7 +90,7 @@ impl Memory {
         }
         let (&start, area) = self.areas.range(page..).next()?;
         let near = self.areas.range(..page).next_back().is_none_or(|(_, below)| below.end <= page);
-        if !area.grows_down || area.end - page > STACK_LIMIT || !near {
+        if !area.grows_down || page < LOWEST || area.end - page > STACK_LIMIT || !near {
             return None;
         }
         let area = self.areas.remove(&start)?;

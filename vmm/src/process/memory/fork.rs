@@ -10,9 +10,17 @@ impl Memory {
         let mut child = Self::new(self.vm.clone())?;
         child.program_break = self.program_break;
         child.areas.clone_from(&self.areas);
+        let mut protected = Vec::new();
+        let passed = self.pass_on(&mut child, &mut protected);
+        // The parent may have written through what the shadow tables hold.
+        self.vm.zap(protected);
+        passed.map(|()| child)
+    }
+
+    /// Gives a child its pages; of the private ones it puts into `protected` those that could be written until now.
+    fn pass_on(&mut self, child: &mut Self, protected: &mut Vec<u64>) -> Result<()> {
         let vm = self.vm.clone();
         let memory = vm.arena.memory();
-        let mut protected = Vec::new();
         for (start, area) in &child.areas.clone() {
             // Pages of files come back from the page cache; only what was written has to be passed on.
             let windows = matches!(area.source, Source::File(..) | Source::SharedFile(..));
@@ -27,11 +35,9 @@ impl Memory {
                     protected.push(mapping.physical);
                 }
                 vm.share(mapping.physical);
-                child.map(page, mapping.physical, rights)?;
+                child.map(page, mapping.physical, rights).inspect_err(|_| vm.release(vec![mapping.physical]))?;
             }
         }
-        // The parent may have written through what the shadow tables hold.
-        vm.zap(protected);
-        Ok(child)
+        Ok(())
     }
 }

@@ -11,6 +11,8 @@ mod change;
 mod copy;
 mod fault;
 mod fork;
+#[cfg(test)]
+mod tests;
 pub mod window;
 
 use std::collections::BTreeMap;

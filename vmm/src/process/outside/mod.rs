@@ -18,6 +18,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 pub use self::protocol::{Answer, Request, State};
+use self::session::Sessions;
 use super::Result;
 use super::files::receive;
 use super::task::Kernel;
@@ -26,8 +27,6 @@ use crate::vcpu::translate::Checked;
 
 /// Stack of a thread that serves a connection.
 const STACK: usize = 256 << 10;
-/// Most connections at once; each takes a thread or two.
-const MOST_CONNECTIONS: usize = 32;
 /// Longest request in bytes, its newline included; real ones have a tenth of it.
 const REQUEST_MAX: usize = 1024;
 /// How long a client may take to send its request, or to take the answer. One is connected before it is executed, which takes its time
@@ -39,20 +38,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Serves whoever connects, on threads of its own.
 pub fn serve(kernel: Arc<Kernel>, listener: UnixListener) -> Result<()> {
     let accept = move || {
-        let connections = Arc::new(());
+        let sessions = Arc::new(Sessions::default());
         loop {
             let Ok((stream, _)) = listener.accept() else {
                 thread::sleep(PAUSE);
                 continue;
             };
-            if Arc::strong_count(&connections) > MOST_CONNECTIONS {
-                continue;
-            }
-            let (kernel, counted) = (kernel.clone(), connections.clone());
+            let (kernel, sessions) = (kernel.clone(), sessions.clone());
             // Whatever goes wrong with one client is that client's own affair.
             let converse = move || {
-                let _ = converse(&kernel, &stream);
-                drop(counted);
+                let _ = converse(&kernel, &sessions, &stream);
             };
             let _ = Builder::new().stack_size(STACK).spawn(converse);
         }
@@ -61,12 +56,12 @@ pub fn serve(kernel: Arc<Kernel>, listener: UnixListener) -> Result<()> {
 }
 
 /// Takes one request and answers it.
-fn converse(kernel: &Arc<Kernel>, stream: &UnixStream) -> io::Result<()> {
+fn converse(kernel: &Arc<Kernel>, sessions: &Sessions, stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let (line, descriptors) = read_line(stream)?;
     let answer = match serde_json::from_slice(&line) {
-        Ok(Request::Exec) => return session::serve(kernel, stream, descriptors),
+        Ok(Request::Exec) => return session::serve(kernel, sessions, stream, descriptors),
         Ok(request) => answer(kernel, request).unwrap_or_else(Answer::Error),
         Err(error) => Answer::Error(format!("this is no request: {error}")),
     };

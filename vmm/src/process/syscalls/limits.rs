@@ -16,8 +16,8 @@ const RESOURCES: usize = 16;
 /// Ticks of times(2) in a second, as `AT_CLKTCK` says.
 const TICKS: u128 = 100;
 
-/// Soft and hard limit of each resource, by its `RLIMIT_` number. That of descriptors is kept; the sandbox's control group
-/// limits memory and threads whatever stands here.
+/// Soft and hard limit of each resource, by its `RLIMIT_` number. Those of descriptors and of signals that wait are kept; the
+/// sandbox's control group limits memory and threads whatever stands here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits([(u64, u64); RESOURCES]);
 
@@ -30,6 +30,11 @@ impl Limits {
             unsafe { libc::getrlimit(resource as u32, &raw mut limit) };
             (limit.rlim_cur, limit.rlim_max)
         }))
+    }
+
+    /// How many signals may wait for a process.
+    pub fn pending(&self) -> u64 {
+        self.0[libc::RLIMIT_SIGPENDING as usize].0
     }
 
     /// How many descriptors a process may have.
@@ -68,7 +73,11 @@ fn limit(task: &Task, [pid, resource, new, old, ..]: Arguments) -> Result {
     let new: Option<[u8; 16]> = if new == 0 { None } else { Some(lock(&task.memory).array(new)?) };
     let pid = if pid == 0 { task.pid } else { pid as i32 };
     let mut table = lock(&task.kernel.table);
+    let who = table.process(task.pid)?.credentials.clone();
     let process = table.process(pid)?;
+    if pid != task.pid && !who.may_limit(&process.credentials) {
+        return Err(Errno::EPERM);
+    }
     let limit = &mut process.limits.0[index];
     let before = *limit;
     if let Some(bytes) = new {
@@ -76,7 +85,7 @@ fn limit(task: &Task, [pid, resource, new, old, ..]: Arguments) -> Result {
         if soft > hard {
             return Err(Errno::EINVAL);
         }
-        if hard > before.1 && !process.credentials.has(CapabilitySet::SYS_RESOURCE) {
+        if hard > before.1 && !who.has(CapabilitySet::SYS_RESOURCE) {
             return Err(Errno::EPERM);
         }
         *limit = (soft, hard);

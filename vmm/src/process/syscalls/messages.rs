@@ -1,5 +1,6 @@
 //! `sendmsg` and `recvmsg`: messages with control data, which may carry descriptors to another process.
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::process::vm::lock;
 /// Bytes of `struct msghdr` and `struct cmsghdr`.
 const MESSAGE: usize = 56;
 const CONTROL: usize = 16;
+/// A descriptor of the process that has sent, of `<linux/socket.h>`.
+const SCM_PIDFD: i32 = 4;
 /// Most bytes of control data.
 const MOST_CONTROL: u64 = 16 << 10;
 /// Most bytes of a message.
@@ -64,28 +67,88 @@ fn message(name: (*const u8, usize), part: &[u64; 2], control: (*const u8, usize
     words(&[name, length, part.as_ptr() as u64, 1, control.0 as u64, control.1 as u64, 0])
 }
 
-/// Calls `change` with each descriptor in control data.
-fn each_descriptor(control: &mut [u8], mut change: impl FnMut(i32) -> Result<i32>) -> Result<()> {
-    let mut at = 0;
-    while at + CONTROL <= control.len() {
-        let length = usize::try_from(word(control, at)).map_err(|_| Errno::EINVAL)?;
-        let end =
-            at.checked_add(length).filter(|&end| length >= CONTROL && end <= control.len()).ok_or(Errno::EINVAL)?;
-        let (level, kind) = (half(control, at + 8).cast_signed(), half(control, at + 12).cast_signed());
+/// A message of control data: its level and kind, and where its content stands.
+type Control = (i32, i32, Range<usize>);
+
+/// Each message of control data, up to the first that is none.
+fn controls(control: &[u8]) -> impl Iterator<Item = Result<Control>> {
+    let mut at = 0_usize;
+    std::iter::from_fn(move || {
+        let header = control.get(at..)?.first_chunk::<CONTROL>()?;
+        let end = usize::try_from(word(header, 0)).ok().filter(|&length| length >= CONTROL);
+        let end = end.and_then(|length| at.checked_add(length)).filter(|&end| end <= control.len());
+        let Some(end) = end else {
+            at = control.len();
+            return Some(Err(Errno::EINVAL));
+        };
+        let content = at + CONTROL..end;
+        at = end.next_multiple_of(8);
+        Some(Ok((half(header, 8).cast_signed(), half(header, 12).cast_signed(), content)))
+    })
+}
+
+/// Puts the host's descriptors into control data of the guest, and gives the files, which have to stay open until it was sent.
+fn lend(task: &Task, control: &mut [u8]) -> Result<Vec<Arc<OpenFile>>> {
+    let mut lent = Vec::new();
+    for (level, kind, content) in controls(control).collect::<Result<Vec<_>>>()? {
         match (level, kind) {
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                for place in control[at + CONTROL..end].chunks_exact_mut(4) {
-                    let new = change(half(place, 0).cast_signed())?;
-                    place.copy_from_slice(&new.to_le_bytes());
+                for place in control[content].chunks_exact_mut(4) {
+                    let file = task.file(half(place, 0).into())?;
+                    place.copy_from_slice(&file.as_raw_fd().to_le_bytes());
+                    lent.push(file);
                 }
             }
             // The ids would be the host's.
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => return Err(Errno::EPERM),
             _ => {}
         }
-        at = end.next_multiple_of(8);
     }
-    Ok(())
+    Ok(lent)
+}
+
+/// Control data of the host as the guest is to see it, and whether that is all it is to see: the descriptors are its own, as
+/// many as it has room for.
+fn take(task: &Task, control: &[u8], close: bool) -> (Vec<u8>, bool) {
+    let (mut seen, mut whole) = (Vec::new(), true);
+    for (level, kind, content) in controls(control).map_while(Result::ok) {
+        let content = &control[content];
+        let owned = || {
+            let numbers = content.chunks_exact(4).map(|number| half(number, 0).cast_signed());
+            // SAFETY: the host has just given these descriptors to nobody else.
+            numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect::<Vec<_>>()
+        };
+        let content = match (level, kind) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                let mut numbers = Vec::new();
+                for fd in owned() {
+                    let Ok(number) = lock(&task.descriptors).add(OpenFile::new(fd, "socket:"), close, 0) else {
+                        whole = false;
+                        break;
+                    };
+                    numbers.extend((number as i32).to_le_bytes());
+                }
+                if numbers.is_empty() {
+                    continue;
+                }
+                numbers
+            }
+            // Processes of the host are none of the guest's: what stands for one is closed, and ids are left out.
+            (libc::SOL_SOCKET, SCM_PIDFD) => {
+                drop(owned());
+                continue;
+            }
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => continue,
+            _ => content.to_vec(),
+        };
+        seen.extend(((CONTROL + content.len()) as u64).to_le_bytes());
+        seen.extend([level, kind].iter().flat_map(|half| half.to_le_bytes()));
+        seen.extend(content);
+        seen.resize(seen.len().next_multiple_of(8), 0);
+    }
+    // The last one may have had no room for what fills it up.
+    seen.truncate(control.len());
+    (seen, whole)
 }
 
 fn send(task: &Task, descriptor: u64, at: u64, flags: u64) -> Result {
@@ -100,14 +163,7 @@ fn send(task: &Task, descriptor: u64, at: u64, flags: u64) -> Result {
         0 => Vec::new(),
         control => lock(&task.memory).bytes(control, control_length.min(MOST_CONTROL))?,
     };
-    // The files stay open until the host has taken them.
-    let mut sent: Vec<Arc<OpenFile>> = Vec::new();
-    each_descriptor(&mut control, |number| {
-        let file = task.file(number as u64)?;
-        let fd = file.as_raw_fd();
-        sent.push(file);
-        Ok(fd)
-    })?;
+    let _lent = lend(task, &mut control)?;
     let part = [bytes.as_ptr() as u64, bytes.len() as u64];
     let own = message((to.as_ptr(), to.len()), &part, (control.as_ptr(), control.len()));
     // The signal is the guest's, not the VMM's.
@@ -134,14 +190,12 @@ fn receive(task: &Task, descriptor: u64, at: u64, flags: u64) -> Result {
     let arguments = [file.as_raw_fd().into(), Arg::Out(&mut own), own_flags.into()];
     let read = host::blocking(task.flag(), libc::SYS_recvmsg, arguments)?;
     let (used_name, used_control) = (half(&own, 8), word(&own, 40));
-    let told =
-        half(&own, 48) & !(libc::MSG_CMSG_CLOEXEC as u32) | if close { libc::MSG_CMSG_CLOEXEC as u32 } else { 0 };
+    let mut told = half(&own, 48) & !(libc::MSG_CMSG_CLOEXEC as u32) | (flags & libc::MSG_CMSG_CLOEXEC as u64) as u32;
     received.truncate(used_control as usize);
-    each_descriptor(&mut received, |fd| {
-        // SAFETY: the host has just given this descriptor to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        lock(&task.descriptors).add(OpenFile::new(fd, "socket:"), close, 0).map(|number| number as i32)
-    })?;
+    let (received, whole) = take(task, &received, close);
+    if !whole {
+        told |= libc::MSG_CTRUNC as u32;
+    }
     files::scatter(task, &parts, &bytes[..bytes.len().min(read as usize)])?;
     let mut memory = lock(&task.memory);
     if name != 0 {

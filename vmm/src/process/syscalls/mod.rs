@@ -13,7 +13,7 @@
 //! | [`limits`] | limits, rusage, times |
 //! | [`time`] | clocks, sleeping, timerfd |
 //! | [`poll`] | poll, select, epoll |
-//! | [`sockets`], [`messages`] | sockets, in the sandbox's network namespace |
+//! | [`sockets`], [`options`], [`messages`] | sockets, in the sandbox's network namespace |
 //! | [`unix`] | local sockets by paths below the root; watching files |
 //! | [`credentials`] | users, groups, capabilities |
 //! | [`identity`] | uname, random, scheduling |
@@ -31,6 +31,7 @@ pub mod limits;
 pub mod memory;
 pub mod messages;
 pub mod names;
+pub mod options;
 pub mod pipes;
 pub mod poll;
 pub mod processes;
@@ -84,6 +85,7 @@ pub fn dispatch(task: &mut Task, number: u64, arguments: Arguments) -> Result<An
         identity::serve,
         credentials::serve,
         sockets::serve,
+        options::serve,
         messages::serve,
         unix::serve,
     ];

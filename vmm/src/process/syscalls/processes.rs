@@ -5,16 +5,14 @@ use std::os::fd::AsFd as _;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::{Arguments, names};
+use super::{Arguments, names, signals};
 use crate::process::Result;
 use crate::process::files::join;
-use crate::process::loader::Program;
+use crate::process::loader::{self, Program};
 use crate::process::plain::word;
 use crate::process::task::{Answer, CloneRequest, Task};
 use crate::process::vm::lock;
 
-/// Most arguments and environment strings.
-const MOST_STRINGS: usize = 1 << 18;
 /// The longest single one, as on Linux.
 const LONGEST_STRING: usize = 128 << 10;
 
@@ -27,13 +25,15 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
             exit_signal: libc::SIGCHLD as u8,
             ..Default::default()
         }),
-        libc::SYS_clone => task.clone_task(&CloneRequest {
-            flags: a[0] & !0xff,
-            exit_signal: a[0] as u8,
-            stack: a[1],
-            parent_tid: a[2],
-            child_tid: a[3],
-            tls: a[4],
+        libc::SYS_clone => exit_signal(a[0] & 0xff).and_then(|exit_signal| {
+            task.clone_task(&CloneRequest {
+                flags: a[0] & !0xff,
+                exit_signal,
+                stack: a[1],
+                parent_tid: a[2],
+                child_tid: a[3],
+                tls: a[4],
+            })
         }),
         libc::SYS_clone3 => clone3(task, a[0], a[1]),
         libc::SYS_wait4 => wait4(task, a),
@@ -102,6 +102,11 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
     })
 }
 
+/// What a child's parent is sent at its end: a signal, or 0 for none.
+fn exit_signal(word: u64) -> Result<u8> {
+    if word == 0 { Ok(0) } else { signals::number(word) }
+}
+
 fn clone3(task: &mut Task, address: u64, size: u64) -> Result {
     const SIZE: u64 = 64;
     if size < SIZE {
@@ -114,7 +119,7 @@ fn clone3(task: &mut Task, address: u64, size: u64) -> Result {
         flags: word(0),
         child_tid: word(2),
         parent_tid: word(3),
-        exit_signal: word(4) as u8,
+        exit_signal: exit_signal(word(4))?,
         stack,
         tls: word(7),
     })
@@ -129,6 +134,8 @@ pub fn execute(task: &mut Task, number: i64, a: Arguments) -> Result<Answer> {
     };
     let mut memory = lock(&task.memory);
     let name = memory.path(path)?;
+    // The loader would refuse more, but only when all of it has been read.
+    let mut room = loader::MOST_BYTES;
     let mut strings = |address: u64| -> Result<Vec<Vec<u8>>> {
         let mut found = Vec::new();
         if address == 0 {
@@ -139,13 +146,12 @@ pub fn execute(task: &mut Task, number: i64, a: Arguments) -> Result<Answer> {
             if pointer == 0 {
                 return Ok(found);
             }
-            if found.len() == MOST_STRINGS {
-                return Err(Errno::E2BIG);
-            }
-            found.push(memory.string(pointer, LONGEST_STRING).map_err(|error| match error {
+            let text = memory.string(pointer, LONGEST_STRING).map_err(|error| match error {
                 Errno::ENAMETOOLONG => Errno::E2BIG,
                 other => other,
-            })?);
+            })?;
+            room = room.checked_sub(loader::bytes_of(&text)).ok_or(Errno::E2BIG)?;
+            found.push(text);
         }
     };
     let (arguments, environment) = (strings(arguments)?, strings(environment)?);

@@ -270,10 +270,15 @@ fn kill_thread(task: &Task, process: Option<i32>, thread: i32, signal: u64) -> R
     if process.is_some_and(|process| process != found) {
         return Err(Errno::ESRCH);
     }
+    let who = table.process(task.pid)?.credentials.clone();
+    if !who.may_signal(&table.process(found)?.credentials) {
+        return Err(Errno::EPERM);
+    }
     if signal == 0 {
         return Ok(0);
     }
-    let info = Info::from_process(number(signal)?, libc::SI_TKILL, task.pid, 0);
+    let info = Info::from_process(number(signal)?, libc::SI_TKILL, task.pid, who.user.real);
+    table.process(found)?.has_room_for(info.signal)?;
     table.send_to_thread(found, thread, info).map(|()| 0)
 }
 
@@ -286,6 +291,7 @@ fn queue(task: &Task, thread: Option<i32>, target: u64, signal: u64, info: u64) 
     if !who.may_signal(&table.process(target)?.credentials) {
         return Err(Errno::EPERM);
     }
+    table.process(target)?.has_room_for(info.signal)?;
     match thread {
         Some(thread) => table.send_to_thread(target, thread, info)?,
         None => table.send(target, info),

@@ -17,8 +17,6 @@ pub const FAMILIES: [u64; 4] =
 const CLOSE: u64 = libc::SOCK_CLOEXEC as u64;
 /// Bytes of `struct sockaddr_storage`.
 const ADDRESS: u64 = 128;
-/// Most bytes of an option.
-const MOST_OPTION: u64 = 4096;
 
 /// Serves the calls of this category.
 pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
@@ -52,24 +50,6 @@ pub fn serve(task: &mut Task, number: i64, a: Arguments) -> Option<Result> {
                 return with_address(task, a[1], a[2], |name, length| Ok(give(bound, name, length)));
             }
             with_address(task, a[1], a[2], |name, length| host::call(number, [fd.into(), name, length]))
-        }),
-        libc::SYS_setsockopt => task.file(a[0]).and_then(|file| {
-            let value = lock(&task.memory).bytes(a[3], a[4].min(MOST_OPTION))?;
-            let length = value.len() as u64;
-            host::call(number, [file.as_raw_fd().into(), a[1].into(), a[2].into(), Arg::In(&value), length.into()])
-        }),
-        libc::SYS_getsockopt => task.file(a[0]).and_then(|file| {
-            let room = u64::from(lock(&task.memory).half(a[4])?).min(MOST_OPTION);
-            let mut value = vec![0; room as usize];
-            let mut length = (room as u32).to_le_bytes();
-            let (fd, level, name) = (file.as_raw_fd(), a[1], a[2]);
-            let arguments = [fd.into(), level.into(), name.into(), Arg::Out(&mut value), Arg::from(&mut length)];
-            host::call(number, arguments)?;
-            let used = (u32::from_le_bytes(length) as usize).min(value.len());
-            let mut memory = lock(&task.memory);
-            memory.write(a[3], &value[..used])?;
-            memory.write(a[4], &length)?;
-            Ok(0)
         }),
         libc::SYS_sendto => {
             files::gather(task, &[(a[1], a[2])]).and_then(|bytes| send(task, a[0], &bytes, a[3], (a[4], a[5])))

@@ -48,12 +48,12 @@ impl Task {
     pub fn end_this_thread(&mut self, code: u8) {
         let mut table = lock(&self.kernel.table);
         if let Ok(process) = table.process(self.pid) {
-            if process.threads.len() == 1 {
-                process.ending.get_or_insert(Status::Exited(code));
+            // Until the thread is gone its record says so: who executes a program meanwhile takes over the id of the first.
+            if let Some(thread) = process.threads.get_mut(&self.tid) {
+                thread.ending = true;
             }
-            // `look` ends a thread that has no record.
-            if process.threads.len() > 1 {
-                process.threads.remove(&self.tid);
+            if process.threads.values().all(|thread| thread.ending) {
+                process.ending.get_or_insert(Status::Exited(code));
             }
         }
         self.handle.flag.set();

@@ -158,16 +158,24 @@ impl Kernel {
         vcpu.set_fs_base(start.tls.0);
         vcpu.set_gs_base(start.tls.1);
         vcpu.set_root(start.root);
-        match &start.extended {
+        let set = match &start.extended {
             Some(extended) => vcpu.set_extended(extended),
             None => vcpu.reset_extended(),
+        };
+        if set.is_err() {
+            self.vm.put_vcpu(vcpu);
+            return Err(Errno::EAGAIN);
         }
-        .map_err(|_| Errno::EAGAIN)?;
         span::mark(Phase::Load);
         let kernel = self.clone();
         let kick = vcpu.kick();
         kick.set(false);
+        // Where there is no thread to take it, it goes back.
+        let handed = Arc::new(Mutex::new(Some(vcpu)));
+        let given = handed.clone();
         let run = move || {
+            let vcpu = lock(&given).take().expect("it is put there before there is a thread");
+            drop(given);
             // SAFETY: a plain system call without arguments.
             let host_thread = unsafe { libc::gettid() };
             let handle = Arc::new(Handle { flag: super::Flag::default(), kick, host_thread });
@@ -186,14 +194,19 @@ impl Kernel {
             drop(kernel);
             (start.task)(handle, vcpu).run();
         };
-        std::thread::Builder::new().stack_size(HOST_STACK).spawn(run).map(|_| ()).map_err(|_| Errno::EAGAIN)
+        std::thread::Builder::new().stack_size(HOST_STACK).spawn(run).map(drop).map_err(|_| {
+            if let Some(vcpu) = lock(&handed).take() {
+                self.vm.put_vcpu(vcpu);
+            }
+            Errno::EAGAIN
+        })
     }
 }
 
 impl Thread {
     /// A thread that blocks these signals.
     pub fn new(blocked: Set) -> Self {
-        Self { handle: None, pending: VecDeque::new(), blocked, awaited: Set::default(), restore: None }
+        Self { handle: None, pending: VecDeque::new(), blocked, awaited: Set::default(), restore: None, ending: false }
     }
 }
 

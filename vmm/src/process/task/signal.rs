@@ -214,7 +214,7 @@ impl Task {
             if process.ending.is_some() || process.sole.is_some_and(|sole| sole != self.tid) {
                 return Next::End;
             }
-            let Some(thread) = process.threads.get(&self.tid) else { return Next::End };
+            let Some(thread) = process.threads.get(&self.tid).filter(|thread| !thread.ending) else { return Next::End };
             let blocked = thread.blocked;
             if process.stopped.is_some() {
                 drop(table);

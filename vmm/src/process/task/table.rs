@@ -50,6 +50,8 @@ pub struct Thread {
     pub awaited: Set,
     /// What to block again once the handler of a signal that ended a sigsuspend has been set up.
     pub restore: Option<Set>,
+    /// It is ending; the record goes with the thread itself.
+    pub ending: bool,
 }
 
 impl Thread {
@@ -154,6 +156,10 @@ pub struct Session {
 
 /// Most threads at once where no limit of tasks says otherwise.
 pub const MOST_THREADS: usize = 4096;
+/// Most signals that wait for a process, whatever limit it has set: each is memory of the VMM.
+const MOST_PENDING: u64 = 8192;
+/// Signals from here on wait as often as they are sent.
+const FIRST_QUEUED: u8 = 32;
 /// The ids that are given out.
 const LAST_ID: i32 = 32768;
 
@@ -219,12 +225,12 @@ impl Table {
         if !process.accepts(&info) {
             return;
         }
-        if info.signal < 32 && process.pending.iter().any(|other| other.signal == info.signal) {
+        if !process.keeps(&process.pending, info.signal) {
             return;
         }
         process.pending.push_back(info);
         process.tell_files();
-        let ready = |thread: &&Thread| thread.takes(info.signal);
+        let ready = |thread: &&Thread| !thread.ending && thread.takes(info.signal);
         let chosen = process.threads.values().find(ready);
         if let Some(handle) = chosen.and_then(|thread| thread.handle.as_ref()) {
             handle.interrupt();
@@ -243,8 +249,8 @@ impl Table {
         if (first && !process.handles(info.signal)) || !process.accepts(&info) {
             return Ok(());
         }
-        let thread = process.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
-        if info.signal >= 32 || !thread.pending.iter().any(|other| other.signal == info.signal) {
+        let keeps = process.threads.get(&tid).is_some_and(|thread| process.keeps(&thread.pending, info.signal));
+        if keeps && let Some(thread) = process.threads.get_mut(&tid) {
             thread.pending.push_back(info);
         }
         process.tell_files();
@@ -331,6 +337,26 @@ impl Process {
         for handle in self.threads.values().filter_map(|thread| thread.handle.as_ref()) {
             handle.interrupt();
         }
+    }
+
+    /// Whether a signal that a program gives words along may be queued.
+    ///
+    /// # Errors
+    /// `EAGAIN` where too many wait.
+    pub fn has_room_for(&self, signal: u8) -> Result<()> {
+        if signal >= FIRST_QUEUED && self.is_full() { Err(Errno::EAGAIN) } else { Ok(()) }
+    }
+
+    /// Whether no more signals are queued.
+    fn is_full(&self) -> bool {
+        let own = self.threads.values().map(|thread| thread.pending.len());
+        (self.pending.len() + own.sum::<usize>()) as u64 >= self.limits.pending().min(MOST_PENDING)
+    }
+
+    /// Whether a signal is put in this queue: where it waits there already only one that queues is, as long as there is room.
+    fn keeps(&self, queue: &VecDeque<Info>, signal: u8) -> bool {
+        let again = queue.iter().any(|other| other.signal == signal);
+        !again || signal >= FIRST_QUEUED && !self.is_full()
     }
 
     /// Whether there is a handler for a signal, or a thread that waits for it with the signal blocked.

@@ -64,13 +64,37 @@ pub struct Vm {
     model: Model,
     frames: Mutex<FrameAllocator>,
     retired: Mutex<Vec<u64>>,
-    idle: Mutex<(Vec<Vcpu>, u64)>,
+    idle: Mutex<Idle>,
     /// How often ring 3 was left.
     pub exits: Counts,
     /// The time, where programs can read it themselves.
     pub clock: Option<Clock>,
     /// Where each address space has which page, and what may be done with it.
     fixed: Vec<(u64, u64, Rights)>,
+}
+
+/// The vCPUs that no thread uses.
+#[derive(Debug, Default)]
+struct Idle {
+    ready: Vec<Vcpu>,
+    unprepared: Vec<Vcpu>,
+    /// How many there are with those in use: the next one's number.
+    made: u64,
+}
+
+impl Idle {
+    fn make(&mut self, vm: &VmFd) -> Result<Vcpu, VmError> {
+        loop {
+            match Vcpu::new(vm, self.made) {
+                // KVM has made it, but then the process had no room for the page they share.
+                Err(VmError::Kvm(_, error)) if error.errno() == libc::EEXIST => self.made += 1,
+                made => {
+                    self.made += u64::from(made.is_ok());
+                    return made;
+                }
+            }
+        }
+    }
 }
 
 /// Takes a lock; what a panicking thread left is as good as what it found, each holder leaves whole states only.
@@ -120,12 +144,13 @@ impl Vm {
             write(&104u16.to_le_bytes(), hidden + 102)?;
         }
         let model = Model { cpuid: cpuid::table(), blocks };
-        let mut idle = (Vec::new(), 0);
+        let mut idle = Idle::default();
         let mut clock = Clock::new(arena.host(page));
         if has_ring_0 {
-            let vcpu = Vcpu::new(&fd, 0, &model)?;
+            let mut vcpu = idle.make(&fd)?;
+            vcpu.prepare(&model)?;
             clock = clock.filter(|_| vcpu.count_as_the_host());
-            idle = (vec![vcpu], 1);
+            idle.ready.push(vcpu);
         }
         let (frames, retired, idle) = (Mutex::new(frames), Mutex::default(), Mutex::new(idle));
         let exits = Counts::default();
@@ -135,17 +160,26 @@ impl Vm {
     /// A vCPU that no thread uses.
     pub fn vcpu(&self) -> Result<Vcpu, VmError> {
         let mut idle = lock(&self.idle);
-        if let Some(vcpu) = idle.0.pop() {
+        if let Some(vcpu) = idle.ready.pop() {
             return Ok(vcpu);
         }
-        let index = idle.1;
-        idle.1 += 1;
+        // KVM has no end for a vCPU but the VM's: one that was made is kept, whatever else fails.
+        let mut vcpu = match idle.unprepared.pop() {
+            Some(vcpu) => vcpu,
+            None => idle.make(&self.fd)?,
+        };
         drop(idle);
-        let vcpu = Vcpu::new(&self.fd, index, &self.model)?;
-        if self.clock.is_some() && !vcpu.count_as_the_host() {
-            return Err(VmError::Kvm("set a vCPU's clock", kvm_ioctls::Error::last()));
+        let prepared = vcpu.prepare(&self.model).and_then(|()| {
+            let counts = self.clock.is_none() || vcpu.count_as_the_host();
+            if counts { Ok(()) } else { Err(VmError::Kvm("set a vCPU's clock", kvm_ioctls::Error::last())) }
+        });
+        match prepared {
+            Ok(()) => Ok(vcpu),
+            Err(error) => {
+                lock(&self.idle).unprepared.push(vcpu);
+                Err(error)
+            }
         }
-        Ok(vcpu)
     }
 
     /// Follows an address through the page tables at `root`, which nobody may change meanwhile, on a vCPU that no thread uses.
@@ -160,7 +194,7 @@ impl Vm {
 
     /// Takes back a vCPU whose thread has ended.
     pub fn put_vcpu(&self, vcpu: Vcpu) {
-        lock(&self.idle).0.push(vcpu);
+        lock(&self.idle).ready.push(vcpu);
     }
 
     /// Changes how many bytes of memory programs have at most.

@@ -84,6 +84,7 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
+    index: u64,
     special: kvm_sregs,
     dirty_special: bool,
     /// Ring 0, where there is one.
@@ -118,9 +119,16 @@ impl Kick {
 }
 
 impl Vcpu {
-    pub(super) fn new(vm: &VmFd, index: u64, model: &Model) -> Result<Self, VmError> {
+    /// A vCPU with this number, which nobody else has, to be [prepared](Self::prepare).
+    pub(super) fn new(vm: &VmFd, index: u64) -> Result<Self, VmError> {
+        let fd = vm.create_vcpu(index).map_err(|error| VmError::Kvm("create a vCPU", error))?;
+        Ok(Self { fd, index, special: kvm_sregs::default(), dirty_special: true, supervisor: None })
+    }
+
+    /// Makes it one that runs programs. Where that fails it may be tried again.
+    pub(super) fn prepare(&mut self, model: &Model) -> Result<(), VmError> {
         let failed = |what| move |error| VmError::Kvm(what, error);
-        let mut fd = vm.create_vcpu(index).map_err(failed("create a vCPU"))?;
+        let fd = &mut self.fd;
         fd.set_cpuid2(&model.cpuid).map_err(failed("set CPUID"))?;
         let mut special = fd.get_sregs().map_err(failed("read a vCPU's registers"))?;
         let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, dpl: 3, ..Default::default() };
@@ -128,8 +136,10 @@ impl Vcpu {
         special.ss = kvm_segment { selector: USER_SS, type_: 3, db: 1, ..flat };
         let null = kvm_segment { unusable: 1, ..Default::default() };
         (special.ds, special.es, special.fs, special.gs) = (null, null, null, null);
+        // KVM's own begins at address 0 and is present: what a program had there would be gates to ring 0.
+        special.ldt = null;
         let supervisor = if let Some(blocks) = &model.blocks {
-            let supervisor = Supervisor::new(index, blocks, &mut special);
+            let supervisor = Supervisor::new(self.index, blocks, &mut special);
             Some(supervisor.ok_or(VmError::Kvm("make so many vCPUs", kvm_ioctls::Error::new(libc::ENOSPC)))?)
         } else {
             let (base, limit) = (layout::TASK, 104 + 32);
@@ -152,7 +162,8 @@ impl Vcpu {
         // With a local APIC of KVM's own all but the first vCPU would wait to be started by it.
         fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE }).map_err(failed("start a vCPU"))?;
         fd.set_sync_valid_reg(SyncReg::Register);
-        Ok(Self { fd, special, dirty_special: true, supervisor })
+        (self.special, self.supervisor) = (special, supervisor);
+        Ok(())
     }
 
     /// Makes the time-stamp counter the host's. KVM begins a hardware guest's at 0, and cannot change that before Linux 5.16; on
