@@ -72,7 +72,8 @@ impl Agent {
         let run = move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(agent::run(config, async { drop(stopped.await) })).unwrap();
-            runtime.shutdown_background();
+            // Its place to listen is free then.
+            runtime.shutdown_timeout(DEADLINE);
         };
         (self.stop, self.thread) = (Some(stop), Some(thread::spawn(run)));
     }
