@@ -111,8 +111,10 @@ fn start_slirp(own: &Path) -> io::Result<()> {
     });
     let mut child = child.map_err(|error| cannot(SLIRP, &error.to_string()))?;
     drop(tell);
+    // At once, so that it is found again whatever happens here.
+    fs::write(own.with_extension(PID), child.id().to_string()).inspect_err(|_| drop(child.kill()))?;
     if File::from(ready).read(&mut [0])? == 1 {
-        return fs::write(own.with_extension(PID), child.id().to_string());
+        return Ok(());
     }
     child.wait()?;
     let mut said = String::new();
