@@ -44,11 +44,13 @@ async fn run(
     to: mpsc::Sender<Bytes>,
 ) {
     let session = launch.session.clone();
-    let start = done(ask(&core, &agent, Question::Launch(launch)).await);
+    let answer = ask(&core, &agent, Question::Launch(launch)).await;
+    let is_refused = matches!(&answer, Ok(answer) if *answer != Answer::Done);
+    let start = done(answer);
     let runs = start.is_ok();
     // Who has left is noticed below.
     let _ = started.send(start);
-    let has_ended = runs && relay(&core, &agent, &session, &to).await;
+    let has_ended = is_refused || runs && relay(&core, &agent, &session, &to).await;
     if !has_ended {
         // Also where an answer did not come in time: it may have been started, and nobody listens.
         let _ = ask(&core, &agent, Question::End { session }).await;
